@@ -1,0 +1,82 @@
+# Everything runs from .venv, made here and pinned by requirements.lock.
+#   make test PYTHON=python3.13     another Python (make clean first)
+#   make test ARGS="-k raft -x"     more arguments for pytest
+#   make lab LAB_ARGS=--no-browser  more arguments for JupyterLab
+
+PYTHON ?= python3
+ARGS ?=
+LAB_ARGS ?=
+LOCK_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+NOTEBOOK := notebooks/01-three-replicas.ipynb
+OVERRIDES := $(VENV)/share/jupyter/lab/settings/overrides.json
+
+# One word about $(PYTHON): ok, old (before 3.11), bare (cannot make a venv), or nothing at all.
+python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < (3, 11) else "ok" if __import__("importlib.util").util.find_spec("ensurepip") else "bare")' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help lab test test-env lint format bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
+	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) $(NOTEBOOK)
+
+test: test-env ## Run the tests (ARGS=... for pytest)
+	$(PY) -m pytest tests/ $(ARGS)
+
+test-env: $(VENV)/.test $(OVERRIDES) ## Install what the tests need, run nothing
+
+lint: $(VENV)/.test ## Check style and types: ruff, mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy ondisk
+
+format: $(VENV)/.test ## Format the code and sort the imports
+	$(PY) -m ruff check --select I --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.lab ## Run the benchmarks (ARGS=...)
+	$(PY) -m benchmarks $(ARGS)
+
+lock: $(VENV)/.uv ## Pin again what pyproject.toml asks (LOCK_ARGS=--upgrade for newer)
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra test \
+		--no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
+		pyproject.toml --output-file requirements.lock
+
+clean: ## Remove the venv, the caches, the builds and the example data
+	rm -rf $(VENV) build dist *.egg-info example-data notebooks/example-data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+# The stamps: a step runs again only if what it is made from changed.
+
+$(VENV)/.made:
+	$(if $(python_is),,$(error ondisk needs Python 3.11 or newer, and "$(PYTHON)" does not run: say where it is with PYTHON=...))
+	$(if $(filter old,$(python_is)),$(error ondisk needs Python 3.11 or newer, and "$(PYTHON)" is older: say where a newer one is with PYTHON=...))
+	$(if $(filter bare,$(python_is)),$(error "$(PYTHON)" cannot make a venv, its ensurepip is missing: on Debian or Ubuntu, apt install python3-venv))
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.made pyproject.toml requirements.lock
+	@echo "Installing ondisk and JupyterLab into $(VENV): a minute or two the first time."
+	$(PIP) install --quiet -c requirements.lock -e '.[lab]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml requirements.lock
+	@echo "Installing ondisk, JupyterLab and the test tools into $(VENV): a minute or two the first time."
+	$(PIP) install --quiet -c requirements.lock -e '.[test]'
+	@touch $(VENV)/.lab $@
+
+$(VENV)/.uv: $(VENV)/.made
+	$(PIP) install --quiet uv
+	@touch $@
+
+$(OVERRIDES): binder/overrides.json $(VENV)/.made
+	@mkdir -p $(@D)
+	@cp binder/overrides.json $@

@@ -1,0 +1,42 @@
+"""On-disk replicated state machines: PySyncObj's Raft with the state in RocksDB.
+
+Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machine) and ``replica.py``.
+"""
+
+from ondisk.cluster import Cluster
+from ondisk.diskkv import DiskKV
+from ondisk.errors import (
+    CommandTooLarge,
+    InvalidCommand,
+    NoLeader,
+    NotDone,
+    OndiskError,
+    OutcomeUnknown,
+    Rejected,
+    ReplicaStopped,
+    Timeout,
+)
+from ondisk.node import Node
+from ondisk.replica import ReplicaStatus
+from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cluster",
+    "CommandTooLarge",
+    "DiskKV",
+    "Entry",
+    "InvalidCommand",
+    "NoLeader",
+    "Node",
+    "NotDone",
+    "OnDiskStateMachine",
+    "OndiskError",
+    "OutcomeUnknown",
+    "Rejected",
+    "ReplicaStatus",
+    "ReplicaStopped",
+    "Result",
+    "Timeout",
+]

@@ -1,0 +1,258 @@
+"""DiskKV: a key-value store on RocksDB that follows the contract in ``statemachine.py``.
+
+The whole trick is at the end of ``update``: one ``WriteBatch`` carries the new values *and* the index of
+the last entry. RocksDB stores a batch entirely or not at all, so after any crash the index says exactly
+which commands the data holds.
+
+The index lives in a column family of its own, because a user may well have a key of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ondisk.disk import Disk, Store
+from ondisk.errors import InvalidCommand, StorageError
+from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+
+MAX_KEY_BYTES = 64 << 10
+MAX_VALUE_BYTES = 1 << 20
+MAX_SCAN_ITEMS = 10_000
+
+_APPLIED_INDEX = b"applied_index"
+_INT64 = range(-(1 << 63), 1 << 63)
+
+Text = str | bytes
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+    """Set a key. Answers ``Result(None)``."""
+
+    key: bytes
+    value: bytes
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+    """Remove a key. Answers whether it was there."""
+
+    key: bytes
+
+
+class Incr(msgspec.Struct, frozen=True, array_like=True, tag="incr"):
+    """Add to a number, stored as decimal text; a missing key counts as 0. Answers the new number."""
+
+    key: bytes
+    by: int
+
+
+class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, tag="cas"):
+    """Set a key if it holds ``expected`` (``None``: if it is missing). Answers whether it did."""
+
+    key: bytes
+    expected: bytes | None
+    value: bytes
+
+
+class Get(msgspec.Struct, frozen=True):
+    """Query: the value of a key, ``None`` if it is missing (an empty value is ``b""``)."""
+
+    key: bytes
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """Query: at most ``limit`` pairs whose key begins with ``prefix`` and is at least ``start``, by key."""
+
+    prefix: bytes = b""
+    start: bytes = b""
+    limit: int = 100
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet)
+
+
+def as_bytes(text: Text, what: str, limit: int) -> bytes:
+    """UTF-8 of a ``str``, or the ``bytes`` themselves. Raises ``InvalidCommand`` with what is wrong."""
+    if isinstance(text, str):
+        try:
+            text = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidCommand(f"the {what} is not valid text: {error.reason}") from None
+    if not isinstance(text, bytes):
+        raise InvalidCommand(f"a {what} is str or bytes, not {type(text).__name__}")
+    if len(text) > limit:
+        raise InvalidCommand(f"the {what} has {len(text):,} bytes; at most {limit:,} are allowed")
+    return text
+
+
+def _key(key: Text) -> bytes:
+    return as_bytes(key, "key", MAX_KEY_BYTES)
+
+
+def _value(value: Text) -> bytes:
+    return as_bytes(value, "value", MAX_VALUE_BYTES)
+
+
+def put(key: Text, value: Text) -> bytes:
+    """The command that sets a key."""
+    return _encoder.encode(Put(_key(key), _value(value)))
+
+
+def delete(key: Text) -> bytes:
+    """The command that removes a key."""
+    return _encoder.encode(Delete(_key(key)))
+
+
+def incr(key: Text, by: int = 1) -> bytes:
+    """The command that adds ``by`` to a number."""
+    if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:
+        raise InvalidCommand(f"an increment is a whole number of at most 64 bits, not {by!r:.40}")
+    return _encoder.encode(Incr(_key(key), by))
+
+
+def compare_and_set(key: Text, expected: Text | None, value: Text) -> bytes:
+    """The command that sets a key if it still holds ``expected`` (``None``: if it is missing)."""
+    return _encoder.encode(
+        CompareAndSet(_key(key), None if expected is None else _value(expected), _value(value))
+    )
+
+
+def get(key: Text) -> Get:
+    """The query for one key."""
+    return Get(_key(key))
+
+
+def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
+    """The query for a range of keys, in byte order."""
+    if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:
+        raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}, not {limit!r:.40}")
+    return Scan(_key(prefix), _key(start), limit)
+
+
+class DiskKV(OnDiskStateMachine):
+    """The key-value state machine. Commands and queries are made by the functions of this module."""
+
+    def __init__(
+        self, path: Path | str, *, sync_every_update: bool = False, disk: Disk | None = None
+    ) -> None:
+        """``path`` is a directory of its own, created when missing.
+
+        ``sync_every_update`` makes each ``update`` durable before it returns, as Dragonboat's example does.
+        Without it the Raft log alone carries durability until the next ``sync``: after a power cut the state
+        is older but whole, and the log hands it the rest.
+        """
+        self._path = Path(path)
+        self._sync_every_update = sync_every_update
+        self._disk = disk
+        self._store: Store | None = None
+        self._applied = 0
+
+    @property
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise StorageError(f"{self._path}: open() has not been called")
+        return self._store
+
+    def open(self) -> int:
+        """Open or create the database; return the index that is stored in it."""
+        self._store = Store(self._path, self._disk)
+        self._applied = int.from_bytes(self._store.get_meta(_APPLIED_INDEX) or b"", "big")
+        return self._applied
+
+    def update(self, entries: Sequence[Entry]) -> list[Result]:
+        """Apply entries as one atomic batch, together with the index of the last one."""
+        changes: dict[bytes, bytes | None] = {}  # later commands of the batch must see earlier ones
+        results = []
+        applied = self._applied
+        for index, command in entries:
+            if index <= applied:
+                raise StorageError(f"entry {index} was handed over after entry {applied}")
+            results.append(self._apply(command, changes))
+            applied = index
+        store = self._open_store
+        batch = store.batch()
+        for key, value in changes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        store.put_meta(batch, _APPLIED_INDEX, applied.to_bytes(8, "big"))
+        store.write(batch)
+        self._applied = applied
+        if self._sync_every_update:
+            store.sync()
+        return results
+
+    def _apply(self, command: bytes, changes: dict[bytes, bytes | None]) -> Result:
+        try:
+            decoded = _decoder.decode(command)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return Result(error=f"malformed command: {error}")
+        key = decoded.key
+        if len(key) > MAX_KEY_BYTES:
+            return Result(error=f"the key has {len(key):,} bytes; at most {MAX_KEY_BYTES:,} are allowed")
+        if isinstance(decoded, Put):
+            return self._set(key, decoded.value, Result(), changes)
+        present = changes[key] if key in changes else self._open_store.get(key)
+        if isinstance(decoded, Delete):
+            changes[key] = None
+            return Result(present is not None)
+        if isinstance(decoded, CompareAndSet):
+            if present != decoded.expected:
+                return Result(False)
+            return self._set(key, decoded.value, Result(True), changes)
+        try:
+            number = (0 if present is None else int(present)) + decoded.by
+        except ValueError:
+            return Result(error=f"the value of {key!r:.60} is not a number")
+        if number not in _INT64:
+            return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
+        return self._set(key, str(number).encode(), Result(number), changes)
+
+    def _set(
+        self, key: bytes, value: bytes, result: Result, changes: dict[bytes, bytes | None]
+    ) -> Result:
+        if len(value) > MAX_VALUE_BYTES:
+            return Result(
+                error=f"the value has {len(value):,} bytes; at most {MAX_VALUE_BYTES:,} are allowed"
+            )
+        changes[key] = value
+        return result
+
+    def lookup(self, query: Any) -> Any:
+        """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``."""
+        if isinstance(query, Get):
+            return self._open_store.get(query.key)
+        if isinstance(query, Scan):
+            return self._scan(query)
+        raise InvalidCommand(f"DiskKV answers Get and Scan, not {type(query).__name__}")
+
+    def _scan(self, query: Scan) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        with self._open_store.iterate() as cursor:
+            cursor.seek(max(query.start, query.prefix))
+            while cursor.valid() and len(found) < query.limit:
+                key = cursor.key()
+                if not key.startswith(query.prefix):
+                    break
+                found.append((key, cursor.value()))
+                cursor.next()
+        return found
+
+    def sync(self) -> None:
+        """Make every update so far durable."""
+        self._open_store.sync()
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._store is not None:
+            self._store.close()
+
+    def crash(self) -> None:
+        """Lose every update that was never synced, as a power cut may."""
+        if self._store is not None:
+            self._store.crash()

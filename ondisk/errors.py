@@ -1,0 +1,80 @@
+"""What can go wrong, sorted by the one question a caller has to answer: may my write have happened?
+
+==================  =========================================================
+class               the write
+==================  =========================================================
+``NotDone``         did not happen and never will: it is safe to try again
+``OutcomeUnknown``  may have happened, or may still happen: read before retrying
+everything else     was not about one write (opening, configuration, damage)
+==================  =========================================================
+
+The split is the one that Jepsen's histories use: ``:fail`` against ``:info``.
+"""
+
+from __future__ import annotations
+
+
+class OndiskError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class NotDone(OndiskError):
+    """The request had no effect and never will have one. It is safe to try again."""
+
+
+class NoLeader(NotDone):
+    """No leader could be reached before the deadline, and nothing was proposed.
+
+    Usually an election is going on (try again in a second) or a majority is gone.
+    """
+
+
+class Rejected(NotDone):
+    """The request was refused: by the state machine, or because a new leader discarded its entry."""
+
+
+class CommandTooLarge(Rejected):
+    """The command is larger than one log entry may be. Store the value in smaller pieces."""
+
+
+class InvalidCommand(Rejected, ValueError):
+    """A key, a value or an argument has the wrong type or size."""
+
+
+class ReplicaStopped(NotDone):
+    """The replica that was asked is stopped, failed or unknown, and took nothing in."""
+
+
+class OutcomeUnknown(OndiskError):
+    """The request was proposed, and nobody knows yet whether it will commit.
+
+    It may take effect later, once, or never. Read the value before you try again.
+    """
+
+
+class Timeout(OutcomeUnknown, TimeoutError):
+    """The deadline passed after the request had been proposed."""
+
+
+class DirectoryInUse(OndiskError):
+    """Another process, or another object in this one, has the data directory open."""
+
+
+class PortInUse(OndiskError):
+    """The address of this replica is taken."""
+
+
+class ConfigurationError(OndiskError, ValueError):
+    """The members, addresses or options do not make a cluster."""
+
+
+class StorageError(OndiskError):
+    """The disk refused: full, read-only, gone, or failing."""
+
+
+class Corrupt(StorageError):
+    """Stored bytes are damaged or missing. They are reported here and never served."""
+
+
+class StoreClosed(OndiskError):
+    """The database was closed while, or before, it was asked."""

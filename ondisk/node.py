@@ -1,0 +1,174 @@
+"""Node: one replica with a thread of its own. Three of them make a ``Cluster``, or three processes."""
+
+from __future__ import annotations
+
+import atexit
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from ondisk.client import DEFAULT_TIMEOUT, Client, wait_for
+from ondisk.clock import Clock
+from ondisk.disk import Disk
+from ondisk.diskkv import DiskKV
+from ondisk.errors import ReplicaStopped
+from ondisk.network import Endpoint, Network
+from ondisk.raft import Timing
+from ondisk.replica import Replica, ReplicaStatus
+from ondisk.statemachine import OnDiskStateMachine, Result
+
+StateMachineFactory = Callable[[Path], OnDiskStateMachine]
+
+_running: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
+    # inside RocksDB while the interpreter goes away would abort the process.
+    for node in list(_running):
+        node.stop()
+
+
+class Node(Client):
+    """One member of a group, running in the background until it is stopped, crashes or fails."""
+
+    def __init__(
+        self,
+        replica_id: int,
+        members: Sequence[int],
+        data_dir: Path | str,
+        network: Network,
+        *,
+        state_machine: StateMachineFactory | None = None,
+        clock: Clock = time.monotonic,
+        disk: Disk | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        """``data_dir`` may serve all members: each keeps to the folder ``replica-<id>`` inside it.
+
+        ``state_machine`` makes the state machine for a directory; ``DiskKV`` if not given.
+        """
+        self.id = replica_id
+        self.directory = Path(data_dir).resolve() / f"replica-{replica_id}"
+        self._members = tuple(members)
+        self._network = network
+        self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
+        self._clock = clock
+        self._disk = disk
+        self._timing = timing
+        self._control = threading.Lock()  # one start, stop or crash at a time
+        self._endpoint: Endpoint | None = None
+        self._replica: Replica | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._last_status = ReplicaStatus(replica_id, "stopped")
+
+    # Life
+
+    def start(self) -> None:
+        """Open the directory and join the network. Does nothing if it runs already.
+
+        Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
+        """
+        with self._control:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._end(crash=False)
+            endpoint = self._network.attach(self.id)
+            self._replica = Replica(
+                self.id,
+                self._members,
+                self.directory,
+                self._make_machine(self.directory / "state"),
+                endpoint,
+                clock=self._clock,
+                rng=random.Random(),
+                disk=self._disk,
+                timing=self._timing,
+            )
+            self._endpoint = endpoint
+            self._stopping = False
+            self._thread = threading.Thread(
+                target=self._run, args=(self._replica, endpoint), name=f"ondisk-{self.id}", daemon=True
+            )
+            _running.add(self)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop cleanly. A second call does nothing."""
+        with self._control:
+            self._end(crash=False)
+
+    def crash(self) -> None:
+        """Stop as a power cut would: what was never synced is lost."""
+        with self._control:
+            self._end(crash=True)
+
+    def _end(self, *, crash: bool) -> None:
+        if self._replica is None:
+            return
+        self._stopping = True
+        if self._endpoint is not None:
+            self._endpoint.wake()
+        if self._thread is not None:
+            self._thread.join()
+        if crash:
+            self._replica.crash()
+        else:
+            self._replica.close()
+        self._last_status = self._replica.status
+        self._replica = self._thread = self._endpoint = None
+        _running.discard(self)
+
+    def _run(self, replica: Replica, endpoint: Endpoint) -> None:
+        while not self._stopping:
+            seconds = replica.step()
+            if seconds == float("inf"):  # it failed; its status says why
+                return
+            endpoint.wait(seconds)
+
+    @property
+    def status(self) -> ReplicaStatus:
+        """The replica at the end of its last step, or as it was when it stopped."""
+        replica = self._replica
+        return self._last_status if replica is None else replica.status
+
+    @property
+    def machine(self) -> OnDiskStateMachine:
+        """The running state machine. Look, but leave ``update`` to Raft."""
+        return self._running_replica().machine
+
+    def _running_replica(self, via: int | None = None) -> Replica:
+        if via not in (None, self.id):
+            raise ReplicaStopped(f"this is replica {self.id}, and replica {via} is not here")
+        replica = self._replica
+        if replica is None or replica.log is None:
+            reason = f" ({self.status.error})" if self.status.error else ""
+            raise ReplicaStopped(f"replica {self.id} is {self.status.role}{reason}")
+        return replica
+
+    # Requests
+
+    def propose_async(
+        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Future[Result]:
+        """Replicate a command, through this replica."""
+        return self._running_replica(via).propose(command, self._clock() + timeout)
+
+    def read(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Any:
+        """A linearizable read through this replica."""
+        replica = self._running_replica(via)
+        wait_for(replica.read_barrier(self._clock() + timeout), timeout)
+        return replica.lookup(query)
+
+    def stale_read(self, query: Any, *, via: int | None = None) -> Any:
+        """What this replica's own state says."""
+        return self._running_replica(via).lookup(query)

@@ -1,0 +1,606 @@
+"""Raft: PySyncObj's engine, hardened. The only file that touches PySyncObj's private names.
+
+What PySyncObj 0.3.17 does here: terms, elections, the rule for commitment, heartbeats by timer, stepping
+down without a majority. What it does not do safely is replaced, by overriding the method that does it:
+
+==========================  ===========================================================================
+stock PySyncObj             here
+==========================  ===========================================================================
+truncates its log at every  only where an entry really conflicts, and never a committed one
+message of the leader
+commits up to its own last  commits at most up to what the message proved to be equal (paper, fig. 2)
+replies carry no term       they do, and replies from another term count for nothing
+counts a vote per message   counts a vote per voter
+looks at timers first       drains messages first; time stands still within one step
+applies one by one, retries applies in batches; an exception stops the replica
+backs up one index a time   the follower says where its log ends, or where the conflicting term begins
+sends until memory is full  at most ``Timing.window_bytes`` beyond what a follower has acknowledged
+no PreVote, 30 s fallback   PreVote; a leader without a majority steps down within an election timeout
+no linearizable reads       ReadIndex rounds (thesis, 6.4), many reads sharing one
+==========================  ===========================================================================
+
+Time and chance are handed in. PySyncObj reads a module-wide clock, so that name is bound once to a
+function which answers with the step's own time for our engines, and with real time for everybody else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pysyncobj.syncobj
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from ondisk.errors import Corrupt
+from ondisk.messages import AppendEntries, AppendReply, Message, RequestVote, Vote
+from ondisk.raftlog import LogEntry, RaftLog
+
+PYSYNCOBJ_VERSION = "0.3.17"
+
+# The first byte of a command says what it is; PySyncObj's no-op of a new leader is the other one in use.
+REGULAR = b"\x00"
+
+_ELECT_NOW = float("-inf")  # an election deadline that has certainly passed
+
+_ROLES = {0: "follower", 1: "candidate", 2: "leader"}
+
+_step = threading.local()
+
+
+def _time_of_step() -> float:
+    now: float | None = getattr(_step, "now", None)
+    return time.monotonic() if now is None else now
+
+
+pysyncobj.syncobj.monotonicTime = _time_of_step
+
+
+class Timing(NamedTuple):
+    """Periods in seconds, sizes in bytes.
+
+    A follower waits between ``election_min`` and ``election_max`` for its leader. The shorter one must
+    exceed a heartbeat plus the longest stall of a disk (700 ms are not rare on shared machines).
+    """
+
+    heartbeat: float = 0.1
+    election_min: float = 1.0
+    election_max: float = 2.0
+    first_election: float = 0.15  # no leader known yet, or it visibly went away: no reason to wait long
+    batch_bytes: int = 1 << 20
+    window_bytes: int = 8 << 20
+
+
+class _Private:
+    """A private attribute of ``SyncObj`` behind a plain name; fails loudly when PySyncObj moves it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"_SyncObj__{name}"
+
+    def __get__(self, engine: Any, owner: type) -> Any:
+        return self if engine is None else getattr(engine, self.name)
+
+    def __set__(self, engine: Any, value: Any) -> None:
+        if self.name not in engine.__dict__:
+            raise AttributeError(f"PySyncObj has no {self.name}: only {PYSYNCOBJ_VERSION} is supported")
+        engine.__dict__[self.name] = value
+
+
+class _Wire(Transport):  # type: ignore[misc]
+    """What PySyncObj itself sends (requests for votes, and votes), as our messages."""
+
+    def __init__(self, send: Callable[[int, Message], None]) -> None:
+        super().__init__(None, None, [])
+        self._send = send
+
+    def send(self, node: Node, message: dict[str, Any]) -> bool:
+        if message["type"] == "request_vote":
+            last_index, last_term = message["last_log_index"], message["last_log_term"]
+            self._send(node.id, RequestVote(message["term"], last_index, last_term, pre=False))
+        elif message["type"] == "response_vote":
+            self._send(node.id, Vote(message["term"], granted=True, pre=False))
+        else:
+            raise NotImplementedError(f"PySyncObj sends {message['type']!r}")
+        return True
+
+
+class _Journal:
+    """RaftLog in the shape that PySyncObj expects: a sequence of (command, index, term).
+
+    Position 0 is the log's base, so there is always an entry, as PySyncObj demands.
+    """
+
+    def __init__(self, log: RaftLog) -> None:
+        self._log = log
+
+    def __len__(self) -> int:
+        return self._log.last_index - self._log.base_index + 1
+
+    def __getitem__(self, position: int) -> tuple[bytes, int, int | None]:
+        index = position + (self._log.base_index if position >= 0 else self._log.last_index + 1)
+        return b"", index, self._log.term_at(index)
+
+    def add(self, command: bytes, index: int, term: int) -> None:
+        self._log.append([LogEntry(index, term, command)])
+
+    def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
+        self._log.set_hard_state(term, voted_for)
+
+    def setRaftCommitIndex(self, index: int) -> None:
+        """Not stored: after a restart the state machine's own index takes its place."""
+
+    def onOneSecondTimer(self) -> None:
+        """Nothing is due."""
+
+    def _destroy(self) -> None:
+        """The replica closes its log itself."""
+
+
+class _Peer:
+    """What a leader knows of a follower beyond PySyncObj's next and match index."""
+
+    __slots__ = ("acked_round", "in_flight", "probe_sent", "probing")
+
+    def __init__(self) -> None:
+        self.probing = True  # not yet known where its log agrees: entries in one message at a time
+        self.probe_sent = False
+        self.in_flight = 0  # bytes sent beyond its match index
+        self.acked_round = 0
+
+
+class Raft(SyncObj):  # type: ignore[misc]
+    """The Raft engine of one replica: no thread, no socket, no clock. Its replica steps it."""
+
+    _state = _Private("raftState")
+    _term = _Private("raftCurrentTerm")
+    _voted_for = _Private("votedForNodeId")
+    _leader = _Private("raftLeader")
+    _journal = _Private("raftLog")
+    _commit = _Private("raftCommitIndex")
+    _applied = _Private("raftLastApplied")
+    _leader_commit = _Private("leaderCommitIndex")
+    _next = _Private("raftNextIndex")
+    _match = _Private("raftMatchIndex")
+    _last_response = _Private("lastResponseTime")
+    _others = _Private("otherNodes")
+    _connected = _Private("connectedNodes")
+    _election_deadline = _Private("raftElectionDeadline")
+
+    def __init__(
+        self,
+        replica_id: int,
+        members: Iterable[int],
+        log: RaftLog,
+        applied_index: int,
+        *,
+        send: Callable[[int, Message], None],
+        apply: Callable[[Sequence[LogEntry]], None],
+        take_requests: Callable[[], None],
+        rng: random.Random,
+        now: float,
+        timing: Timing,
+    ) -> None:
+        """``applied_index`` is what the state machine's ``open`` returned.
+
+        ``send`` queues a message, ``apply`` gets committed entries in order, ``take_requests`` is called
+        when the engine is ready for new ones.
+        """
+        if pysyncobj.version.VERSION != PYSYNCOBJ_VERSION:
+            raise ImportError(
+                f"ondisk needs PySyncObj {PYSYNCOBJ_VERSION}, this is {pysyncobj.version.VERSION}"
+            )
+        if applied_index > log.last_index:
+            raise Corrupt(
+                f"{log.path}: the log ends at entry {log.last_index}, but the state machine holds entry "
+                f"{applied_index}: the log has lost entries"
+            )
+        if applied_index < log.base_index:
+            raise Corrupt(
+                f"{log.path}: the log begins after entry {log.base_index}, but the state machine ends at "
+                f"{applied_index}: the state has lost entries"
+            )
+        self.log = log
+        self.timing = timing
+        self.round = 0  # number of the newest leadership check
+        self._send = send
+        self._apply = apply
+        self._take_requests = take_requests
+        self._rng = rng
+        self._peers: dict[Node, _Peer] = {}
+        self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
+        self._heard_from_leader = float("-inf")
+        self._must_send = False
+        conf = SyncObjConf(
+            autoTick=False,
+            raftMinTimeout=timing.election_min,
+            raftMaxTimeout=timing.election_max,
+            appendEntriesPeriod=timing.heartbeat,
+            leaderFallbackTimeout=timing.election_max,
+            connectionTimeout=timing.election_max * 2,
+        )
+        with self.at(now):
+            super().__init__(
+                Node(replica_id),
+                [Node(member) for member in members if member != replica_id],
+                conf,
+                transport=_Wire(send),
+            )
+            self._journal = _Journal(log)
+            self._term = max(log.term, log.last_term)
+            self._voted_for = log.voted_for
+            self._commit = self._applied = applied_index
+            self._SyncObj__needLoadDumpFile = False
+            self._wait_briefly_for_leader()
+
+    # What the replica asks
+
+    @property
+    def role(self) -> str:
+        """``leader``, ``follower`` or ``candidate``."""
+        return _ROLES[self._state]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this replica believes that it leads. Another one may lead by now: see ``confirmed``."""
+        return self._state == 2  # noqa: PLR2004
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._term  # type: ignore[no-any-return]
+
+    @property
+    def leader_id(self) -> int | None:
+        """The leader of this term as far as it is known."""
+        return None if self._leader is None else self._leader.id
+
+    @property
+    def commit_index(self) -> int:
+        """Entries up to here are committed."""
+        return self._commit  # type: ignore[no-any-return]
+
+    @property
+    def applied_index(self) -> int:
+        """Entries up to here have been applied."""
+        return self._applied  # type: ignore[no-any-return]
+
+    @property
+    def match_index(self) -> dict[int, int]:
+        """As leader: up to where each follower's log is known to be equal, and durable there."""
+        return {node.id: self._match.get(node, 0) for node in self._others} if self.is_leader else {}
+
+    @contextmanager
+    def at(self, now: float) -> Iterator[None]:
+        """Time stands still at ``now`` (seconds) for everything called inside."""
+        before = getattr(_step, "now", None)
+        _step.now = now
+        try:
+            yield
+        finally:
+            _step.now = before
+
+    def set_connected(self, replica_ids: frozenset[int]) -> None:
+        """Tell which replicas seem reachable."""
+        connected = {node for node in self._others if node.id in replica_ids}
+        if connected == self._connected:
+            return
+        for node in connected - self._connected:
+            self._forget_in_flight(node)
+        if self._leader in self._connected - connected and not self.is_leader:
+            self._leader = None
+            self._heard_from_leader = float("-inf")
+            self._wait_briefly_for_leader()
+        self._connected = connected
+
+    def receive(self, sender: int, message: Message) -> None:
+        """Handle one message. Answers go through ``send``."""
+        node = Node(sender)
+        if node not in self._others:
+            return
+        if isinstance(message, AppendEntries):
+            self._on_append_entries(node, message)
+        elif isinstance(message, AppendReply):
+            self._on_append_reply(node, message)
+        elif isinstance(message, RequestVote):
+            self._on_request_vote(node, message)
+        elif isinstance(message, Vote):
+            self._on_vote(node, message)
+
+    def tick(self) -> None:
+        """Run the timers; commit, apply and send what can be."""
+        if not self.is_leader and _ELECT_NOW < self._election_deadline < _time_of_step():
+            self._ask_before_election()
+        self._onTick(0.0)
+        if self._election_deadline == _ELECT_NOW and not self.is_leader:  # nobody to be elected by
+            self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+
+    def next_wakeup(self) -> float:
+        """When ``tick`` must be called again even if nothing happens, in the clock's seconds."""
+        if self.is_leader:
+            return self._SyncObj__newAppendEntriesTime  # type: ignore[no-any-return]
+        return self._election_deadline  # type: ignore[no-any-return]
+
+    def append(self, commands: Sequence[bytes]) -> int:
+        """As leader: put commands into the log; return the index of the first one."""
+        first = self.log.last_index + 1
+        term = self._term
+        self.log.append(
+            [LogEntry(index, term, REGULAR + command) for index, command in enumerate(commands, first)]
+        )
+        self._must_send = True
+        return first
+
+    # Linearizable reads: ReadIndex
+
+    def start_round(self) -> int:
+        """As leader: ask every follower whether this is still its leader; return the check's number."""
+        self.round += 1
+        self._must_send = True
+        return self.round
+
+    def confirmed_round(self) -> int:
+        """As leader: the newest check that a majority has answered since it began."""
+        rounds = sorted([self.round, *(peer.acked_round for peer in self._peers.values())])
+        return rounds[(len(rounds) - 1) // 2]
+
+    def knows_commit_index(self) -> bool:
+        """As leader: whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
+        return self.log.term_at(self._commit) == self._term
+
+    # Elections
+
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        return self._rng.uniform(self.timing.election_min, self.timing.election_max)
+
+    def _wait_briefly_for_leader(self) -> None:
+        wait = self.timing.first_election
+        self._election_deadline = _time_of_step() + self._rng.uniform(wait, 3 * wait)
+
+    def _ask_before_election(self) -> None:
+        """PreVote: begin an election only when a majority would take part in it."""
+        self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+        self._ballot = (self._term + 1, True, set())
+        for node in self._others:
+            self._send(
+                node.id,
+                RequestVote(self._term + 1, self.log.last_index, self.log.last_term, pre=True),
+            )
+        self._start_election_if_wanted()
+
+    def _start_election_if_wanted(self) -> None:
+        term, pre, granted = self._ballot
+        if pre and term == self._term + 1 and len(granted) + 1 > (len(self._others) + 1) / 2:
+            self._ballot = (term, False, set())
+            self._election_deadline = _ELECT_NOW  # PySyncObj's tick starts the election itself
+
+    def _on_request_vote(self, node: Node, message: RequestVote) -> None:
+        if message.term < self._term:
+            self._send(node.id, Vote(self._term, granted=False, pre=message.pre))
+            return
+        if message.pre:
+            leader_is_alive = self.is_leader or (
+                _time_of_step() < self._heard_from_leader + self.timing.election_min
+            )
+            ends_with = (message.last_term, message.last_index)
+            if not leader_is_alive and ends_with >= (self.log.last_term, self.log.last_index):
+                self._send(node.id, Vote(message.term, granted=True, pre=True))
+            return
+        self._SyncObj__onMessageReceived(
+            node,
+            {
+                "type": "request_vote",
+                "term": message.term,
+                "last_log_index": message.last_index,
+                "last_log_term": message.last_term,
+            },
+        )
+
+    def _on_vote(self, node: Node, message: Vote) -> None:
+        if not message.granted:
+            self._adopt_newer_term(message.term)
+            return
+        term, pre, granted = self._ballot
+        if message.pre:
+            if pre and message.term == term and not self.is_leader:
+                granted.add(node)
+                self._start_election_if_wanted()
+            return
+        if message.term != term or pre:
+            self._ballot = (message.term, False, set())
+            granted = self._ballot[2]
+        if node in granted:
+            return  # PySyncObj counts messages; a voter has one vote
+        granted.add(node)
+        self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": message.term})
+
+    def _adopt_newer_term(self, term: int) -> None:
+        if term > self._term:
+            self._SyncObj__setCurrentTerm(term, None)
+            self._SyncObj__setState(0)
+            self._leader = None
+
+    def _SyncObj__onBecomeLeader(self) -> None:
+        self._peers = {node: _Peer() for node in self._others}
+        self.round = 0
+        super()._SyncObj__onBecomeLeader()
+
+    # Followers: the leader's entries
+
+    def _on_append_entries(self, node: Node, message: AppendEntries) -> None:
+        if message.term < self._term:  # tell a deposed leader, or it would never know
+            self._reply(node, message, success=False, index=0)
+            return
+        self._adopt_newer_term(message.term)
+        self._SyncObj__setState(0)
+        self._leader = node
+        self._leader_commit = message.commit_index
+        self._heard_from_leader = _time_of_step()
+        self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+
+        entries, prev_index = message.entries, message.prev_index
+        if prev_index < self.log.base_index:  # what lies below the base is committed, hence equal
+            entries = [entry for entry in entries if entry.index > self.log.base_index]
+            prev_index = self.log.base_index
+        elif any(entry.index != index for index, entry in enumerate(entries, prev_index + 1)):
+            return  # no leader sends that
+        elif self.log.term_at(prev_index) != message.prev_term:
+            self._reply(node, message, success=False, index=self._conflict_hint(prev_index))
+            return
+        last = prev_index + len(entries)
+        if prev_index < self.log.last_index:
+            entries = self._without_matching(entries)
+        if entries:
+            self.log.append(entries)
+        commit = min(message.commit_index, last)
+        self._commit = max(self._commit, commit)
+        self._reply(node, message, success=True, index=last)
+
+    def _without_matching(self, entries: list[LogEntry]) -> list[LogEntry]:
+        """Drop the entries that the log already holds; cut the log where it contradicts the rest."""
+        for position, entry in enumerate(entries):
+            if entry.index <= self._commit:
+                continue  # committed, hence equal
+            term = self.log.term_at(entry.index)
+            if term == entry.term:
+                continue
+            if term is not None:
+                self.log.truncate_from(entry.index)
+            return entries[position:]
+        return []
+
+    def _conflict_hint(self, prev_index: int) -> int:
+        """Where the leader should try next: after this log's end, or where the conflicting term begins."""
+        conflicting = self.log.term_at(prev_index)
+        if conflicting is None:
+            return self.log.last_index + 1
+        index = prev_index
+        while index > self._commit + 1 and self.log.term_at(index - 1) == conflicting:
+            index -= 1
+        return index
+
+    def _reply(self, node: Node, message: AppendEntries, *, success: bool, index: int) -> None:
+        self._send(
+            node.id, AppendReply(self._term, success, index, message.prev_index, message.round)
+        )
+
+    # Leaders: sending, and what comes back
+
+    def _SyncObj__sendAppendEntries(self) -> None:
+        self._must_send = False
+        now = _time_of_step()
+        if now > self._SyncObj__newAppendEntriesTime:
+            for peer in self._peers.values():
+                peer.probe_sent = False  # it may have been lost: try again with each heartbeat
+        self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
+        for node in self._others:
+            if node in self._connected:
+                self._send_entries(node)
+
+    def _send_entries(self, node: Node) -> None:
+        peer = self._peers[node]
+        last = self.log.last_index
+        ready = not peer.probe_sent if peer.probing else peer.in_flight < self.timing.window_bytes
+        while True:
+            next_index = self._next[node]
+            prev_term = self.log.term_at(next_index - 1)
+            entries: list[LogEntry] = []
+            if next_index <= last and ready:
+                entries = self.log.entries(next_index, last, self.timing.batch_bytes)
+            if prev_term is None:
+                raise Corrupt(f"replica {node.id} needs entry {next_index}, which is no longer in the log")
+            self._send(
+                node.id,
+                AppendEntries(
+                    self._term, next_index - 1, prev_term, entries, self._commit, self.round
+                ),
+            )
+            peer.probe_sent = peer.probing
+            if peer.probing or not entries:
+                return
+            peer.in_flight += sum(len(entry.command) for entry in entries)
+            self._next[node] = entries[-1].index + 1
+            ready = peer.in_flight < self.timing.window_bytes
+            if entries[-1].index >= last or not ready:
+                return
+
+    def _on_append_reply(self, node: Node, message: AppendReply) -> None:
+        self._adopt_newer_term(message.term)
+        if not self.is_leader or message.term != self._term:
+            return
+        peer = self._peers[node]
+        self._last_response[node] = _time_of_step()
+        peer.acked_round = max(peer.acked_round, message.round)
+        if message.success:
+            if message.index > self._match[node] or peer.probing:
+                self._on_match(node, peer, message.index)
+        elif message.prev_index > self._match[node] and (
+            not peer.probing or message.prev_index == self._next[node] - 1
+        ):
+            self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
+            self._probe(peer)
+            self._send_entries(node)
+
+    def _on_match(self, node: Node, peer: _Peer, index: int) -> None:
+        """The follower's log is known to be equal up to ``index``, and durable."""
+        if peer.probing:
+            peer.probing, peer.in_flight = False, 0
+            self._next[node] = index + 1
+        else:
+            newly, sent = index - self._match[node], self._next[node] - 1 - self._match[node]
+            peer.in_flight -= peer.in_flight * newly // max(newly, sent)  # sizes alike: near enough
+        self._match[node] = max(self._match[node], index)
+        self._next[node] = max(self._next[node], self._match[node] + 1)
+        self._must_send = self._must_send or self._next[node] <= self.log.last_index
+        self._advance_commit()
+
+    @staticmethod
+    def _probe(peer: _Peer) -> None:
+        peer.probing, peer.probe_sent, peer.in_flight = True, False, 0
+
+    def _advance_commit(self) -> None:
+        """What a majority holds is committed, if it is of this term (paper, 5.4.2).
+
+        PySyncObj's tick would find the same, entry by entry.
+        """
+        matches = sorted([self.log.last_index, *(self._match[node] for node in self._others)])
+        majority = matches[(len(matches) - 1) // 2]
+        if majority > self._commit and self.log.term_at(majority) == self._term:
+            self._commit = majority
+            self._must_send = True
+
+    def _forget_in_flight(self, node: Node) -> None:
+        """A new connection: what was under way on the old one is lost."""
+        if self.is_leader and node in self._peers:
+            self._probe(self._peers[node])
+            self._must_send = True
+
+    # What PySyncObj's tick calls
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        if self._applied < self._commit:
+            self.log.sync()  # a new leader's no-op may just have been added
+        while self._applied < self._commit:
+            entries = self.log.entries(self._applied + 1, self._commit, self.timing.batch_bytes)
+            self._apply(entries)
+            self._applied = entries[-1].index
+        self._take_requests()
+        return self._must_send
+
+    def _SyncObj__getEntries(
+        self, first: int, count: int | None = None, max_bytes: int | None = None
+    ) -> list[tuple[bytes, int, int | None]]:
+        """PySyncObj asks for terms only; entries go through the log itself."""
+        if count != 1:
+            raise NotImplementedError("PySyncObj asked for more than one entry")
+        return [(b"", first, self.log.term_at(first))]
+
+    def _checkCommandsToApply(self) -> None:
+        """Proposals are taken in ``_SyncObj__applyLogEntries``, so that the same tick sends them."""
+
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """The log is compacted by the replica, never by dumping the state."""

@@ -1,0 +1,285 @@
+"""RaftLog: what Raft must not forget, on RocksDB: its entries, its term and its vote.
+
+Three promises, and the rest follows from them:
+
+* **Nothing counts before ``sync``.** Appends, truncations, term and vote gather in memory; ``sync`` writes
+  them as one atomic batch and waits for the disk. The replica syncs before any message leaves, so one wait
+  covers however many entries came meanwhile (group commit).
+* **Truncate and append is one step.** A crash leaves the old tail or the new one, never a mixture.
+* **Damage is reported.** A torn tail of something never synced is dropped, as it must be. Anything else that
+  is damaged or missing raises ``Corrupt``, with the place.
+
+Before the first entry stands the *base*: index and term of the entry just before it, 0 and 0 at first
+(Raft paper, section 7: "last included index and term").
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from ondisk.disk import Disk, Store
+from ondisk.errors import Corrupt
+
+_HARD_STATE = b"hard_state"
+_BASE = b"base"
+_KEY_END = b"\xff" * 8
+_TERM_BYTES = 8
+# Entries kept in memory, so that sending and applying the newest ones does not read the disk.
+_TAIL_ENTRIES = 8192
+_TAIL_BYTES = 8 << 20
+
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class LogEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry: its place in the log, the term of the leader that made it, and the command."""
+
+    index: Natural
+    term: Natural
+    command: bytes
+
+
+def _key(index: int) -> bytes:
+    return index.to_bytes(8, "big")  # big-endian, so that RocksDB's byte order is the log's order
+
+
+class RaftLog:
+    """The durable log of one replica. Used by one thread at a time."""
+
+    def __init__(self, path: Path, disk: Disk | None = None) -> None:
+        """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``."""
+        self.path = path
+        self._store = Store(path / "rocksdb", disk)
+        self._witness = _Witness(path / "witness")
+        self.term = 0
+        self.voted_for: int | None = None
+        self.base_index = 0
+        self.base_term = 0
+        self.syncs = 0  # how often ``sync`` had to wait for the disk
+        self._tail: list[LogEntry] = []  # the newest entries, up to ``last_index``
+        self._tail_bytes = 0
+        self._cut_from: int | None = None  # stored entries from here on are to be deleted
+        self._hard_state_changed = False
+        try:
+            self._load()
+        except BaseException:
+            self._witness.close()
+            self._store.close()
+            raise
+        self.synced_index = self.last_index
+
+    def _load(self) -> None:
+        if (stored := self._store.get_meta(_HARD_STATE)) is not None:
+            self.term, self.voted_for = msgspec.msgpack.decode(stored, type=tuple[int, int | None])
+        if (stored := self._store.get_meta(_BASE)) is not None:
+            self.base_index, self.base_term = msgspec.msgpack.decode(stored, type=tuple[int, int])
+        newest_first: list[LogEntry] = []
+        with self._store.iterate() as cursor:
+            cursor.seek_to_last()
+            while cursor.valid() and len(newest_first) < _TAIL_ENTRIES:
+                newest_first.append(self._decode(cursor.key(), cursor.value()))
+                cursor.prev()
+            cursor.seek_to_first()
+            first = int.from_bytes(cursor.key(), "big") if cursor.valid() else self.base_index + 1
+        self._tail = newest_first[::-1]
+        self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        expected = range(self.last_index - len(self._tail) + 1, self.last_index + 1)
+        if first != self.base_index + 1 or any(
+            entry.index != index for entry, index in zip(self._tail, expected, strict=True)
+        ):
+            raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
+        term, last_index = self._witness.read()
+        if self.last_index < last_index or self.term < term:
+            raise Corrupt(
+                f"{self.path}: the log once held durable entries up to {last_index} and term {term}, "
+                f"now it ends at entry {self.last_index} and term {self.term}"
+            )
+
+    def _decode(self, key: bytes, value: bytes) -> LogEntry:
+        if len(key) != 8 or len(value) < _TERM_BYTES:
+            raise Corrupt(f"{self.path}: entry {key.hex()} is damaged")
+        return LogEntry(
+            int.from_bytes(key, "big"),
+            int.from_bytes(value[:_TERM_BYTES], "big"),
+            value[_TERM_BYTES:],
+        )
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry, durable or not; the base's when there is none."""
+        return self._tail[-1].index if self._tail else self.base_index
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry; the base's when there is none."""
+        return self._tail[-1].term if self._tail else self.base_term
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether anything would be lost by a power cut now."""
+        return (
+            self.synced_index < self.last_index
+            or self._hard_state_changed
+            or self._cut_from is not None
+        )
+
+    def term_at(self, index: int) -> int | None:
+        """Term of an entry, or of the base; ``None`` where the log holds neither."""
+        if index == self.base_index:
+            return self.base_term
+        if not self.base_index < index <= self.last_index:
+            return None
+        position = index - self.last_index - 1  # counted from the end
+        if -position <= len(self._tail):
+            return self._tail[position].term
+        return self.entries(index, index)[0].term
+
+    def entries(self, first: int, last: int, max_bytes: int | None = None) -> list[LogEntry]:
+        """Entries ``first`` to ``last``, both included; fewer if their commands exceed ``max_bytes``.
+
+        At least one entry comes back however large it is, and at most 8192.
+        """
+        if not self.base_index < first <= last <= self.last_index:
+            raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {first}..{last}")
+        last = min(last, first + _TAIL_ENTRIES - 1)
+        tail_first = self.last_index - len(self._tail) + 1
+        if first >= tail_first:
+            found = self._tail[first - tail_first : last - tail_first + 1]
+        else:
+            last = min(last, tail_first - 1)
+            keys = [_key(index) for index in range(first, last + 1)]
+            found = []
+            for key, value in zip(keys, self._store.get_many(keys), strict=True):
+                if value is None:
+                    raise Corrupt(f"{self.path}: entry {int.from_bytes(key, 'big')} is missing")
+                found.append(self._decode(key, value))
+        if max_bytes is not None:
+            size = 0
+            for count, entry in enumerate(found):
+                size += len(entry.command)
+                if size > max_bytes and count:
+                    return found[:count]
+        return found
+
+    def append(self, entries: Sequence[LogEntry]) -> None:
+        """Add entries at the end. They are durable after the next ``sync``."""
+        for expected, entry in enumerate(entries, self.last_index + 1):
+            if entry.index != expected:
+                raise IndexError(f"entry {entry.index} cannot follow entry {expected - 1}")
+        self._tail.extend(entries)
+        self._tail_bytes += sum(len(entry.command) for entry in entries)
+
+    def truncate_from(self, index: int) -> None:
+        """Remove the entry at ``index`` and all after it, durably together with the next ``sync``."""
+        if not self.base_index < index <= self.last_index:
+            raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {index}")
+        tail_first = self.last_index - len(self._tail) + 1
+        if index <= tail_first:  # keep one entry in memory: the end of the log is asked for all the time
+            kept = self.entries(index - 1, index - 1) if index - 1 > self.base_index else []
+            self._tail = kept
+        else:
+            del self._tail[index - tail_first :]
+        self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        if index <= self.synced_index:
+            self._cut_from = index if self._cut_from is None else min(index, self._cut_from)
+            self.synced_index = index - 1
+
+    def set_hard_state(self, term: int, voted_for: int | None) -> None:
+        """Change term and vote, durably with the next ``sync``."""
+        self.term, self.voted_for = term, voted_for
+        self._hard_state_changed = True
+
+    def sync(self) -> None:
+        """Make everything durable in one atomic write. Does nothing if there is nothing new."""
+        if not self.unsynced:
+            return
+        batch = self._store.batch()
+        if self._cut_from is not None:
+            batch.delete_range(_key(self._cut_from), _KEY_END)
+            self._witness.lower(self.synced_index)
+        if self.last_index > self.synced_index:
+            for entry in self._tail[self.synced_index - self.last_index :]:
+                batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
+        if self._hard_state_changed:
+            self._store.put_meta(
+                batch, _HARD_STATE, msgspec.msgpack.encode((self.term, self.voted_for))
+            )
+        self._store.write(batch)
+        self._store.sync()
+        self.synced_index = self.last_index
+        self._cut_from = None
+        self._hard_state_changed = False
+        self.syncs += 1
+        self._witness.write(self.term, self.last_index)
+        self._trim_tail()
+
+    def _trim_tail(self) -> None:
+        """Forget the older half of the entries in memory when they are many: the disk has them."""
+        if len(self._tail) > 2 * _TAIL_ENTRIES or (
+            self._tail_bytes > 2 * _TAIL_BYTES and len(self._tail) > 1
+        ):
+            del self._tail[: len(self._tail) // 2]
+            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+
+    def close(self) -> None:
+        """Sync and close. A second call does nothing."""
+        if not self._witness.closed:
+            self.sync()
+            self._witness.close()
+        self._store.close()
+
+    def crash(self) -> None:
+        """Close as a power cut would: what was not synced is gone."""
+        self._witness.close()
+        self._store.crash()
+
+
+class _Witness:
+    """A few bytes beside the log that say how far it was durable, to notice a log that lost its end.
+
+    RocksDB cannot tell a write-ahead log that was cut short, or deleted, from one that never was longer.
+    The note is written after each sync without waiting for the disk, so it may be older than the log,
+    which is harmless, but never newer. Only a truncation has to lower it durably, beforehand.
+    """
+
+    _FORMAT = struct.Struct(">QQI")
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._last = self.read()
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def read(self) -> tuple[int, int]:
+        """Term and last index; zeros when new, or when a power cut tore the note."""
+        stored = os.pread(self._fd, self._FORMAT.size, 0)
+        if len(stored) != self._FORMAT.size:
+            return 0, 0
+        term, last_index, check = self._FORMAT.unpack(stored)
+        return (term, last_index) if check == zlib.crc32(stored[:16]) else (0, 0)
+
+    def write(self, term: int, last_index: int) -> None:
+        note = struct.pack(">QQ", term, last_index)
+        os.pwrite(self._fd, note + zlib.crc32(note).to_bytes(4, "big"), 0)
+        self._last = term, last_index
+
+    def lower(self, last_index: int) -> None:
+        term, before = self._last
+        if last_index < before:
+            self.write(term, last_index)
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
