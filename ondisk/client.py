@@ -51,9 +51,7 @@ class Client(ABC):
         """
 
     @abstractmethod
-    def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Any:
+    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """A linearizable read: it sees every write that was acknowledged, anywhere, before this call.
 
         Any replica can answer: it asks the leader how far it must have applied, and looks there.
@@ -64,9 +62,7 @@ class Client(ABC):
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What this replica's own state says, asking nobody. It may be old, even by hours."""
 
-    def propose(
-        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
+    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Replicate a command and wait until it is applied.
 
         Raises ``NotDone`` (it had no effect) or ``OutcomeUnknown`` (it may have).
@@ -87,9 +83,7 @@ class Client(ABC):
         """Set a key without waiting; have as many under way as you like."""
         return self.propose_async(diskkv.put(key, value), via=via, timeout=timeout)
 
-    def delete(
-        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
+    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Remove a key. ``Result.value`` says whether it was there."""
         return self._command(diskkv.delete(key), via, timeout)
 
@@ -111,9 +105,7 @@ class Client(ABC):
         """Set a key if it holds ``expected`` (``None``: if it is missing). ``Result.value`` says whether."""
         return self._command(diskkv.compare_and_set(key, expected, value), via, timeout)
 
-    def get(
-        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> bytes | None:
+    def get(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""
         value: bytes | None = self.read(diskkv.get(key), via=via, timeout=timeout)
         return value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ondisk.client import DEFAULT_TIMEOUT, Client
 from ondisk.disk import Disk
@@ -22,6 +22,8 @@ from ondisk.statemachine import Result
 
 _open_clusters: weakref.WeakValueDictionary[Path, Cluster] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
+
+_T = TypeVar("_T")
 
 
 class Cluster(Client):
@@ -151,17 +153,11 @@ class Cluster(Client):
         """Replicate a command, through the leader unless ``via`` names a replica."""
         return self._choose(via).propose_async(command, timeout=timeout)
 
-    def propose(
-        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
+    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Replicate a command and wait. Asks again elsewhere while it is certain that nothing happened."""
-        return self._while_not_done(
-            via, timeout, lambda node, left: node.propose(command, timeout=left)
-        )
+        return self._while_not_done(via, timeout, lambda node, left: node.propose(command, timeout=left))
 
-    def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Any:
+    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """A linearizable read, through the leader unless ``via`` names a replica."""
         return self._while_not_done(via, timeout, lambda node, left: node.read(query, timeout=left))
 
@@ -169,7 +165,7 @@ class Cluster(Client):
         """What one replica's own state says: the leader's, unless ``via`` names another."""
         return self._choose(via).stale_read(query)
 
-    def _while_not_done(self, via: int | None, timeout: float, request: Any) -> Any:
+    def _while_not_done(self, via: int | None, timeout: float, request: Callable[[Node, float], _T]) -> _T:
         deadline = time.monotonic() + timeout
         while True:
             node = self._choose(via)

@@ -168,11 +168,11 @@ class DiskKV(OnDiskStateMachine):
         changes: dict[bytes, bytes | None] = {}  # later commands of the batch must see earlier ones
         results = []
         applied = self._applied
-        for index, command in entries:
-            if index <= applied:
-                raise StorageError(f"entry {index} was handed over after entry {applied}")
-            results.append(self._apply(command, changes))
-            applied = index
+        for entry in entries:
+            if entry.index <= applied:
+                raise StorageError(f"entry {entry.index} was handed over after entry {applied}")
+            results.append(self._apply(entry.command, changes))
+            applied = entry.index
         store = self._open_store
         batch = store.batch()
         for key, value in changes.items():

@@ -13,10 +13,10 @@ from ondisk.statemachine import Result
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    pass
+    """Immutable, and encoded as an array that begins with the tag."""
 
 
-class RequestVote(_Message, tag="request_vote"):
+class RequestVote(_Message, frozen=True, tag="request_vote"):
     """Elect me in ``term``; my log ends with entry ``last_index`` of ``last_term``.
 
     With ``pre`` it only asks "would you?" and changes nothing (PreVote, Raft thesis 9.6): a replica that
@@ -29,7 +29,7 @@ class RequestVote(_Message, tag="request_vote"):
     pre: bool
 
 
-class Vote(_Message, tag="vote"):
+class Vote(_Message, frozen=True, tag="vote"):
     """The answer to a ``RequestVote`` that is granted (``term`` is the request's) or comes from the past."""
 
     term: Natural
@@ -37,7 +37,7 @@ class Vote(_Message, tag="vote"):
     pre: bool
 
 
-class AppendEntries(_Message, tag="append_entries"):
+class AppendEntries(_Message, frozen=True, tag="append_entries"):
     """The leader's entries after ``prev_index``, or a heartbeat. ``round`` numbers leadership checks."""
 
     term: Natural
@@ -48,7 +48,7 @@ class AppendEntries(_Message, tag="append_entries"):
     round: Natural
 
 
-class AppendReply(_Message, tag="append_reply"):
+class AppendReply(_Message, frozen=True, tag="append_reply"):
     """Answer to ``AppendEntries``, carrying the term in which it was given.
 
     ``success``: this log equals the leader's up to ``index``, durably. Otherwise the entry at
@@ -62,14 +62,14 @@ class AppendReply(_Message, tag="append_reply"):
     round: Natural
 
 
-class Propose(_Message, tag="propose"):
+class Propose(_Message, frozen=True, tag="propose"):
     """Commands from a follower's clients. ``first`` is the request number of the first one."""
 
     first: Natural
     commands: list[bytes]
 
 
-class Outcome(_Message):
+class Outcome(_Message, frozen=True):
     """How one proposed command ended.
 
     ``result`` is set if it was applied. Otherwise it certainly was not, and ``retry`` says whether that is
@@ -81,28 +81,26 @@ class Outcome(_Message):
     retry: bool
 
 
-class Outcomes(_Message, tag="outcomes"):
+class Outcomes(_Message, frozen=True, tag="outcomes"):
     """Answers to ``Propose``, as they become known."""
 
     outcomes: list[Outcome]
 
 
-class AskReadIndex(_Message, tag="ask_read_index"):
+class AskReadIndex(_Message, frozen=True, tag="ask_read_index"):
     """Which index must I have applied before a read that starts now is linearizable?"""
 
     request: Natural
 
 
-class ReadIndex(_Message, tag="read_index"):
+class ReadIndex(_Message, frozen=True, tag="read_index"):
     """Answer to ``AskReadIndex``; ``index`` is ``None`` if the asked replica does not lead."""
 
     request: Natural
     index: Natural | None
 
 
-Message = (
-    RequestVote | Vote | AppendEntries | AppendReply | Propose | Outcomes | AskReadIndex | ReadIndex
-)
+Message = RequestVote | Vote | AppendEntries | AppendReply | Propose | Outcomes | AskReadIndex | ReadIndex
 
 encoder = msgspec.msgpack.Encoder()
 decoder = msgspec.msgpack.Decoder(Message)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -321,10 +322,8 @@ class _MemoryEndpoint:
         if self._next_due is not None:
             seconds = min(seconds, self._next_due - self._network.clock())
         if seconds > 0:
-            try:
+            with suppress(Empty):
                 self._tokens.get(timeout=seconds)
-            except Empty:
-                pass
         while not self._tokens.empty():
             self._tokens.get()
         # Last, because a wake that finds the flag still set brings no token: what it announces

@@ -161,9 +161,7 @@ class Node(Client):
         """Replicate a command, through this replica."""
         return self._running_replica(via).propose(command, self._clock() + timeout)
 
-    def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Any:
+    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
         wait_for(replica.read_barrier(self._clock() + timeout), timeout)

@@ -25,12 +25,14 @@ function which answers with the step's own time for our engines, and with real t
 
 from __future__ import annotations
 
+import _socket
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pysyncobj.syncobj
 from pysyncobj import SyncObj, SyncObjConf
@@ -48,7 +50,10 @@ REGULAR = b"\x00"
 
 _ELECT_NOW = float("-inf")  # an election deadline that has certainly passed
 
-_ROLES = {0: "follower", 1: "candidate", 2: "leader"}
+_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
+_ROLES = {_FOLLOWER: "follower", _CANDIDATE: "candidate", _LEADER: "leader"}
+
+_T = TypeVar("_T")
 
 _step = threading.local()
 
@@ -59,6 +64,9 @@ def _time_of_step() -> float:
 
 
 pysyncobj.syncobj.monotonicTime = _time_of_step
+
+# Importing PySyncObj puts a function for Windows in this place, for the whole process.
+socket.inet_ntop = _socket.inet_ntop
 
 
 class Timing(NamedTuple):
@@ -76,22 +84,23 @@ class Timing(NamedTuple):
     window_bytes: int = 8 << 20
 
 
-class _Private:
+class _Private(Generic[_T]):
     """A private attribute of ``SyncObj`` behind a plain name; fails loudly when PySyncObj moves it."""
 
     def __init__(self, name: str) -> None:
         self.name = f"_SyncObj__{name}"
 
-    def __get__(self, engine: Any, owner: type) -> Any:
-        return self if engine is None else getattr(engine, self.name)
+    def __get__(self, engine: SyncObj, owner: type) -> _T:
+        value: _T = engine.__dict__[self.name]
+        return value
 
-    def __set__(self, engine: Any, value: Any) -> None:
+    def __set__(self, engine: SyncObj, value: _T) -> None:
         if self.name not in engine.__dict__:
             raise AttributeError(f"PySyncObj has no {self.name}: only {PYSYNCOBJ_VERSION} is supported")
         engine.__dict__[self.name] = value
 
 
-class _Wire(Transport):  # type: ignore[misc]
+class _Wire(Transport):
     """What PySyncObj itself sends (requests for votes, and votes), as our messages."""
 
     def __init__(self, send: Callable[[int, Message], None]) -> None:
@@ -153,23 +162,23 @@ class _Peer:
         self.acked_round = 0
 
 
-class Raft(SyncObj):  # type: ignore[misc]
+class Raft(SyncObj):
     """The Raft engine of one replica: no thread, no socket, no clock. Its replica steps it."""
 
-    _state = _Private("raftState")
-    _term = _Private("raftCurrentTerm")
-    _voted_for = _Private("votedForNodeId")
-    _leader = _Private("raftLeader")
-    _journal = _Private("raftLog")
-    _commit = _Private("raftCommitIndex")
-    _applied = _Private("raftLastApplied")
-    _leader_commit = _Private("leaderCommitIndex")
-    _next = _Private("raftNextIndex")
-    _match = _Private("raftMatchIndex")
-    _last_response = _Private("lastResponseTime")
-    _others = _Private("otherNodes")
-    _connected = _Private("connectedNodes")
-    _election_deadline = _Private("raftElectionDeadline")
+    _state = _Private[int]("raftState")
+    _term = _Private[int]("raftCurrentTerm")
+    _voted_for = _Private[int | None]("votedForNodeId")
+    _leader = _Private[Node | None]("raftLeader")
+    _journal = _Private[_Journal]("raftLog")
+    _commit = _Private[int]("raftCommitIndex")
+    _applied = _Private[int]("raftLastApplied")
+    _leader_commit = _Private[int | None]("leaderCommitIndex")
+    _next = _Private[dict[Node, int]]("raftNextIndex")
+    _match = _Private[dict[Node, int]]("raftMatchIndex")
+    _last_response = _Private[dict[Node, float]]("lastResponseTime")
+    _others = _Private[set[Node]]("otherNodes")
+    _connected = _Private[set[Node]]("connectedNodes")
+    _election_deadline = _Private[float]("raftElectionDeadline")
 
     def __init__(
         self,
@@ -215,6 +224,7 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
         self._must_send = False
+        self._next_heartbeat = 0.0
         conf = SyncObjConf(
             autoTick=False,
             raftMinTimeout=timing.election_min,
@@ -247,12 +257,12 @@ class Raft(SyncObj):  # type: ignore[misc]
     @property
     def is_leader(self) -> bool:
         """Whether this replica believes that it leads. Another one may lead by now: see ``confirmed``."""
-        return self._state == 2  # noqa: PLR2004
+        return self._state == _LEADER
 
     @property
     def term(self) -> int:
         """The current term."""
-        return self._term  # type: ignore[no-any-return]
+        return self._term
 
     @property
     def leader_id(self) -> int | None:
@@ -262,12 +272,12 @@ class Raft(SyncObj):  # type: ignore[misc]
     @property
     def commit_index(self) -> int:
         """Entries up to here are committed."""
-        return self._commit  # type: ignore[no-any-return]
+        return self._commit
 
     @property
     def applied_index(self) -> int:
         """Entries up to here have been applied."""
-        return self._applied  # type: ignore[no-any-return]
+        return self._applied
 
     @property
     def match_index(self) -> dict[int, int]:
@@ -322,8 +332,8 @@ class Raft(SyncObj):  # type: ignore[misc]
     def next_wakeup(self) -> float:
         """When ``tick`` must be called again even if nothing happens, in the clock's seconds."""
         if self.is_leader:
-            return self._SyncObj__newAppendEntriesTime  # type: ignore[no-any-return]
-        return self._election_deadline  # type: ignore[no-any-return]
+            return self._next_heartbeat
+        return self._election_deadline
 
     def append(self, commands: Sequence[bytes]) -> int:
         """As leader: put commands into the log; return the index of the first one."""
@@ -350,7 +360,7 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def knows_commit_index(self) -> bool:
         """As leader: whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
-        return self.log.term_at(self._commit) == self._term
+        return bool(self.log.term_at(self._commit) == self._term)
 
     # Elections
 
@@ -421,7 +431,7 @@ class Raft(SyncObj):  # type: ignore[misc]
     def _adopt_newer_term(self, term: int) -> None:
         if term > self._term:
             self._SyncObj__setCurrentTerm(term, None)
-            self._SyncObj__setState(0)
+            self._SyncObj__setState(_FOLLOWER)
             self._leader = None
 
     def _SyncObj__onBecomeLeader(self) -> None:
@@ -436,7 +446,7 @@ class Raft(SyncObj):  # type: ignore[misc]
             self._reply(node, message, success=False, index=0)
             return
         self._adopt_newer_term(message.term)
-        self._SyncObj__setState(0)
+        self._SyncObj__setState(_FOLLOWER)
         self._leader = node
         self._leader_commit = message.commit_index
         self._heard_from_leader = _time_of_step()
@@ -484,19 +494,17 @@ class Raft(SyncObj):  # type: ignore[misc]
         return index
 
     def _reply(self, node: Node, message: AppendEntries, *, success: bool, index: int) -> None:
-        self._send(
-            node.id, AppendReply(self._term, success, index, message.prev_index, message.round)
-        )
+        self._send(node.id, AppendReply(self._term, success, index, message.prev_index, message.round))
 
     # Leaders: sending, and what comes back
 
     def _SyncObj__sendAppendEntries(self) -> None:
         self._must_send = False
         now = _time_of_step()
-        if now > self._SyncObj__newAppendEntriesTime:
+        if now > self._next_heartbeat:
             for peer in self._peers.values():
                 peer.probe_sent = False  # it may have been lost: try again with each heartbeat
-        self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
+        self._next_heartbeat = self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
         for node in self._others:
             if node in self._connected:
                 self._send_entries(node)
@@ -515,9 +523,7 @@ class Raft(SyncObj):  # type: ignore[misc]
                 raise Corrupt(f"replica {node.id} needs entry {next_index}, which is no longer in the log")
             self._send(
                 node.id,
-                AppendEntries(
-                    self._term, next_index - 1, prev_term, entries, self._commit, self.round
-                ),
+                AppendEntries(self._term, next_index - 1, prev_term, entries, self._commit, self.round),
             )
             peer.probe_sent = peer.probing
             if peer.probing or not entries:

@@ -231,9 +231,7 @@ class Replica:
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, Propose):
             for request, command in enumerate(message.commands, message.first):
-                self._proposals.append(
-                    _Proposal(command, float("inf"), _Remote(sender, request))
-                )
+                self._proposals.append(_Proposal(command, float("inf"), _Remote(sender, request)))
         elif isinstance(message, Outcomes):
             self._on_outcomes(message)
         elif isinstance(message, AskReadIndex):
@@ -257,15 +255,11 @@ class Replica:
     def _apply(self, entries: Sequence[LogEntry]) -> None:
         """Hand committed entries to the state machine as one batch, and answer who waits for them."""
         commands = [
-            Entry(entry.index, entry.command[1:])
-            for entry in entries
-            if entry.command.startswith(REGULAR)
+            Entry(entry.index, entry.command[1:]) for entry in entries if entry.command.startswith(REGULAR)
         ]
         results = self.machine.update(commands) if commands else []
         if len(results) != len(commands):
-            raise OndiskError(
-                f"update() returned {len(results)} results for {len(commands)} entries"
-            )
+            raise OndiskError(f"update() returned {len(results)} results for {len(commands)} entries")
         if not self._in_log:
             return
         answers = {entry.index: result for entry, result in zip(commands, results, strict=True)}
@@ -408,9 +402,7 @@ class Replica:
                     _, index, batch = self._confirming.popleft()
                     for read in batch:
                         if isinstance(read.reply, _Remote):
-                            self._outbox.append(
-                                (read.reply.replica_id, ReadIndex(read.reply.request, index))
-                            )
+                            self._outbox.append((read.reply.replica_id, ReadIndex(read.reply.request, index)))
                         else:
                             self._catching_up.append((index, read))
         if self._catching_up:
@@ -457,9 +449,7 @@ class Replica:
             for request, (leader, reads) in self._asked.items()
             if (batch := self._in_time(reads, now))
         }
-        self._catching_up = [
-            (index, read) for index, read in self._catching_up if self._in_time([read], now)
-        ]
+        self._catching_up = [(index, read) for index, read in self._catching_up if self._in_time([read], now)]
 
     @staticmethod
     def _in_time(reads: Sequence[_Read], now: float) -> list[_Read]:

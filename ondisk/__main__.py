@@ -1,0 +1,5 @@
+"""``python -m ondisk``: see ``cli.py``."""
+
+from ondisk.cli import main
+
+main()
