@@ -1,0 +1,40 @@
+"""What all tests share: no test may leave a thread behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.virtual import World
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Every test closes what it starts: no thread of ours may outlive it."""
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ondisk-")]
+    assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Make worlds of replicas in virtual time, closed at the end."""
+    worlds: list[World] = []
+
+    def make(**options: object) -> World:
+        world = World(tmp_path / f"world-{len(worlds)}", **options)  # type: ignore[arg-type]
+        worlds.append(world)
+        return world
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    """Three replicas in virtual time."""
+    return make_world()
