@@ -82,6 +82,16 @@ def test_messages_that_repeat_known_entries_never_truncate_the_log(world: World)
     assert follower.log.last_index == last
 
 
+def test_uncommitted_entries_that_the_leader_repeats_stay_in_the_log(world: World) -> None:
+    """A late copy of an earlier message must not cut what came after it, committed or not."""
+    follower = world.replicas[1]
+    entries = [LogEntry(index, 1, b"\x00x") for index in range(1, 6)]
+    with follower.raft.at(world.now):
+        follower.raft.receive(2, AppendEntries(1, 0, 0, entries, 0, 0))
+        follower.raft.receive(2, AppendEntries(1, 0, 0, entries[:2], 0, 0))
+    assert follower.log.last_index == 5
+
+
 def test_a_conflicting_tail_is_replaced_and_the_matching_part_kept(world: World) -> None:
     """Only entries that contradict the leader's are cut, from the first contradiction on."""
     leader = world.elect()
@@ -143,8 +153,10 @@ def test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends(
 def test_a_follower_commits_no_further_than_the_message_proved(world: World) -> None:
     """The leader's commit index says nothing about a tail that the message did not compare."""
     leader = world.elect()
+    world.run(0.5)
     follower = follower_of(world, leader)
     term, commit = leader.raft.term, follower.raft.commit_index
+    assert commit == follower.log.last_index > 0
     stale = [LogEntry(follower.log.last_index + n, term, b"\x00stale") for n in (1, 2, 3)]
     follower.log.append(stale)
     with follower.raft.at(world.now):
@@ -233,7 +245,7 @@ class _Eavesdropper:
     def __init__(self, replica: Replica) -> None:
         self.violations: list[object] = []
         self.sent = 0
-        inner_send, inner_apply = replica._endpoint.send, replica.machine.update
+        inner_send, inner_apply = replica._endpoint.send, replica.raft._apply
 
         def send(to: int, message: object) -> None:
             self.sent += 1
@@ -241,20 +253,20 @@ class _Eavesdropper:
                 self.violations.append(message)
             inner_send(to, message)  # type: ignore[arg-type]
 
-        def update(entries: object) -> list[Result]:
+        def apply(entries: object) -> None:
             if replica.log is not None and replica.log.unsynced:
                 self.violations.append(("applied", entries))
-            return inner_apply(entries)  # type: ignore[arg-type]
+            inner_apply(entries)  # type: ignore[arg-type]
 
         replica._endpoint.send = send  # type: ignore[method-assign]
-        replica.machine.update = update  # type: ignore[method-assign,assignment]
+        replica.raft._apply = apply
 
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries(
     make_world: Callable[..., World], members: int
 ) -> None:
-    """Observed at the endpoint and at update(), through elections, load, a crash and a partition."""
+    """Observed at the endpoint and where entries are applied, through elections, load, a crash and a partition."""
     world = make_world(members=members)
     ears = {member: _Eavesdropper(replica) for member, replica in world.replicas.items()}
     leader = world.elect()
@@ -307,6 +319,21 @@ def test_a_long_divergent_tail_is_found_in_a_few_round_trips(world: World) -> No
     assert len(rejected) <= 3
 
 
+def test_a_follower_that_missed_thousands_of_entries_is_found_in_a_few_round_trips(world: World) -> None:
+    """A short log is asked for its end, not searched for it."""
+    leader = world.elect()
+    world.run(0.5)
+    late = follower_of(world, leader)
+    world.network.isolate(late.id)
+    futures = [put(leader, f"k{number}") for number in range(3000)]
+    world.run_until(lambda: all(future.done() for future in futures))
+    world.network.heal()
+    before = len(world.messages(AppendReply, late.id))
+    world.run_until(lambda: late.log.last_index == leader.log.last_index)
+    replies = world.messages(AppendReply, late.id)[before:]
+    assert 0 < sum(not reply.success for reply in replies if isinstance(reply, AppendReply)) <= 5
+
+
 # Row 12: exceptions while applying
 
 
@@ -347,10 +374,12 @@ def test_a_stall_longer_than_the_election_timeout_starts_no_election(world: Worl
     world.run(1)
     term = leader.raft.term
     stalled = follower_of(world, leader)
+    asked = len(world.messages(RequestVote, stalled.id))
     world.frozen.add(stalled.id)
     world.run(3)
     world.frozen.clear()
     world.run(3)
+    assert len(world.messages(RequestVote, stalled.id)) == asked
     assert (world.leader, leader.raft.term) == (leader, term)
 
 
@@ -377,9 +406,10 @@ def test_a_replica_that_was_cut_off_deposes_nobody_when_it_comes_back(world: Wor
     leader = world.elect()
     world.run(1)
     term, alone = leader.raft.term, follower_of(world, leader)
-    world.network.isolate(alone.id)
-    world.run(20)
+    world.network.cut((leader.id, alone.id))
+    world.run(20)  # it hears the third replica, and both hear it, but its leader is silent
     assert alone.raft.term == term
+    assert len(world.messages(RequestVote, alone.id)) > 5
     world.network.heal()
     world.run(5)
     assert (world.leader, leader.raft.term) == (leader, term)
