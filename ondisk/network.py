@@ -24,8 +24,8 @@ from ondisk.messages import Message
 class Endpoint(Protocol):
     """One replica's end of the network."""
 
-    def send(self, to: int, message: Message) -> None:
-        """Send, or lose, one message. Never blocks."""
+    def send(self, to: int, message: Message) -> bool:
+        """Send, or lose, one message. Never blocks. ``False``: it certainly did not leave."""
 
     def receive(self) -> list[tuple[int, Message]]:
         """Everything that has arrived since the last call, as (sender, message), in order."""
@@ -231,7 +231,7 @@ class MemoryNetwork:
 
     # What the endpoints call
 
-    def _send(self, pair: tuple[int, int], message: Message) -> None:
+    def _send(self, pair: tuple[int, int], message: Message) -> bool:
         with self._lock:
             self._count += 1
             number = self._count
@@ -240,12 +240,13 @@ class MemoryNetwork:
             self._report("sent", pair, number, message)
             if link.cut or receiver is None:
                 self._report("lost", pair, number, message)
-                return
+                return receiver is not None
             if self._latency or link.queue or link.stalled or self._stepping:
                 link.queue.append((self.clock() + self._latency, number, message))
             else:
                 self._deliver(pair, number, message)
         receiver.wake()
+        return True
 
     def _deliver(self, pair: tuple[int, int], number: int, message: Message) -> Event | None:
         receiver = self._endpoints.get(pair[1])
@@ -305,8 +306,8 @@ class _MemoryEndpoint:
         self._awake = False
         self.inbox: deque[tuple[int, Message]] = deque()
 
-    def send(self, to: int, message: Message) -> None:
-        self._network._send((self._id, to), message)
+    def send(self, to: int, message: Message) -> bool:
+        return self._network._send((self._id, to), message)
 
     def receive(self) -> list[tuple[int, Message]]:
         self._next_due = self._network._deliver_due(self._id)

@@ -77,7 +77,7 @@ class Node(Client):
         Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
         """
         with self._control:
-            if self._thread is not None and self._thread.is_alive():
+            if self._replica is not None and self._replica.running:
                 return
             self._end(crash=False)
             endpoint = self._network.attach(self.id)
@@ -148,7 +148,7 @@ class Node(Client):
         if via not in (None, self.id):
             raise ReplicaStopped(f"this is replica {self.id}, and replica {via} is not here")
         replica = self._replica
-        if replica is None or replica.log is None:
+        if replica is None or not replica.running:
             reason = f" ({self.status.error})" if self.status.error else ""
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}{reason}")
         return replica

@@ -91,6 +91,11 @@ class _Read(NamedTuple):
     reply: Future[None] | _Remote
 
 
+def _begin(future: Future[Result]) -> bool:
+    """Mark a future as under way, from when it cannot be cancelled; ``False`` if its caller did before."""
+    return future.running() or future.set_running_or_notify_cancel()
+
+
 def _drain(queue: deque[_T]) -> list[_T]:
     """Take out what is there now. Clients may add to the other end meanwhile."""
     return [queue.popleft() for _ in range(len(queue))]
@@ -161,6 +166,11 @@ class Replica:
         self._asked: dict[int, tuple[int, list[_Read]]] = {}  # request: leader, reads
         self._catching_up: list[tuple[int, _Read]] = []  # index, read
         self.status = self._present_status()
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes requests: not stopped, and not failed."""
+        return self.status.role not in ("stopped", "failed")
 
     # Requests: from any thread
 
@@ -250,7 +260,8 @@ class Replica:
         self.log.sync()
         outbox, self._outbox = self._outbox, []
         for to, message in outbox:
-            self._endpoint.send(to, message)
+            if not self._endpoint.send(to, message) and isinstance(message, Propose):
+                self._take_back(message)
 
     def _apply(self, entries: Sequence[LogEntry]) -> None:
         """Hand committed entries to the state machine as one batch, and answer who waits for them."""
@@ -292,7 +303,7 @@ class Replica:
         size = 0
         while self._proposals and size < self._timing.batch_bytes:
             proposal = self._proposals.popleft()
-            if isinstance(proposal.reply, _Remote) or proposal.reply.set_running_or_notify_cancel():
+            if isinstance(proposal.reply, _Remote) or _begin(proposal.reply):
                 taken.append(proposal)
                 size += len(proposal.command)
         return taken
@@ -316,6 +327,11 @@ class Replica:
             commands = [proposal.command for proposal in proposals]
             self._outbox.append((leader, Propose(self._next_request, commands)))
             self._next_request += len(proposals)
+
+    def _take_back(self, message: Propose) -> None:
+        """The leader is gone and the commands never left: they wait for the next one."""
+        requests = range(message.first, message.first + len(message.commands))
+        self._proposals.extendleft(self._forwarded.pop(request)[1] for request in reversed(requests))
 
     def _return_remote_requests(self) -> None:
         """Another replica took this one for the leader: it may ask elsewhere."""
@@ -430,7 +446,7 @@ class Replica:
         for proposal in _drain(self._proposals):
             if proposal.deadline > now:
                 in_time.append(proposal)
-            elif isinstance(proposal.reply, Future) and proposal.reply.set_running_or_notify_cancel():
+            elif isinstance(proposal.reply, Future) and _begin(proposal.reply):
                 proposal.reply.set_exception(NoLeader(no_leader))
         self._proposals.extendleft(reversed(in_time))
         for table in (self._in_log, self._forwarded):
@@ -517,7 +533,7 @@ class Replica:
         """Answer everybody who still waits for a replica that has stopped."""
         stopped = f"replica {self.id} is stopped" + (f" ({self.status.error})" if self.status.error else "")
         for proposal in _drain(self._proposals):
-            if isinstance(proposal.reply, Future) and proposal.reply.set_running_or_notify_cancel():
+            if isinstance(proposal.reply, Future) and _begin(proposal.reply):
                 proposal.reply.set_exception(ReplicaStopped(stopped))
         for table in (self._in_log, self._forwarded):
             while table:

@@ -150,10 +150,12 @@ class _Connection:
 
     # Out
 
-    def send(self, message: Message) -> None:
-        """Queue a message, or lose it if the other side does not keep up."""
-        if self.unsent_bytes < MAX_UNSENT_BYTES:
-            self._queue(encoder.encode(message))
+    def send(self, message: Message) -> bool:
+        """Queue a message; ``False`` if there is no room because the other side does not keep up."""
+        if self.unsent_bytes >= MAX_UNSENT_BYTES:
+            return False
+        self._queue(encoder.encode(message))
+        return True
 
     def _queue(self, payload: bytes) -> None:
         mac = self._mac(self._send_key, self._sent_frames, payload)
@@ -283,12 +285,13 @@ class TcpEndpoint:
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
 
-    def send(self, to: int, message: Message) -> None:
-        """Send at once what the socket takes and queue the rest; lost if not connected."""
+    def send(self, to: int, message: Message) -> bool:
+        """Send at once what the socket takes and queue the rest; ``False`` if not connected."""
         connection = self._connections.get(to)
-        if connection is not None:
-            connection.send(message)
-            self._flush(connection)
+        if connection is None or not connection.send(message):
+            return False
+        self._flush(connection)
+        return True
 
     def receive(self) -> list[tuple[int, Message]]:
         """Everything that has arrived."""

@@ -52,7 +52,7 @@ def test_every_private_name_that_is_used_exists_in_the_pinned_pysyncobj(world: W
 
 
 def test_importing_the_engine_leaves_the_socket_module_as_it_was() -> None:
-    """PySyncObj puts a Windows function into socket.inet_ntop; other code in the process needs the real one."""
+    """PySyncObj puts a Windows function into socket.inet_ntop; others in the process need the real one."""
     assert socket.inet_ntop(socket.AF_INET, b"\x7f\x00\x00\x01") == "127.0.0.1"
 
 
@@ -247,11 +247,11 @@ class _Eavesdropper:
         self.sent = 0
         inner_send, inner_apply = replica._endpoint.send, replica.raft._apply
 
-        def send(to: int, message: object) -> None:
+        def send(to: int, message: object) -> bool:
             self.sent += 1
             if replica.log is not None and replica.log.unsynced:
                 self.violations.append(message)
-            inner_send(to, message)  # type: ignore[arg-type]
+            return inner_send(to, message)  # type: ignore[arg-type]
 
         def apply(entries: object) -> None:
             if replica.log is not None and replica.log.unsynced:
@@ -298,7 +298,7 @@ def test_one_sync_covers_many_entries_at_256_in_flight(world: World) -> None:
 
 
 def test_a_long_divergent_tail_is_found_in_a_few_round_trips(world: World) -> None:
-    """The follower says where its log ends, or where the conflicting term begins; stock walks back one by one."""
+    """The follower says where to go on; stock walks back one entry at a time."""
     leader = world.elect()
     world.run(0.5)
     world.network.isolate(leader.id)
