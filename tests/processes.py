@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a prompt's colours and movements of the cursor
 
 
 def free_ports(count: int) -> list[int]:
@@ -39,14 +42,17 @@ class Terminal:
     A context manager: at its end the process is killed if it still runs.
     """
 
-    def __init__(self, *arguments: str, cwd: Path, tty: bool = False) -> None:
+    def __init__(
+        self, *arguments: str, cwd: Path, tty: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._output = ""
         self._errors = ""
         self._seen = 0  # how much of the output ``expect`` has gone past
         self._changed = threading.Condition()
-        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "120"}
-        environment.pop("ONDISK_SECRET_FILE", None)
-        environment.pop("PYTHONUNBUFFERED", None)  # it must flush by itself
+        inherited = {
+            k: v for k, v in os.environ.items() if k not in ("ONDISK_SECRET_FILE", "PYTHONUNBUFFERED")
+        }
+        terminal = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "120"}
         ours, theirs = pty.openpty() if tty else (None, subprocess.PIPE)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ondisk", *arguments],
@@ -54,7 +60,7 @@ class Terminal:
             stdout=theirs,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env=environment,
+            env={**inherited, **terminal, **(environment or {})},
             start_new_session=True,  # a Ctrl-C for pytest is not for it
         )
         assert self._process.stderr is not None
@@ -83,7 +89,7 @@ class Terminal:
                 return
             data += chunk
             with self._changed:
-                setattr(self, where, data.decode("utf-8", "replace"))
+                setattr(self, where, _ESCAPES.sub("", data.decode("utf-8", "replace")))
                 self._changed.notify_all()
 
     @property
@@ -101,9 +107,9 @@ class Terminal:
         """All of stderr so far."""
         return self._errors
 
-    def type(self, text: str) -> None:
+    def type(self, text: str | bytes) -> None:
         """Send these characters, and no more."""
-        os.write(self._stdin, text.encode())
+        os.write(self._stdin, text.encode() if isinstance(text, str) else text)
 
     def say(self, line: str) -> None:
         """Send one line."""
@@ -141,7 +147,7 @@ class Terminal:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 20.0) -> int:
-        """Wait for the end and return the exit status, negative for a signal; all output has been read then."""
+        """Wait for the end, and for all output; return the exit status, negative for a signal."""
         status = self._process.wait(timeout)
         for reader in self._readers:
             reader.join(timeout)

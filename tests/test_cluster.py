@@ -360,21 +360,28 @@ class _BrokenDisk(Disk):
         flush()
 
 
+@pytest.mark.parametrize("role", ["follower", "leader"])
 def test_a_failing_disk_stops_its_replica_with_a_reason_and_loses_nothing(
-    make_cluster: Callable[..., Cluster],
+    make_cluster: Callable[..., Cluster], role: str
 ) -> None:
     """The others go on; with room again the replica starts and catches up."""
-    disk = _BrokenDisk()
-    cluster = make_cluster(disks={2: disk})
-    cluster.put("before", "v")
-    disk.broken = True
-    cluster.put("during", "v", timeout=10)
-    wait_until(lambda: cluster.status()[2].role == "failed")
-    assert "No space left" in str(cluster.status()[2].error)
+    disks = {member: _BrokenDisk() for member in (1, 2, 3)}
+    cluster = make_cluster(disks=disks)
+    cluster.put("before", "v", timeout=10)
+    leader = cluster.wait_for_leader()
+    sick = leader if role == "leader" else 1 + leader % 3
+    disks[sick].broken = True
+    try:
+        cluster.put("during", "v", timeout=10)
+    except OutcomeUnknown:
+        assert role == "leader"  # it may have happened, and the caller is told so
+        cluster.put("during", "v", timeout=10)
+    wait_until(lambda: cluster.status()[sick].role == "failed")
+    assert "No space left" in str(cluster.status()[sick].error)
     assert cluster.get("before", timeout=10) == b"v"
-    disk.broken = False
-    cluster.start(2)
-    assert cluster.get("during", via=2, timeout=10) == b"v"
+    disks[sick].broken = False
+    cluster.start(sick)
+    assert cluster.get("during", via=sick, timeout=10) == b"v"
 
 
 # Opening and closing

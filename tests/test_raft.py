@@ -266,7 +266,7 @@ class _Eavesdropper:
 def test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries(
     make_world: Callable[..., World], members: int
 ) -> None:
-    """Observed at the endpoint and where entries are applied, through elections, load, a crash and a partition."""
+    """Observed at the endpoint and where entries are applied, through elections, load and a partition."""
     world = make_world(members=members)
     ears = {member: _Eavesdropper(replica) for member, replica in world.replicas.items()}
     leader = world.elect()
