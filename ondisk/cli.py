@@ -7,6 +7,7 @@ from a pipe. After Dragonboat's ``ondisk`` example, whose flags and answers it k
 
 from __future__ import annotations
 
+import io
 import logging
 import shlex
 import signal
@@ -14,8 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
@@ -26,7 +26,7 @@ from ondisk.tcp import Address, TcpNetwork, parse_address
 try:
     import click
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import NestedCompleter
+    from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.patch_stdout import patch_stdout
     from prompt_toolkit.shortcuts import CompleteStyle
 except ModuleNotFoundError as missing:
@@ -49,18 +49,17 @@ HELP = "\n".join(
     [f"{command:<23}{what}" for command, what in COMMANDS.items()]
     + [
         "",
-        "Quote as in a shell: put 'two words' \"\".",
-        "Bytes that are not text are shown as \\xff.",
-        "A request that gets no answer in 3 s is given up. Its last line then says whether it is",
-        "not done (try again) or its outcome is unknown (get the key before you try again).",
+        "Quote as in a shell: put 'two words' \"\"",
+        "Bytes that are not text, and control characters, are shown as \\xff.",
+        "A request without an answer in 3 s is given up. 'not done' means: it had no effect, try again;",
+        "'outcome unknown' means: it may have happened, get the key before you try again.",
     ]
 )
-_ASK_THE_LEADER = {"put", "get", "delete", "incr", "scan"}
+_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan")
 _FIRST_LEADER_SECONDS = 10.0
 
-_CONTROL_CHARACTERS = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
-}  # a stored value must not be able to move the cursor or to look like another line
+# A stored value must not be able to move the cursor, or to look like another line.
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def show(data: bytes) -> str:
@@ -83,18 +82,14 @@ class Console:
         """
         try:
             return self._execute(shlex.split(line))
-        except ValueError as error:  # of shlex or int
-            if isinstance(error, OndiskError):
-                return f"not done: {error}"
-            return f"invalid input: {error}\n{USAGE}"
         except NotDone as error:
             return f"not done: {error}"
         except OutcomeUnknown as error:
-            return (
-                f"outcome unknown: {error}: it may have happened, get the key before trying again"
-            )
+            return f"outcome unknown: {error}: it may have happened, get the key before trying again"
         except OndiskError as error:
             return f"error: {error}"
+        except ValueError as error:  # of the line: a quote without its other half, not a number
+            return f"invalid input: {error}\n{USAGE}"
 
     def _execute(self, words: list[str]) -> str:
         match words:
@@ -108,16 +103,224 @@ class Console:
             case ["stale", key] | ["get", "--stale", key]:
                 return self._found(key, self._client.stale_get(key))
             case ["delete", key]:
-                return "ok" if self._client.delete(key).value else "ok, it was not there"
-            case ["incr", key, *by] if len(by) <= 1:
-                return str(self._client.incr(key, *map(int, by)).value)
+                return "ok" if self._client.delete(key).value else "ok (there was none)"
+            case ["incr", key]:
+                return str(self._client.incr(key).value)
+            case ["incr", key, by]:
+                return str(self._client.incr(key, _whole_number(by)).value)
             case ["scan", *rest] if len(rest) <= 2:
-                prefix, limit = (*rest, "", "100")[:2] if not rest[1:] else rest
-                return self._scan(prefix, int(limit))
+                prefix, limit = rest + ["", "100"][len(rest) :]
+                return self._scan(prefix, _whole_number(limit))
             case ["status"]:
                 return self._table()
             case ["help"]:
                 return HELP
             case ["exit"]:
                 raise EOFError
-        return f"invalid input: {shlex.join(words)}\n{USAGE}"
+        raise ValueError(shlex.join(words))
+
+    def _found(self, key: str, value: bytes | None) -> str:
+        result = "(none)" if value is None else show(value)
+        return f"query key: {show(key.encode())}, result: {result}"
+
+    def _scan(self, prefix: str, limit: int) -> str:
+        pairs = self._client.scan(prefix, limit=limit)
+        lines = [f"{show(key)} = {show(value)}" for key, value in pairs]
+        if len(pairs) == limit:
+            lines.append(f"(stopped at the limit of {limit})")
+        return "\n".join(lines or ["(no keys)"])
+
+    def _table(self) -> str:
+        rows = [["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]]
+        errors = []
+        for status in self._status():
+            rows.append(["-" if field is None else str(field) for field in status[: len(rows[0])]])
+            if status.error is not None:
+                errors.append(f"replica {status.id}: {status.error}")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join(lines + errors)
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.60} is not a whole number") from None
+
+
+# Where lines come from
+
+
+def _typed_lines(replica_id: int) -> Iterator[str]:
+    """From a person, with history, editing and completion."""
+    session: PromptSession[str] = PromptSession(
+        f"replica {replica_id}> ",
+        completer=WordCompleter(
+            [name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS)],
+            sentence=True,
+        ),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+    )
+    while True:
+        try:
+            with patch_stdout():  # a warning goes above the prompt, not into it
+                line = session.prompt()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not session.default_buffer.text:
+                raise
+            continue  # as in a shell: the line is forgotten
+        yield from line.split("\n")  # several, if they were pasted
+
+
+def _piped_lines(node: Node) -> Iterator[str]:
+    """From a program or a file, which cannot see the first election going on: wait for its end."""
+    waited = False
+    for line in sys.stdin:
+        if not waited and line.lstrip().startswith(_ASK_THE_LEADER):
+            _wait_for_leader(node)
+            waited = True
+        yield line
+
+
+def _wait_for_leader(node: Node) -> None:
+    if node.status.leader_id is not None:
+        return
+    print("waiting for a leader", file=sys.stderr, flush=True)
+    deadline = time.monotonic() + _FIRST_LEADER_SECONDS
+    while node.status.leader_id is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _serve(console: Console, lines: Iterable[str], *, typed: bool) -> None:
+    for line in lines:
+        try:
+            answer = console.execute(line)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not typed:
+                raise
+            answer = "interrupted: a write may have happened, get the key before trying again"
+        if answer:
+            print(answer, flush=True)
+
+
+# The process
+
+
+class _OneLine(logging.Formatter):
+    """An exception as its message: a traceback is for ``--log-level debug``."""
+
+    def formatException(self, ei: Any) -> str:
+        return f"{ei[0].__name__}: {ei[1]}"
+
+
+def _log_to_stderr(level: str) -> None:
+    make = logging.Formatter if level == "debug" else _OneLine
+    handler = logging.lastResort  # it looks up stderr each time, and a prompt replaces that
+    assert handler is not None
+    handler.setFormatter(make("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.NOTSET)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
+    addresses = {i: parse_address(text) for i, text in enumerate(members.split(","), 1)}
+    if own is not None:
+        addresses[replica_id] = parse_address(own)
+    if replica_id not in addresses:
+        last = len(addresses)
+        raise click.UsageError(
+            f"replica {replica_id} has no address: --members ends with replica {last}; give --addr HOST:PORT"
+        )
+    return addresses
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--replica-id", "-replicaid", type=click.IntRange(min=1), required=True, help="1, 2, 3, ...")
+@click.option(
+    "--members",
+    metavar="HOST:PORT,...",
+    default="localhost:63001,localhost:63002,localhost:63003",
+    help="The addresses of all replicas, in the order of their ids. The same for every replica.",
+)
+@click.option(
+    "--addr", "-addr", metavar="HOST:PORT", help="This replica's address, instead of the one in --members."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("example-data"),
+    help="Where data is kept. One may serve all: each replica has a folder of its own in it.",
+)
+@click.option(
+    "--secret-file",
+    type=click.File("rb"),
+    envvar="ONDISK_SECRET_FILE",
+    show_envvar=True,
+    help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    help="What to tell on stderr.",
+)
+def run(
+    replica_id: int,
+    members: str,
+    addr: str | None,
+    data_dir: Path,
+    secret_file: BinaryIO | None,
+    log_level: str,
+) -> None:
+    """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
+
+    Each line of input is a command: `put key value`, `get key`, ...; `help` lists them. The end of input,
+    `exit` and SIGTERM close the replica with status 0, Ctrl-C with 130. Status 2 means wrong use, 1 that it
+    could not start or that its disk failed. A request that fails ends nothing.
+    """
+    _log_to_stderr(log_level)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)  # no input and no value may end the process
+    addresses = _addresses(members, replica_id, addr)
+    secret = secret_file.read().strip() if secret_file else None
+    node = Node(replica_id, tuple(addresses), data_dir, TcpNetwork(addresses, secret=secret))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        node.start()
+        host, port = addresses[replica_id]
+        print(f"node address: {host}:{port}\n{USAGE}", flush=True)
+        typed = sys.stdin.isatty() and sys.stdout.isatty()
+        lines = _typed_lines(replica_id) if typed else _piped_lines(node)
+        _serve(Console(node, lambda: [node.status]), lines, typed=typed)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
+        node.stop()
+    if node.status.role == "failed":
+        raise StorageError(f"replica {replica_id} failed: {node.status.error}")
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
+    try:
+        sys.exit(run(standalone_mode=False))
+    except click.Abort:  # Ctrl-C
+        sys.exit(130)
+    except click.ClickException as error:
+        complaint, status = error.format_message(), error.exit_code
+    except ConfigurationError as error:
+        complaint, status = str(error), 2
+    except Exception as error:
+        logging.getLogger(__name__).debug("the end", exc_info=True)
+        known = isinstance(error, OndiskError)
+        complaint, status = str(error) if known else f"{type(error).__name__}: {error}", 1
+    hint = " (see --help)" if status == 2 else ""
+    print(f"error: {' '.join(complaint.split()).rstrip('.')}{hint}", file=sys.stderr)
+    sys.exit(status)

@@ -235,7 +235,7 @@ class MemoryNetwork:
         with self._lock:
             self._count += 1
             number = self._count
-            link = self._links[pair]
+            link = self._links.setdefault(pair, _Link())
             receiver = self._endpoints.get(pair[1])
             self._report("sent", pair, number, message)
             if link.cut or receiver is None:

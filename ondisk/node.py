@@ -129,9 +129,13 @@ class Node(Client):
     def _run(self, replica: Replica, endpoint: Endpoint) -> None:
         while not self._stopping:
             seconds = replica.step()
-            if seconds == float("inf"):  # it failed; its status says why
+            if not replica.running:  # it failed, and its status says why
                 return
-            endpoint.wait(seconds)
+            try:
+                endpoint.wait(seconds)
+            except OSError as error:
+                replica.fail(error)
+                return
 
     @property
     def status(self) -> ReplicaStatus:

@@ -226,7 +226,7 @@ class Replica:
                 self._flush()
                 self._sync_state(now)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return float("inf")
         self.status = self._present_status()
         wakeup = min(self.raft.next_wakeup(), self._sync_state_at)
@@ -517,9 +517,12 @@ class Replica:
             self.machine.crash()
         self._stop("stopped", None)
 
-    def _fail(self, error: Exception) -> None:
-        logger.error("replica %d failed", self.id, exc_info=error)
-        self._stop("failed", f"{type(error).__name__}: {error}")
+    def fail(self, error: Exception) -> None:
+        """End because of ``error``, which the status shows from now on."""
+        reason = f"{type(error).__name__}: {error}"
+        logger.error("replica %d failed: %s", self.id, reason)
+        logger.debug("replica %d failed here", self.id, exc_info=error)
+        self._stop("failed", reason)
 
     def _stop(self, role: str, reason: str | None) -> None:
         if self.log is None:
@@ -561,7 +564,7 @@ class Replica:
                 if close is not None:
                     close()
             except Exception:
-                logger.exception("replica %d: while closing", self.id)
+                logger.warning("replica %d: while closing", self.id, exc_info=True)
 
     def _present_status(self) -> ReplicaStatus:
         raft, log = self.raft, self.log

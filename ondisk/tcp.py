@@ -45,6 +45,7 @@ MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft 
 MAX_STRANGERS = 64  # connections that have not finished their handshake
 _HANDSHAKE_SECONDS = 3.0
 _RECONNECT_SECONDS = 0.2
+_COMPLAIN_SECONDS = 60.0
 _READ_BYTES = 1 << 18
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
@@ -142,11 +143,11 @@ class _Connection:
         self._queue(encoder.encode(_Hello(endpoint.id, calling, self._nonce)))
 
     @property
-    def name(self) -> str:
+    def name(self) -> tuple[str, int]:
         try:
-            return str(self.sock.getpeername())
+            return self.sock.getpeername()[:2]  # type: ignore[no-any-return]
         except OSError:
-            return "an address that is gone"
+            return "an address that is gone", 0
 
     # Out
 
@@ -275,6 +276,7 @@ class TcpEndpoint:
         self._connections: dict[int, _Connection] = {}  # proved peers
         self._strangers: set[_Connection] = set()
         self._call_at = {peer: 0.0 for peer in addresses if peer < replica_id}
+        self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
         self._wake_lock = threading.Lock()
         self._awake = False
@@ -401,12 +403,22 @@ class TcpEndpoint:
 
     def _drop(self, connection: _Connection, complaint: str | None = None) -> None:
         if complaint is not None:
-            logger.warning("replica %d dropped %s: %s", self.id, connection.name, complaint)
+            self._complain(connection, complaint)
         self._selector.unregister(connection.sock)
         connection.sock.close()
         self._strangers.discard(connection)
         if connection.peer is not None and self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+
+    def _complain(self, connection: _Connection, complaint: str) -> None:
+        """Log it, but not each time that the same host tries again."""
+        host, port = connection.name
+        now = time.monotonic()
+        if self._complained.get((host, complaint), 0.0) < now - _COMPLAIN_SECONDS:
+            if len(self._complained) >= MAX_STRANGERS:
+                self._complained.clear()
+            self._complained[host, complaint] = now
+            logger.warning("replica %d dropped %s:%s: %s", self.id, host, port, complaint)
 
     def _accept(self) -> None:
         try:

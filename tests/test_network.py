@@ -203,3 +203,9 @@ def test_a_negative_latency_is_refused() -> None:
     """Messages cannot arrive before they are sent."""
     with pytest.raises(ValueError, match="at least 0"):
         MemoryNetwork().set_latency(-1)
+
+
+def test_a_message_to_a_replica_that_never_joined_is_just_not_sent() -> None:
+    """A member may be late, or never come."""
+    network = MemoryNetwork()
+    assert network.attach(1).send(9, message(1)) is False
