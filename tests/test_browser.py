@@ -142,12 +142,21 @@ def run_all(page: Any) -> None:
 
 
 def errors_in(page: Any) -> list[str]:
-    return page.evaluate(
+    found: list[str] = page.evaluate(
         """() => { const model = window.jupyterapp.shell.currentWidget.content.model.toJSON();
                    return model.cells.flatMap(cell => cell.outputs ?? [])
                                .filter(output => output.output_type === 'error')
                                .map(output => output.ename + ': ' + output.evalue) }"""
     )
+    return found
+
+
+def cells_not_run(page: Any) -> int:
+    number: int = page.evaluate(
+        """() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells
+                       .filter(cell => cell.cell_type === 'code' && !cell.execution_count).length"""
+    )
+    return number
 
 
 def test_put_and_get_work_in_the_panel_after_run_all_twice(page: Any) -> None:
@@ -155,6 +164,7 @@ def test_put_and_get_work_in_the_panel_after_run_all_twice(page: Any) -> None:
     for _ in range(2):
         run_all(page)
         assert errors_in(page) == []
+        assert cells_not_run(page) == 0
 
     panel = page.locator(".jp-OutputArea-output").filter(has=page.get_by_role("button", name="Stale get"))
     panel.first.scroll_into_view_if_needed()

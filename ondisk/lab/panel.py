@@ -1,0 +1,413 @@
+"""The panel: put, get and every fault at the press of a button, with a live picture.
+
+Only the kernel's own asyncio loop touches a widget. One task polls the cluster and sets the picture if it
+changed; a button starts a task that awaits the answer, so that the kernel stays free. What may block
+(a read, a stop) runs in one of a few threads, which know nothing of widgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ipywidgets as w
+
+from ondisk import diskkv
+from ondisk.client import DEFAULT_TIMEOUT
+from ondisk.cluster import Cluster
+from ondisk.errors import ConfigurationError, OutcomeUnknown, Rejected
+from ondisk.lab import picture
+from ondisk.observe import Recorder, describe
+from ondisk.statemachine import Result
+
+MAX_WAITING = 16  # requests of one panel that have not been answered
+MAX_ANSWERS = 4
+_TIMEOUT_PAUSED = 30.0  # seconds; nobody can answer while the network stands still
+
+_T = TypeVar("_T")
+
+_panels: weakref.WeakValueDictionary[Path, Panel] = weakref.WeakValueDictionary()
+
+
+class Panel:
+    """A cluster under your hands. Show it as the last value of a cell, as often as you like.
+
+    There is one panel for a data directory: a new one closes the former, so a cell can be run again. The
+    widgets are public, so that a program can press them: ``panel.put.click()``, ``await panel.idle()``.
+    """
+
+    def __init__(self, cluster: Cluster, *, every: float = 0.1) -> None:
+        """Watch ``cluster``, looking every ``every`` seconds. Needs a running loop, as every cell has."""
+        self._loop = asyncio.get_running_loop()
+        if (former := _panels.get(cluster.data_dir)) is not None:
+            former.close()
+        self._begin_to_watch(cluster)
+        self._every = every
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ondisk-panel")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: deque[list[str]] = deque(maxlen=MAX_ANSWERS)
+        self._closed = False
+        self._make_widgets()
+        self.refresh()
+        self._poller = self._loop.create_task(self._poll(), name="ondisk-panel")
+
+    def _begin_to_watch(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.recorder = Recorder(cluster)
+        _panels[cluster.data_dir] = self
+
+    def watch(self, cluster: Cluster) -> None:
+        """Turn to another cluster, with the same members: the former one may have been closed."""
+        if cluster.members != self.cluster.members:
+            raise ConfigurationError(
+                f"this panel has buttons for {list(self.cluster.members)}, not {list(cluster.members)}"
+            )
+        self.recorder.close()
+        self._forget()
+        self._begin_to_watch(cluster)
+        self.refresh()
+
+    def _forget(self) -> None:
+        if _panels.get(self.cluster.data_dir) is self:
+            del _panels[self.cluster.data_dir]
+
+    # What it looks like
+
+    def _make_widgets(self) -> None:
+        members = self.cluster.members
+        narrow = {"layout": w.Layout(width="190px"), "style": {"description_width": "50px"}}
+        self.key = w.Text("colour", description="Key", tooltip="Key to write or read", **narrow)
+        self.value = w.Text("blue", description="Value", tooltip="Value to put", **narrow)
+        self.via = w.Dropdown(
+            options=[("the leader", 0), *((f"replica {i}", i) for i in members)],
+            description="Through",
+            tooltip="Replica that takes the request",
+            layout=w.Layout(width="190px"),
+            style={"description_width": "60px"},
+        )
+        self.put = self._button("Put", "Write the value: durable on a majority, then applied", self._put)
+        self.get = self._button("Get", "Linearizable read: sees every acknowledged write", self._get)
+        self.stale_get = self._button(
+            "Stale get", "What this replica's own state says, maybe old", self._stale_get
+        )
+        self.delete = self._button("Delete", "Remove the key", self._delete)
+        self.incr = self._button("Incr", "Add 1 to the number in the key", self._incr)
+
+        self.latency = w.FloatSlider(
+            0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            description="Latency (s)",
+            tooltip="How long each message travels, in seconds",
+            readout_format=".2f",
+            layout=w.Layout(width="330px"),
+            style={"description_width": "80px"},
+        )
+        self.latency.observe(self._on_latency, "value")
+        self.pause = self._button("Pause", "Stop messages and time", self._pause)
+        self.resume = self._button("Resume", "Let messages and time run again", self._resume)
+        self.step = self._button(
+            "Step one message", "While paused: deliver the message that waits longest", self._step
+        )
+        self.heal = self._button("Heal", "Reconnect all links", self._heal)
+
+        self.answer = w.HTML()
+        self.picture = w.HTML()
+        self.table = w.HTML()
+        self.messages = w.HTML()
+        self.with_messages = w.ToggleButton(
+            description="Messages of the last request",
+            tooltip="Show who told whom what since a request was last made here",
+            layout=w.Layout(width="240px"),
+        )
+        self.with_messages.observe(lambda _: self.refresh(), "value")
+
+        self.stop: dict[int, Any] = {}
+        self.crash: dict[int, Any] = {}
+        self.start: dict[int, Any] = {}
+        self.cut_off: dict[int, Any] = {}
+        self.reconnect: dict[int, Any] = {}
+        columns = [self._replica_buttons(replica_id) for replica_id in members]
+        wrap = w.Layout(flex_flow="row wrap")
+        self.box = w.VBox(
+            [
+                w.HBox([self.key, self.value, self.via], layout=wrap),
+                w.HBox([self.put, self.get, self.stale_get, self.delete, self.incr], layout=wrap),
+                self.answer,
+                self.picture,
+                w.HBox(columns),
+                w.HBox([self.latency, self.pause, self.resume, self.step, self.heal], layout=wrap),
+                self.table,
+                self.with_messages,
+                self.messages,
+            ]
+        )
+
+    def _button(self, name: str, tooltip: str, action: Callable[[], None]) -> Any:
+        width = "150px" if len(name) > 12 else "88px"
+        button = w.Button(description=name, tooltip=tooltip, layout=w.Layout(width=width))
+        button.on_click(lambda _: self._on_loop(lambda: self._guarded(name, action)))
+        return button
+
+    def _replica_buttons(self, replica_id: int) -> Any:
+        """The buttons of one replica, as wide as its card in the picture."""
+
+        i = replica_id
+        plan: list[tuple[str, str, dict[int, Any], Callable[[], None]]] = [
+            ("Stop", "Stop cleanly", self.stop, lambda: self.cluster.stop(i)),
+            ("Crash", "Lose what was not synced", self.crash, lambda: self.cluster.crash(i)),
+            ("Start", "Start from its own disk", self.start, lambda: self.cluster.start(i)),
+            ("Cut off", "Cut all its links", self.cut_off, lambda: self.cluster.network.isolate(i)),
+            ("Reconnect", "Heal all its links", self.reconnect, lambda: self.cluster.network.reconnect(i)),
+        ]
+        for name, tooltip, buttons, act in plan:
+            pressed = partial(self._control, f"{name.lower()} {i}", act)
+            buttons[i] = self._button(f"{name} {i}", f"{tooltip} (replica {i})", pressed)
+            buttons[replica_id].layout.width = "80px" if len(name) < 9 else "112px"
+        return w.HBox(
+            [buttons[replica_id] for _, _, buttons, _ in plan],
+            layout=w.Layout(width="276px", flex_flow="row wrap"),
+        )
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        bundle = dict(self.box._repr_mimebundle_(**options) or {})
+        bundle["text/plain"] = picture.in_words(self.recorder.sample())
+        return bundle
+
+    # The poller
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                self.refresh()
+            except Exception as error:  # show it, and go on looking
+                self._say("watching", _in_words(error))
+
+    def refresh(self) -> None:
+        """Look at the cluster and show it. A trait that did not change costs nothing."""
+        view = self.recorder.sample()
+        self.picture.value = picture.cluster_picture(view)
+        self.table.value = picture.status_table(view, self.recorder.lag())
+        self.messages.value = (
+            picture.message_diagram(self.recorder.messages(), view.statuses)
+            if self.with_messages.value
+            else ""
+        )
+        if self.latency.value != view.latency:
+            self.latency.value = view.latency
+        self.pause.disabled, self.resume.disabled = view.paused, not view.paused
+        self.step.disabled = not view.paused
+
+    # Answers
+
+    def _say(self, what: str, outcome: str) -> list[str]:
+        line = [what, outcome]
+        self._answers.appendleft(line)
+        self._show_answers()
+        return line
+
+    def _show_answers(self) -> None:
+        rows = [f"<b>{escape(what)}</b>: {escape(outcome)}" for what, outcome in self._answers]
+        rows = rows or ["Press a button: what it answers is shown here."]
+        items = "".join(f"<div>{row}</div>" for row in rows)
+        self.answer.value = (
+            f'<div role="status" aria-live="polite" style="line-height:1.5;min-height:6em">{items}</div>'
+        )
+
+    @property
+    def last_answer(self) -> str:
+        """The newest line of answers, as plain text."""
+        return ": ".join(self._answers[0]) if self._answers else ""
+
+    async def idle(self) -> None:
+        """Return when every button that was pressed has been answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self.refresh()
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        """Call it on the panel's own loop: some front ends deliver clicks to a thread beside it."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            call()
+        else:
+            self._loop.call_soon_threadsafe(call)
+
+    def _guarded(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._say(name, _in_words(error))
+
+    def _begin(self, what: str, request: Callable[[], Awaitable[str]], asked: str = "") -> None:
+        """Run one request as a task; show that it is under way, then its answer or its error."""
+        if len(self._tasks) >= MAX_WAITING:
+            self._say(what, f"not sent: {MAX_WAITING} requests wait already")
+            return
+        line = self._say(what, "under way…")
+
+        async def run() -> None:
+            began = time.perf_counter()
+            try:
+                outcome = await request()
+            except Exception as error:
+                outcome = _in_words(error)
+            elapsed = (time.perf_counter() - began) * 1000
+            line[1] = f"{outcome} ({elapsed:.1f} ms{asked})"
+            if not any(shown is line for shown in self._answers):  # pushed out by newer lines meanwhile
+                self._answers.appendleft(line)
+            self._show_answers()
+
+        task = self._loop.create_task(run(), name="ondisk-panel-request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await self._loop.run_in_executor(self._threads, work)
+
+    # What the buttons do
+
+    def _timeout(self) -> float:
+        """Seconds to wait: the usual time, and a few round trips more on a slow network."""
+        network = self.cluster.network
+        return _TIMEOUT_PAUSED if network.paused else DEFAULT_TIMEOUT + 6 * network.latency
+
+    def _via(self) -> int | None:
+        return self.via.value or None
+
+    def _asked(self) -> str:
+        """Which replica a request goes to, for the line of the answer."""
+        replica_id = self._via() or self.cluster.leader_id
+        return f", replica {replica_id}" if replica_id else ", no leader known"
+
+    def _write(self, what: str, future: Callable[[], Future[Result]], say: Callable[[Result], str]) -> None:
+        async def request() -> str:
+            result = await asyncio.wrap_future(future())
+            if result.error is not None:
+                raise Rejected(result.error)
+            return say(result)
+
+        self.recorder.mark()
+        self._begin(what, request, self._asked())
+
+    def _put(self) -> None:
+        key, value, via, timeout = self.key.value, self.value.value, self._via(), self._timeout()
+        self._write(
+            f"put {key} = {value}",
+            lambda: self.cluster.put_async(key, value, via=via, timeout=timeout),
+            lambda _: "done",
+        )
+
+    def _delete(self) -> None:
+        self._propose(f"delete {self.key.value}", diskkv.delete(self.key.value), _say_deleted)
+
+    def _incr(self) -> None:
+        self._propose(f"incr {self.key.value}", diskkv.incr(self.key.value), _say_number)
+
+    def _propose(self, what: str, command: bytes, say: Callable[[Result], str]) -> None:
+        via, timeout = self._via(), self._timeout()
+        self._write(what, lambda: self.cluster.propose_async(command, via=via, timeout=timeout), say)
+
+    def _get(self) -> None:
+        key, via, timeout = self.key.value, self._via(), self._timeout()
+        self._read(f"get {key}", lambda: self.cluster.get(key, via=via, timeout=timeout))
+
+    def _stale_get(self) -> None:
+        key, via = self.key.value, self._via()
+        self._read(f"stale get {key}", lambda: self.cluster.stale_get(key, via=via))
+
+    def _read(self, what: str, read: Callable[[], bytes | None]) -> None:
+        async def request() -> str:
+            return _shown(await self._in_thread(read))
+
+        self.recorder.mark()
+        self._begin(what, request, self._asked())
+
+    def _control(self, what: str, act: Callable[[], None]) -> None:
+        async def request() -> str:
+            await self._in_thread(act)
+            return "done"
+
+        self._begin(what, request)
+
+    def _on_latency(self, change: dict[str, Any]) -> None:
+        seconds = float(change["new"])
+        self._on_loop(lambda: self.cluster.network.set_latency(seconds))
+
+    def _pause(self) -> None:
+        self.cluster.network.pause()
+        self.refresh()
+
+    def _resume(self) -> None:
+        self.cluster.network.resume()
+        self.refresh()
+
+    def _step(self) -> None:
+        event = self.cluster.network.step_one_message()
+        said = "no message is under way"
+        if event is not None:
+            said = f"{event.sender} → {event.receiver}: {describe(event).label}, {event.kind}"
+        if self._answers and self._answers[0][0] == "step":  # many steps share one line
+            self._answers.popleft()
+        self._say("step", said)
+        self.refresh()
+
+    def _heal(self) -> None:
+        self.cluster.network.heal()
+        self._say("heal", "all links are connected")
+
+    # The end
+
+    def close(self) -> None:
+        """Stop watching and take the widgets away; the cluster goes on. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._forget()
+        self._threads.shutdown(wait=not self._tasks, cancel_futures=True)  # idle threads end at once
+        for task in (self._poller, *self._tasks):
+            task.cancel()
+        self.recorder.close()
+        close_widgets(self.box)
+
+
+def close_widgets(widget: Any) -> None:
+    """Close a widget with all its children, layouts and styles: ipywidgets keeps each until it is closed."""
+    for child in getattr(widget, "children", ()):
+        close_widgets(child)
+    for part in (getattr(widget, "style", None), widget.layout, widget):
+        if part is not None:
+            part.close()
+
+
+def _in_words(error: Exception) -> str:
+    hint = " It may still happen: read before you try again." if isinstance(error, OutcomeUnknown) else ""
+    return f"{type(error).__name__}: {error}.{hint}"
+
+
+def _shown(value: bytes | None) -> str:
+    if value is None:
+        return "no such key"
+    text = value.decode(errors="backslashreplace")
+    return text if len(text) <= 80 else f"{text[:80]}… ({len(value):,} bytes)"
+
+
+def _say_deleted(result: Result) -> str:
+    return "done" if result.value else "there was no such key"
+
+
+def _say_number(result: Result) -> str:
+    return f"now {result.value!r}"

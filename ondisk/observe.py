@@ -1,0 +1,375 @@
+"""What can be watched: the whole cluster at one moment, and a bounded record of what went on.
+
+Nothing here holds a replica up. A ``View`` is put together from what the replicas left behind after their
+last step, and messages are noted down by a callback that only appends to a bounded queue. Records carry no
+payload, so that they stay small whatever the commands are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import NamedTuple
+
+from ondisk.cluster import Cluster
+from ondisk.errors import ConfigurationError
+from ondisk.messages import (
+    AppendEntries,
+    AppendReply,
+    AskReadIndex,
+    Outcomes,
+    Propose,
+    ReadIndex,
+    RequestVote,
+    Vote,
+)
+from ondisk.network import Event
+from ondisk.replica import ReplicaStatus
+
+MAX_IN_FLIGHT = 200  # messages under way in one view
+
+
+class Seen(NamedTuple):
+    """One event of one message, without its payload.
+
+    ``number`` is the same for all events of a message; ``time`` is in seconds of the cluster's clock;
+    ``kind`` is ``sent``, ``delivered`` or ``lost``. ``label`` says in a word or two what it carries.
+    """
+
+    number: int
+    time: float
+    kind: str
+    sender: int
+    receiver: int
+    name: str
+    label: str
+    first: int = 0  # entries first..last; in a reply, last is the index that is answered
+    last: int = 0
+    commit: int = 0
+    round: int = 0  # of a leader's check that it still leads
+    success: bool = False
+    empty: bool = False  # a heartbeat, or the answer to one
+    term: int = 0
+
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What it tells its receiver: two messages on one link with the same news are as good as one."""
+        return self.term, self.last if self.name == "reply" else self.commit, self.round, self.success
+
+
+class Note(NamedTuple):
+    """Something that changed, in words. ``time`` is in seconds of the cluster's clock."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True)
+class View:
+    """The whole cluster at one moment, as near to one as can be had without stopping it.
+
+    ``time`` is in seconds of the cluster's clock, which stands still while the network is paused;
+    ``latency`` is in seconds. ``cut`` holds one-way links as (sender, receiver). ``in_flight`` (the oldest
+    first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
+    """
+
+    time: float
+    statuses: Mapping[int, ReplicaStatus]
+    leader_id: int | None
+    cut: frozenset[tuple[int, int]] = frozenset()
+    latency: float = 0.0
+    paused: bool = False
+    in_flight: tuple[Seen, ...] = ()
+    messages: tuple[Seen, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def commit_index(self) -> int:
+        """The newest entry that some replica knows to be committed."""
+        return max(status.commit_index for status in self.statuses.values())
+
+
+class Lag(NamedTuple):
+    """How far a replica's state is behind: in committed entries, and in milliseconds.
+
+    The milliseconds count from when the first entry that it has not applied was seen to be committed.
+    """
+
+    entries: int
+    milliseconds: float
+
+
+def describe(event: Event) -> Seen:
+    """A network event without its payload, and with a label such as ``append_entries 17..17``."""
+
+    def seen(name: str, label: str) -> Seen:
+        return Seen(event.number, event.time, event.kind, event.sender, event.receiver, name, label)
+
+    match event.message:
+        case AppendEntries(entries=entries) as m:
+            empty = not entries
+            if empty:
+                what = seen("heartbeat", f"heartbeat, commit {m.commit_index}")
+            else:
+                first, last = entries[0].index, entries[-1].index
+                what = seen("append_entries", f"append_entries {first}..{last}")
+                what = what._replace(first=first, last=last)
+            return what._replace(term=m.term, commit=m.commit_index, round=m.round, empty=empty)
+        case AppendReply() as m:
+            what = seen("reply", f"reply {'ok' if m.success else 'no, try'} {m.index}")
+            empty = m.success and m.index == m.prev_index
+            return what._replace(term=m.term, last=m.index, round=m.round, success=m.success, empty=empty)
+        case RequestVote() as m:
+            name = "pre_vote" if m.pre else "request_vote"
+            return seen(name, f"{name} for term {m.term}")
+        case Vote() as m:
+            return seen("vote", f"vote {'yes' if m.granted else 'no'} in term {m.term}")
+        case Propose(commands=commands):
+            return seen("propose", f"propose {len(commands)}")
+        case Outcomes(outcomes=outcomes):
+            done = sum(outcome.result is not None for outcome in outcomes)
+            return seen("outcomes", f"outcome: {done} of {len(outcomes)} done")
+        case AskReadIndex():
+            return seen("ask_read_index", "ask_read_index")
+        case ReadIndex(index=None):
+            return seen("read_index", "read_index: not leader")
+        case ReadIndex(index=int(index)):
+            return seen("read_index", f"read_index {index}")._replace(last=index)
+        case other:
+            name = type(other).__name__
+            return seen(name, name)
+
+
+class _News:
+    """Tells, message by message, which ones are worth keeping: see ``without_repeats``."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[int, int], tuple[int, ...]] = {}  # on each link
+        self._under_way: set[int] = set()  # kept, and not yet delivered or lost
+
+    def __call__(self, event: Seen) -> bool:
+        if event.kind != "sent":
+            known = event.number in self._under_way
+            self._under_way.discard(event.number)
+            return known
+        if event.name in ("append_entries", "heartbeat", "reply"):
+            link = event.sender, event.receiver
+            before = self._told.get(link, event.news)
+            self._told[link] = event.news
+            if event.empty and before == event.news:
+                return False
+        self._under_way.add(event.number)
+        return True
+
+
+def without_repeats(events: Iterable[Seen]) -> list[Seen]:
+    """Leave out heartbeats, and answers to them, that tell nothing the same link has not told before.
+
+    What is kept are entries, votes, requests, and the heartbeat that carries a new commit index or asks
+    "am I still your leader?" for a read.
+    """
+    return list(filter(_News(), events))
+
+
+def capture(cluster: Cluster) -> View:
+    """Look at the cluster now. ``messages`` and ``notes`` stay empty: see ``Recorder.view``."""
+    try:
+        network = cluster.network
+    except ConfigurationError:  # TCP, which nobody can look into
+        return View(time.monotonic(), cluster.status(), cluster.leader_id)
+    under_way = network.in_flight()[:MAX_IN_FLIGHT]
+    return View(
+        network.clock(),
+        cluster.status(),
+        cluster.leader_id,
+        frozenset((a, b) for a, b in network.cut_links() if a != b),
+        network.latency,
+        network.paused,
+        tuple(describe(event) for event in under_way),
+    )
+
+
+def changes(before: View, after: View) -> list[str]:
+    """What a reader should hear about between two views, in words."""
+    said = []
+    for replica_id, new in after.statuses.items():
+        old = before.statuses.get(replica_id)
+        if old is None:
+            said.append(f"replica {replica_id} joined")
+        elif old.role != new.role or (new.role == "leader" and old.term != new.term):
+            reason = f": {new.error}" if new.error else ""
+            said.append(f"replica {replica_id}: {old.role} -> {new.role}, term {new.term}{reason}")
+    said += [f"link {a}->{b} cut" for a, b in sorted(after.cut - before.cut)]
+    said += [f"link {a}->{b} healed" for a, b in sorted(before.cut - after.cut)]
+    if before.latency != after.latency:
+        said.append(f"latency {after.latency * 1000:.0f} ms")
+    if before.paused != after.paused:
+        said.append("network paused" if after.paused else "network resumed")
+    return said
+
+
+class Recorder:
+    """Samples views and notes down messages while it is open. A context manager; closable twice.
+
+    Each of its queues keeps the newest so many. Samples are taken by a thread of its own, every ``every``
+    seconds, and one is kept only when something changed.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        every: float = 0.05,
+        samples: int = 2_000,
+        messages: int = 4_000,
+        notes: int = 200,
+    ) -> None:
+        """Begin. ``samples``, ``messages`` and ``notes`` are how many of each are kept."""
+        self._cluster = cluster
+        self._every = every
+        self._samples: deque[View] = deque([capture(cluster)], maxlen=samples)
+        self._commits: deque[tuple[int, float]] = deque(maxlen=samples)  # commit index, when first seen
+        self._messages: deque[Seen] = deque(maxlen=messages)
+        self._with_heartbeats: deque[Seen] = deque(maxlen=messages)
+        self._is_news = _News()
+        self._notes: deque[Note] = deque(maxlen=notes)
+        self._mark = 0
+        self._sampling = threading.Lock()
+        self._closed = threading.Event()
+        try:
+            self._stop_observing = cluster.network.observe(self._on_event)
+        except ConfigurationError:
+            self._stop_observing = lambda: None
+        self._thread = threading.Thread(target=self._run, name="ondisk-recorder", daemon=True)
+        self._thread.start()
+
+    def _on_event(self, event: Event) -> None:
+        # In a replica's thread, under the network's lock.
+        seen = describe(event)
+        self._with_heartbeats.append(seen)
+        if self._is_news(seen):
+            self._messages.append(seen)
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._every):
+            self.sample()
+
+    def close(self) -> None:
+        """End the record; what was recorded stays readable. A second call does nothing."""
+        self._stop_observing()
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def sample(self) -> View:
+        """Look now; keep the view if something changed since the last one."""
+        with self._sampling:
+            view = capture(self._cluster)
+            last = self._samples[-1]
+            if not self._commits or view.commit_index > self._commits[-1][0]:
+                self._commits.append((view.commit_index, view.time))
+            if replace(view, time=last.time) != last:
+                self._notes.extend(Note(view.time, text) for text in changes(last, view))
+                self._samples.append(view)
+            return view
+
+    @property
+    def samples(self) -> list[View]:
+        """The views that were kept, the oldest first."""
+        with self._sampling:
+            return list(self._samples)
+
+    def mark(self) -> None:
+        """Whatever is sent from now on is what ``messages`` shows."""
+        self._mark = max((event.number for event in _copy(self._with_heartbeats)), default=self._mark)
+
+    def messages(self, *, heartbeats: bool = False) -> list[Seen]:
+        """The events of all messages sent since ``mark``, in order; see ``without_repeats``."""
+        events = _copy(self._with_heartbeats if heartbeats else self._messages)
+        return [event for event in events if event.number > self._mark]
+
+    def view(self) -> View:
+        """The cluster now, with the messages since ``mark`` and the notes."""
+        view = self.sample()
+        with self._sampling:
+            notes = tuple(self._notes)
+        return replace(view, messages=tuple(self.messages()), notes=notes)
+
+    def lag(self) -> dict[int, Lag]:
+        """How far each replica is behind now; the milliseconds are as fine as the samples."""
+        view = self.sample()
+        with self._sampling:
+            return {replica_id: _lag(view, replica_id, self._commits) for replica_id in view.statuses}
+
+
+def _copy(events: deque[Seen]) -> list[Seen]:
+    while True:  # replicas append meanwhile, and a deque refuses to be read while it changes
+        try:
+            return list(events)
+        except RuntimeError:
+            continue
+
+
+def _lag(view: View, replica_id: int, commits: Sequence[tuple[int, float]]) -> Lag:
+    """``commits`` are pairs of a commit index and the time when it was first seen, ascending."""
+    applied = view.statuses[replica_id].applied_index
+    behind = commits[-1][0] - applied
+    if behind <= 0:
+        return Lag(0, 0.0)
+    _, since = commits[bisect_right(commits, applied, key=lambda commit: commit[0])]
+    return Lag(behind, (view.time - since) * 1000)
+
+
+def lags(samples: Iterable[View], replica_id: int) -> list[Lag]:
+    """How far a replica was behind at each of these moments."""
+    commits: list[tuple[int, float]] = []
+    found = []
+    for view in samples:
+        if not commits or view.commit_index > commits[-1][0]:
+            commits.append((view.commit_index, view.time))
+        found.append(_lag(view, replica_id, commits))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+    """Return as soon as ``condition`` holds. ``TimeoutError`` names ``what`` after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.005)
+
+
+def wait_until_level(
+    cluster: Cluster, replica_ids: Iterable[int] | None = None, timeout: float = 10.0
+) -> None:
+    """Return when these replicas (all that run, if none are named) have applied the leader's whole log.
+
+    ``TimeoutError`` after ``timeout`` seconds: no leader, or a replica that is cut off or stopped.
+    """
+    chosen = None if replica_ids is None else list(replica_ids)
+
+    def level() -> bool:
+        leader, statuses = cluster.leader_id, cluster.status()
+        running = [i for i, status in statuses.items() if status.role not in ("stopped", "failed")]
+        return leader is not None and all(
+            statuses[i].applied_index >= statuses[leader].last_index
+            for i in (running if chosen is None else chosen)
+        )
+
+    wait_until(level, "the replicas have applied the leader's whole log", timeout)

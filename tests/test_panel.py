@@ -1,0 +1,422 @@
+"""The pictures, as text, and the panel's buttons with a real cluster behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ipywidgets.widgets.widget import _instances
+
+from ondisk import Cluster, ReplicaStatus
+from ondisk.lab import Panel, Prediction, picture
+from ondisk.observe import Lag, Seen, View, capture, wait_until_level
+from tests.waiting import wait_until
+
+STATUSES = {
+    1: ReplicaStatus(1, "leader", 4, 1, 17, 17, 16, 16, 12, 3),
+    2: ReplicaStatus(2, "follower", 4, 1, 16, 16, 15, 14, 9, 3),
+    3: ReplicaStatus(3, "failed", 3, None, 11, 11, 10, 8, 8, 3, error='StorageError: <no space> & "more"'),
+}
+ENTRIES = Seen(7, 1.0, "sent", 1, 2, "append_entries", "append_entries 17..17", 17, 17, 16)
+VIEW = View(1.1, STATUSES, 1, cut=frozenset({(1, 3), (3, 1)}), latency=0.2, paused=True, in_flight=(ENTRIES,))
+
+
+def svg_of(html: str) -> ET.Element:
+    """The picture itself; fails unless it is well formed."""
+    found = re.search(r"<svg.*</svg>", html, re.DOTALL)
+    assert found
+    return ET.fromstring(found.group())
+
+
+def texts(element: ET.Element) -> list[str]:
+    return ["".join(text.itertext()) for text in element.iter("text")]
+
+
+def test_the_picture_names_roles_terms_and_errors_in_words() -> None:
+    """Nothing is said by colour alone, and text from outside cannot break the picture."""
+    said = " | ".join(texts(svg_of(picture.cluster_picture(VIEW))))
+    for words in ("Replica 1: leader", "Replica 2: follower", "Replica 3: failed", "term 4", "term 3"):
+        assert words in said
+    assert "error: StorageError: <no space>" in said
+
+
+def test_every_mark_has_a_label_a_number_and_a_shape_of_its_own() -> None:
+    """Five marks in a card can be told apart without colour."""
+    card = svg_of(f"<svg>{picture._card(STATUSES[2], 0, 17)}</svg>")
+    said = texts(card)
+    for label, number in zip(
+        ("last", "durable", "commit", "applied", "synced"), (16, 16, 15, 14, 9), strict=True
+    ):
+        assert label in said
+        assert str(number) in said
+    shapes = {re.sub(r"[\d.]+", "n", picture._shape(name, 0, 0)) for name, _, _ in picture._MARKS}
+    corners = {picture._shape(name, 50, 50) for name, _, _ in picture._MARKS}
+    assert len(corners) == 5
+    assert len(shapes) >= 4
+
+
+def test_a_cut_link_is_dashed_and_says_so() -> None:
+    """Line style and word, in each direction; a replica that is not running makes its links down."""
+    running = replace(VIEW, statuses={**STATUSES, 3: STATUSES[2]._replace(id=3)})
+    said = texts(svg_of(picture.cluster_picture(running)))
+    assert {"1 → 3 cut", "3 → 1 cut", "1 → 2 ok", "2 → 1 ok"} <= set(said)
+    assert {"1 → 3 down", "2 → 3 down"} <= set(texts(svg_of(picture.cluster_picture(VIEW))))
+    assert picture.cluster_picture(running).count('class="line off bad"') == 2
+
+
+def test_a_message_under_way_is_a_labelled_dot_that_moves() -> None:
+    """Half of its time behind it, it is half way along its link."""
+    dots = []
+    for now in (1.0, 1.1, 1.2):
+        svg = svg_of(picture.cluster_picture(replace(VIEW, time=now)))
+        assert "append_entries 17..17" in texts(svg)
+        dots += [dot for dot in svg.iter("circle") if "1 to 2" in "".join(dot.itertext())]
+    first, middle, last = (float(dot.attrib["cx"]) for dot in dots)
+    assert first < middle < last
+    assert abs((first + last) / 2 - middle) <= 1
+
+
+def test_the_alternative_text_says_every_current_value() -> None:
+    """role=img, aria-label, title and desc."""
+    svg = svg_of(picture.cluster_picture(VIEW))
+    words = svg.attrib["aria-label"]
+    assert svg.attrib["role"] == "img"
+    assert svg.findtext("desc") == words
+    assert "replica 1 leads" in (svg.findtext("title") or "")
+    assert "Replica 2: follower, term 4, last 16, durable 16, commit 15, applied 14, synced 9" in words
+    assert "Cut: 1 to 3, 3 to 1" in words
+    assert "Messages under way: 1, latency 200 ms" in words
+    assert "paused" in words
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 5])
+def test_any_small_number_of_replicas_fits(members: int) -> None:
+    """Everything lies inside the picture, and no link runs through another one."""
+    statuses = {i: ReplicaStatus(i, "follower", 1) for i in range(1, members + 1)}
+    svg = svg_of(picture.cluster_picture(View(0.0, statuses, None)))
+    width, height = int(svg.attrib["width"]), int(svg.attrib["height"])
+    for line in svg.iter("line"):
+        assert min(float(line.attrib[x]) for x in ("x1", "x2")) >= 0
+        assert max(float(line.attrib[x]) for x in ("x1", "x2")) <= width
+        assert 0 <= float(line.attrib["y1"]) <= height
+    lanes = [text for text in texts(svg) if "→" in text]
+    assert len(lanes) == len(set(lanes)) == members * (members - 1)
+
+
+def test_text_is_at_least_twelve_pixels() -> None:
+    """Every font size in the style sheet."""
+    sizes = [
+        int(size)
+        for size in re.findall(r"(\d+)px (?=var)|font-size: (\d+)px", picture.STYLE)
+        for size in size
+        if size
+    ]
+    assert sizes
+    assert min(sizes) >= 12
+
+
+def test_the_table_holds_the_same_numbers() -> None:
+    """One row per replica, with its lag; text is escaped."""
+    html = picture.status_table(VIEW, {i: Lag(i * 10, i * 100.0) for i in STATUSES})
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    cells = [re.sub(r"<[^>]+>", " ", row).split() for row in rows]
+    assert cells[2][:9] == ["2", "follower", "4", "16", "16", "15", "14", "9", "3"]
+    assert cells[2][9:11] == ["20", "200"]
+    assert "&lt;no space&gt; &amp;" in html
+
+
+def test_the_diagram_says_what_each_message_carries_proves_and_whether_it_was_lost() -> None:
+    """One row per event; a lost message is crossed out and named."""
+    reply = Seen(9, 1.3, "sent", 2, 1, "reply", "reply ok 17", last=17, success=True)
+    events = [
+        ENTRIES,
+        ENTRIES._replace(number=8, receiver=3),
+        ENTRIES._replace(number=8, receiver=3, kind="lost"),
+        ENTRIES._replace(time=1.2, kind="delivered"),
+        reply,
+    ]
+    html = picture.message_diagram(events, STATUSES)
+    said = texts(svg_of(html))
+    assert "append_entries 17..17" in said
+    assert "append_entries 17..17 — lost" in said
+    assert "reply ok 17 — under way" in said
+    assert "1 has entry 17 durable in its log" in said
+    assert "2 has entry 17 durable in its log" in said
+    assert {"0 ms", "200 ms", "300 ms"} <= set(said)
+    assert "l10 10m0 -10l-10 10" in html
+
+
+def test_a_long_diagram_ends_and_says_how_much_is_missing() -> None:
+    """An empty one says so, too."""
+    events = [ENTRIES._replace(number=number) for number in range(picture.MAX_ROWS + 5)]
+    assert "5 later events are not shown" in picture.message_diagram(events, STATUSES)
+    assert "No messages yet" in picture.message_diagram([], STATUSES)
+
+
+# The panel
+
+
+@pytest.fixture
+def on_panel(tmp_path: Path) -> Iterator[Callable[[Callable[[Panel], Awaitable[None]]], None]]:
+    """Run an async function with a panel on a real cluster, on an asyncio loop as in a kernel."""
+
+    def run(act: Callable[[Panel], Awaitable[None]]) -> None:
+        async def main() -> None:
+            with Cluster(tmp_path / "data") as cluster:
+                await asyncio.to_thread(cluster.wait_for_leader)
+                panel = Panel(cluster, every=0.01)
+                try:
+                    async with asyncio.timeout(60):
+                        await act(panel)
+                finally:
+                    panel.close()
+
+        asyncio.run(main())
+
+    yield run
+
+
+OnPanel = Callable[[Callable[[Panel], Awaitable[None]]], None]
+
+
+async def press(panel: Panel, button: Any) -> str:
+    """Click, wait for the answer, and return it."""
+    button.click()
+    await panel.idle()
+    return panel.last_answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait_until, condition)
+
+
+def test_what_was_put_can_be_got_through_every_replica(on_panel: OnPanel) -> None:
+    """The answer names the value, the time and the replica."""
+
+    async def act(panel: Panel) -> None:
+        panel.key.value, panel.value.value = "fruit", "quince <b>"
+        assert re.match(
+            r"put fruit = quince <b>: done \([\d.]+ ms, replica \d\)", await press(panel, panel.put)
+        )
+        for via in panel.cluster.members:
+            panel.via.value = via
+            assert re.match(
+                rf"get fruit: quince <b> \([\d.]+ ms, replica {via}\)", await press(panel, panel.get)
+            )
+        assert "quince &lt;b&gt;" in panel.answer.value
+
+    on_panel(act)
+
+
+def test_every_command_has_a_button(on_panel: OnPanel) -> None:
+    """Incr, stale get and delete; a missing key is said to be missing."""
+
+    async def act(panel: Panel) -> None:
+        panel.key.value = "n"
+        assert "incr n: now 1 " in await press(panel, panel.incr)
+        assert "incr n: now 2 " in await press(panel, panel.incr)
+        await asyncio.to_thread(wait_until_level, panel.cluster)
+        panel.via.value = 2
+        assert "stale get n: 2 " in await press(panel, panel.stale_get)
+        assert "delete n: done " in await press(panel, panel.delete)
+        assert "get n: no such key " in await press(panel, panel.get)
+        assert "no such key" in await press(panel, panel.delete)
+
+    on_panel(act)
+
+
+def test_errors_are_shown_with_their_class_and_do_not_stop_the_panel(on_panel: OnPanel) -> None:
+    """Refused commands, refused arguments and stopped replicas."""
+
+    async def act(panel: Panel) -> None:
+        panel.key.value, panel.value.value = "word", "not a number"
+        await press(panel, panel.put)
+        assert "incr word: Rejected: " in await press(panel, panel.incr)
+        panel.value.value = "v" * (1 << 20) + "v"
+        assert "InvalidCommand: " in await press(panel, panel.put)
+        await press(panel, panel.stop[3])
+        panel.via.value = 3
+        assert "ReplicaStopped: " in await press(panel, panel.get)
+        assert "ReplicaStopped: " in await press(panel, panel.stale_get)
+        panel.via.value = 0
+        assert "get word: not a number" in await press(panel, panel.get)
+
+    on_panel(act)
+
+
+def test_a_put_whose_outcome_is_unknown_says_so(on_panel: OnPanel) -> None:
+    """The leader of a minority cannot know, and the reader is told what to do."""
+
+    async def act(panel: Panel) -> None:
+        cluster = panel.cluster
+        leader = cluster.wait_for_leader()
+        for other in set(cluster.members) - {leader}:
+            await press(panel, panel.stop[other])
+        panel.via.value = leader
+        said = await press(panel, panel.put)
+        assert "Timeout: " in said
+        assert "read before you try again" in said
+
+    on_panel(act)
+
+
+def test_the_controls_do_what_they_say(on_panel: OnPanel) -> None:
+    """Stop, crash, start, cut off, reconnect, heal, and the slider."""
+
+    async def act(panel: Panel) -> None:
+        cluster = panel.cluster
+        for end in (panel.stop, panel.crash):
+            await press(panel, end[2])
+            assert cluster.status()[2].role == "stopped"
+            panel.refresh()
+            assert "Replica 2: stopped" in panel.picture.value
+            await press(panel, panel.start[2])
+            assert cluster.status()[2].role != "stopped"
+        await press(panel, panel.cut_off[1])
+        assert capture(cluster).cut == {(1, 2), (2, 1), (1, 3), (3, 1)}
+        await press(panel, panel.reconnect[1])
+        assert not cluster.network.cut_links()
+        await press(panel, panel.cut_off[3])
+        await press(panel, panel.heal)
+        assert not cluster.network.cut_links()
+        panel.latency.value = 0.25
+        assert cluster.network.latency == 0.25
+        cluster.network.set_latency(0.05)
+        panel.refresh()
+        assert panel.latency.value == 0.05
+
+    on_panel(act)
+
+
+def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPanel) -> None:
+    """Message by message; the answer comes with one of the replies."""
+
+    async def act(panel: Panel) -> None:
+        panel.pause.click()
+        panel.put.click()
+        assert "under way" in panel.last_answer
+        await until(panel.cluster.network.in_flight)
+        steps = 0
+        while "put colour = blue</b>: done" not in panel.answer.value:
+            panel.step.click()
+            steps += panel.last_answer.endswith("delivered")
+            await asyncio.sleep(0.01)
+        assert steps >= 2  # the entry to a follower, and its reply
+        panel.resume.click()
+        await panel.idle()
+        assert not panel.cluster.network.paused
+
+    on_panel(act)
+
+
+def test_the_picture_follows_the_cluster_without_being_asked(on_panel: OnPanel) -> None:
+    """The poller sets it; the kernel's loop stays free meanwhile."""
+
+    async def act(panel: Panel) -> None:
+        await asyncio.to_thread(panel.cluster.stop, 1)
+        while "Replica 1: stopped" not in panel.picture.value:
+            await asyncio.sleep(0.01)
+
+    on_panel(act)
+
+
+def test_the_messages_of_the_last_request_can_be_shown(on_panel: OnPanel) -> None:
+    """Only on demand."""
+
+    async def act(panel: Panel) -> None:
+        await press(panel, panel.put)
+        assert panel.messages.value == ""
+        panel.with_messages.value = True
+        assert "append_entries" in panel.messages.value
+
+    on_panel(act)
+
+
+def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> None:
+    """A description and a tooltip on each widget that can be used."""
+
+    async def act(panel: Panel) -> None:
+        def used(widget: Any) -> Iterator[Any]:
+            if hasattr(widget, "children"):
+                for child in widget.children:
+                    yield from used(child)
+            elif type(widget).__name__ != "HTML":
+                yield widget
+
+        controls = list(used(panel.box))
+        assert len(controls) == 3 + 5 + 3 * 5 + 5 + 1
+        assert all(control.description and control.tooltip for control in controls)
+        names = [control.description for control in controls]
+        assert len(set(names)) == len(names)
+
+    on_panel(act)
+
+
+def test_a_click_from_another_thread_is_carried_out_on_the_loop(on_panel: OnPanel) -> None:
+    """Some front ends run callbacks beside the kernel's main thread."""
+
+    async def act(panel: Panel) -> None:
+        await asyncio.to_thread(panel.put.click)
+        await asyncio.sleep(0)
+        await panel.idle()
+        assert "put colour = blue: done" in panel.last_answer
+
+    on_panel(act)
+
+
+def test_a_new_panel_closes_the_former_one_and_nothing_grows(tmp_path: Path) -> None:
+    """Threads, tasks and widgets: as many after the third as after the first."""
+
+    async def main() -> None:
+        counts = []
+        for _ in range(3):
+            cluster = Cluster(tmp_path / "data")  # closes the former one, as in a cell that is run again
+            await asyncio.to_thread(cluster.wait_for_leader)
+            panel = Panel(cluster)
+            assert "done" in await press(panel, panel.put)
+            assert "blue" in await press(panel, panel.get)
+            await asyncio.sleep(0)  # cancelled tasks end
+            counts.append((threading.active_count(), len(asyncio.all_tasks()), len(_instances)))
+        assert counts[0] == counts[1] == counts[2]
+        panel.close()
+        panel.close()
+        cluster.close()
+
+    asyncio.run(main())
+
+
+def test_a_panel_can_turn_to_another_cluster(tmp_path: Path) -> None:
+    """Starting over keeps the widgets that are on the screen."""
+
+    async def main() -> None:
+        with Cluster(tmp_path / "one") as first, Cluster(tmp_path / "two") as second:
+            await asyncio.to_thread(second.wait_for_leader)
+            panel = Panel(first)
+            panel.watch(second)
+            assert "done" in await press(panel, panel.put)
+            assert second.get("colour") == b"blue"
+            assert first.get("colour", timeout=10) is None
+            panel.close()
+
+    asyncio.run(main())
+
+
+def test_a_prediction_stands_beside_what_happened() -> None:
+    """It cannot be changed afterwards, and asking again starts anew."""
+    guess = Prediction("Why?", ["because", "no reason"])
+    guess.choice.value = "no reason"
+    shown = guess.compare("because").data
+    assert "no reason" in shown
+    assert "Not what you predicted" in shown
+    assert guess.choice.disabled
+    again = Prediction("Why?", ["because", "no reason"])
+    assert again.choice.value is None
+    assert "no prediction" in again.compare("because").data
+    assert again.outcome.value == ""
