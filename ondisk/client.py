@@ -29,9 +29,9 @@ def wait_for(future: Future[_T], timeout: float) -> _T:
         if future.done() and not future.cancelled():
             return future.result()
         if future.cancel():
-            raise NoLeader(f"no leader answered within {timeout:g} s; nothing was proposed") from None
+            raise NoLeader(f"no leader answered within {timeout:.3g} s; nothing was proposed") from None
         raise Timeout(
-            f"proposed, but not known to be committed within {timeout:g} s: it may still happen"
+            f"proposed, but not known to be committed within {timeout:.3g} s: it may still happen"
         ) from None
 
 

@@ -74,7 +74,16 @@ class _Link:
     def __init__(self) -> None:
         self.cut = False
         self.stalled = False
-        self.queue: deque[tuple[float, int, Message]] = deque()  # due time, number, message
+        self.queue: deque[_Waiting] = deque()
+
+
+class _Waiting(NamedTuple):
+    """A message under way on a link."""
+
+    due: float
+    sent: float
+    number: int
+    message: Message
 
 
 class MemoryNetwork:
@@ -102,7 +111,7 @@ class MemoryNetwork:
             if replica_id in self._endpoints:
                 raise PortInUse(f"replica {replica_id} is already on this network")
             endpoint = self._endpoints[replica_id] = _MemoryEndpoint(self, replica_id)
-            for other in self._endpoints:
+            for other in self._endpoints.keys() - {replica_id}:
                 for pair in ((replica_id, other), (other, replica_id)):
                     self._links.setdefault(pair, _Link())
         self._wake(self._endpoints)
@@ -127,8 +136,7 @@ class MemoryNetwork:
             for pair in pairs:
                 link = self._links.setdefault(pair, _Link())
                 link.cut = True
-                while link.queue:
-                    self._report("lost", pair, *link.queue.popleft()[1:])
+                self._lose_waiting(pair, link)
 
     def stall(self, *pairs: tuple[int, int]) -> None:
         """Hold everything on these one-way links until ``heal``; nothing is lost."""
@@ -165,9 +173,14 @@ class MemoryNetwork:
         self._wake(self._endpoints)
 
     def cut_links(self) -> frozenset[tuple[int, int]]:
-        """The one-way links that lose or hold messages now, as (sender, receiver)."""
+        """The one-way links that lose messages now, as (sender, receiver)."""
         with self._lock:
-            return frozenset(pair for pair, link in self._links.items() if link.cut or link.stalled)
+            return frozenset(pair for pair, link in self._links.items() if link.cut)
+
+    def stalled_links(self) -> frozenset[tuple[int, int]]:
+        """The one-way links that hold messages back now, as (sender, receiver)."""
+        with self._lock:
+            return frozenset(pair for pair, link in self._links.items() if link.stalled)
 
     def pause(self) -> None:
         """Stop all messages, and time with them, so that no timer runs out meanwhile."""
@@ -193,25 +206,25 @@ class MemoryNetwork:
         """While paused: deliver the message that has waited longest; ``None`` if there is none."""
         with self._lock:
             waiting = [
-                (link.queue[0][1], pair)
+                (link.queue[0].number, pair)
                 for pair, link in self._links.items()
                 if link.queue and not link.stalled
             ]
             if not waiting:
                 return None
             pair = min(waiting)[1]
-            _, number, message = self._links[pair].queue.popleft()
-            event = self._deliver(pair, number, message)
+            waited = self._links[pair].queue.popleft()
+            event = self._deliver(pair, waited.number, waited.message)
         self._wake([pair[1]])
         return event
 
     def in_flight(self) -> list[Event]:
-        """The messages that are under way, the oldest first."""
+        """The messages that are under way, the oldest first, each as it was sent."""
         with self._lock:
             return sorted(
-                Event(number, due - self._latency, "sent", *pair, message)
+                Event(waiting.number, waiting.sent, "sent", *pair, waiting.message)
                 for pair, link in self._links.items()
-                for due, number, message in tuple(link.queue)
+                for waiting in link.queue
             )
 
     def observe(self, observer: Observer) -> Callable[[], None]:
@@ -242,7 +255,8 @@ class MemoryNetwork:
                 self._report("lost", pair, number, message)
                 return receiver is not None
             if self._latency or link.queue or link.stalled or self._stepping:
-                link.queue.append((self.clock() + self._latency, number, message))
+                now = self.clock()
+                link.queue.append(_Waiting(now + self._latency, now, number, message))
             else:
                 self._deliver(pair, number, message)
         receiver.wake()
@@ -266,12 +280,17 @@ class MemoryNetwork:
                 link = self._links.get((sender, receiver))
                 if link is None or link.stalled:
                     continue
-                while link.queue and link.queue[0][0] <= now:
-                    _, number, message = link.queue.popleft()
-                    self._deliver((sender, receiver), number, message)
-                if link.queue and (next_due is None or link.queue[0][0] < next_due):
-                    next_due = link.queue[0][0]
+                while link.queue and link.queue[0].due <= now:
+                    waited = link.queue.popleft()
+                    self._deliver((sender, receiver), waited.number, waited.message)
+                if link.queue and (next_due is None or link.queue[0].due < next_due):
+                    next_due = link.queue[0].due
         return next_due
+
+    def _lose_waiting(self, pair: tuple[int, int], link: _Link) -> None:
+        while link.queue:
+            waited = link.queue.popleft()
+            self._report("lost", pair, waited.number, waited.message)
 
     def _report(self, kind: str, pair: tuple[int, int], number: int, message: Message) -> Event | None:
         if not (self._observers or self._stepping):
@@ -292,8 +311,7 @@ class MemoryNetwork:
             self._endpoints.pop(replica_id, None)
             for pair, link in self._links.items():
                 if replica_id in pair:
-                    while link.queue:
-                        self._report("lost", pair, *link.queue.popleft()[1:])
+                    self._lose_waiting(pair, link)
         self._wake(self._endpoints)
 
 

@@ -74,7 +74,7 @@ class View:
     """The whole cluster at one moment, as near to one as can be had without stopping it.
 
     ``time`` is in seconds of the cluster's clock, which stands still while the network is paused;
-    ``latency`` is in seconds. ``cut`` holds one-way links as (sender, receiver). ``in_flight`` (the oldest
+    ``latency`` is in seconds. ``cut`` and ``held`` are one-way links as (sender, receiver). ``in_flight`` (the oldest
     first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
     """
 
@@ -87,6 +87,7 @@ class View:
     in_flight: tuple[Seen, ...] = ()
     messages: tuple[Seen, ...] = ()
     notes: tuple[Note, ...] = ()
+    held: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def commit_index(self) -> int:
@@ -187,10 +188,11 @@ def capture(cluster: Cluster) -> View:
         network.clock(),
         cluster.status(),
         cluster.leader_id,
-        frozenset((a, b) for a, b in network.cut_links() if a != b),
+        network.cut_links(),
         network.latency,
         network.paused,
         tuple(describe(event) for event in under_way),
+        held=network.stalled_links(),
     )
 
 

@@ -150,6 +150,7 @@ class Replica:
         self._timing = self.raft.timing
         self._outbox: list[tuple[int, Message]] = []
         self._outcomes: dict[int, list[Outcome]] = {}
+        self._answers: list[tuple[Future[Any], Result | None]] = []  # for callers in this process
         self._next_request = rng.getrandbits(48)  # so that answers to an earlier life are not taken for ours
         self._synced_index = self.opened_index
         self._sync_state_at = clock() + _SYNC_STATE_EVERY
@@ -223,6 +224,7 @@ class Replica:
                 self.raft.tick()
                 self._serve_reads()
                 self._give_up(now)
+                self._tell_callers()
                 self._flush()
                 self._sync_state(now)
         except Exception as error:
@@ -262,6 +264,15 @@ class Replica:
         for to, message in outbox:
             if not self._endpoint.send(to, message) and isinstance(message, Propose):
                 self._take_back(message)
+
+    def _tell_callers(self) -> None:
+        """Answer, now that the status shows what they will be told, and before the disk makes them wait."""
+        if self._answers:
+            if self.running:
+                self.status = self._present_status()
+            answers, self._answers = self._answers, []
+            for future, result in answers:
+                future.set_result(result)
 
     def _apply(self, entries: Sequence[LogEntry]) -> None:
         """Hand committed entries to the state machine as one batch, and answer who waits for them."""
@@ -350,7 +361,7 @@ class Replica:
             _, proposal = waiting
             assert isinstance(proposal.reply, Future)
             if outcome.result is not None:
-                proposal.reply.set_result(outcome.result)
+                self._answers.append((proposal.reply, outcome.result))
             elif outcome.retry:
                 proposal.reply.set_exception(
                     NoLeader("the leader stepped down before it took the command in: try again")
@@ -363,8 +374,8 @@ class Replica:
     def _answer(self, reply: Future[Result] | _Remote, result: Result) -> None:
         if isinstance(reply, _Remote):
             self._report(reply, result, retry=False)
-        elif not reply.done():
-            reply.set_result(result)
+        else:
+            self._answers.append((reply, result))
 
     def _refuse(self, reply: Future[Result] | _Remote, error: OndiskError) -> None:
         if isinstance(reply, _Remote):
@@ -429,7 +440,7 @@ class Replica:
                 if index > applied:
                     waiting.append((index, read))
                 elif read.reply.set_running_or_notify_cancel():
-                    read.reply.set_result(None)
+                    self._answers.append((read.reply, None))
             self._catching_up = waiting
 
     # Deadlines
@@ -530,6 +541,7 @@ class Replica:
         status = self._present_status()
         self.status = status._replace(role=role, leader_id=None, match_index={}, waiting=0, error=reason)
         self._release()
+        self._tell_callers()
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:

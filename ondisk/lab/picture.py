@@ -127,10 +127,9 @@ def _window(view: View) -> tuple[int, int]:
 def _link_word(view: View, sender: int, receiver: int) -> str:
     if any(view.statuses[end].role in ("stopped", "failed") for end in (sender, receiver)):
         return "down"
-    if (sender, receiver) not in view.cut:
-        return "ok"
-    waiting = any((m.sender, m.receiver) == (sender, receiver) for m in view.in_flight)
-    return "held" if waiting else "cut"  # a cut link swallows, a stalled one keeps
+    if (sender, receiver) in view.cut:
+        return "cut"
+    return "held" if (sender, receiver) in view.held else "ok"  # a cut link swallows, a stalled one keeps
 
 
 def _lane(view: View, sender: int, receiver: int, x1: int, x2: int, y: int) -> str:
