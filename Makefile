@@ -19,7 +19,7 @@ python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-env lint format bench lock clean
+.PHONY: help lab test lint format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,10 +27,8 @@ help: ## Show this list
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) $(NOTEBOOK)
 
-test: test-env ## Run the tests (ARGS=... for pytest)
+test: $(VENV)/.test $(OVERRIDES) ## Run the tests (ARGS=... for pytest)
 	$(PY) -m pytest tests/ $(ARGS)
-
-test-env: $(VENV)/.test $(OVERRIDES) ## Install what the tests need, run nothing
 
 lint: $(VENV)/.test ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

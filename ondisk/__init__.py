@@ -3,6 +3,8 @@
 Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machine) and ``replica.py``.
 """
 
+from importlib.metadata import version
+
 from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
@@ -20,7 +22,7 @@ from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 
-__version__ = "0.1.0"
+__version__ = version("ondisk")
 
 __all__ = [
     "Cluster",
