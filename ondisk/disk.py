@@ -7,8 +7,11 @@ rocksdict is written down here once:
   gives up the GIL while it waits for the disk, a synchronous ``write`` does not, hence two calls.
 * The default recovery mode silently keeps half of a damaged write-ahead log.
   ``tolerate_corrupted_tail_records`` reports damage and still forgives the torn tail of a power cut.
-* A handle or an iterator that is still alive keeps a closed database locked, and closing beside a
-  running call fails. So users are counted in and out.
+* A handle or an iterator that is still alive, be it in the traceback of an exception that somebody keeps,
+  leaves a closed database locked, and closing beside a running call fails. So users are counted in and
+  out, and nothing of RocksDB is handed out.
+* Two column families are flushed to tables one after the other, unless ``atomic_flush`` is set. Without it
+  the tables alone would hold data without the index that belongs to it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +42,7 @@ from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 # cache, and each may hold only a few MB of recent writes before it flushes them.
 _CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 8 << 20
+_LOG_BLOCK_BYTES = 32 << 10
 _shared_cache: list[Cache] = []
 
 
@@ -59,17 +64,77 @@ def _options() -> Options:
     options.create_missing_column_families(True)
     options.set_block_based_table_factory(table)
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_atomic_flush(True)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
     return options
 
 
-def _translate(error: Exception, path: Path) -> StorageError:
+def _translate(error: Exception, path: Path) -> Exception:
     """RocksDB's errors are plain ``Exception``s with a text: make them typed ones that name the place."""
+    if type(error) is not Exception and not isinstance(error, OSError):
+        return error  # not the disk's
     text = str(error)
-    if "orruption" in text or "checksum" in text:
+    if text.startswith("Corruption:"):
         return Corrupt(f"{path}: the stored data is damaged ({text})")
+    if text.startswith("IO error: lock hold by current process"):
+        return DirectoryInUse(f"{path}: the database is already open in this process")
+    if text.startswith("IO error: While lock file"):
+        return DirectoryInUse(f"{path}: the database is open in another process")
     return StorageError(f"{path}: the disk refused ({text})")
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory, and make its name durable too: it stands in its parent. Raises ``OSError``."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    parent = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        if backwards:
+            iterator.seek_to_last()
+        else:
+            iterator.seek(start)
+        while iterator.valid():
+            yield iterator.key(), iterator.value()
+            if backwards:
+                iterator.prev()
+            else:
+                iterator.next()
+        iterator.status()  # a damaged block looks like the end
+    finally:
+        del iterator
+
+
+def _newest_wal(path: Path) -> Path:
+    return max(path.glob("*.log"), key=lambda log: int(log.stem))
+
+
+def _refuse_recycled_records(path: Path) -> None:
+    """Refuse a damaged byte that would send RocksDB 9.8 into an endless loop, with the GIL in its hands.
+
+    Logs and MANIFEST are blocks of 32 KB full of records: checksum (4 bytes), length (2), type (1), data.
+    The types 5 to 8 mean a log file that is used again, which RocksDB does only if it is told to.
+    """
+    data = path.read_bytes()
+    at = 0
+    while at + 7 <= len(data):
+        left = _LOG_BLOCK_BYTES - at % _LOG_BLOCK_BYTES
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        if 5 <= kind <= 8:
+            raise Corrupt(f"{path}: the stored data is damaged at byte {at + 6}")
+        at += 7 + length
 
 
 class Store:
@@ -80,75 +145,92 @@ class Store:
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         """Open or create. Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``."""
-        self.path = path
+        self.path = path.absolute()  # RocksDB opens files later on, whatever the working directory is then
         self._disk = disk or Disk()
+        self._open = False
         self._users = 0
         self._idle = threading.Condition()
         self._wal_durable: tuple[str, int] = ("", 0)  # newest write-ahead log, and its synced length
-        existed = (path / "CURRENT").exists()
-        if existed and not any(path.glob("*.log")):
-            # RocksDB always leaves one behind, and opens without a word when it has gone missing.
-            raise Corrupt(f"{path}: the write-ahead log is missing, recent writes are lost")
-        path.mkdir(parents=True, exist_ok=True)
+        self._after_cut = self.path.with_name(self.path.name + ".power-cut")
+        self._before_cut = self.path.with_name(self.path.name + ".before-power-cut")
         try:
-            self._db: Rdict | None = Rdict(str(path), _options(), {"meta": _options()})
-            self._meta: Rdict | None = self._db.get_column_family("meta")
+            if self._after_cut.exists() and not self.path.exists():  # killed in the middle of ``crash``
+                self._after_cut.rename(self.path)
+            make_directory(self.path)
+            self._check_files()
+            self._db = Rdict(str(self.path), _options(), {"meta": _options()})
+            self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
         except Exception as error:
-            if "lock" in str(error).lower():
-                raise DirectoryInUse(f"{path}: the database is open elsewhere ({error})") from None
-            raise _translate(error, path) from None
+            raise _translate(error, self.path) from None
+        self._open = True
+        shutil.rmtree(self._after_cut, ignore_errors=True)
+        shutil.rmtree(self._before_cut, ignore_errors=True)
+
+    def _check_files(self) -> None:
+        """Report what RocksDB does not: it opens without a word when files have gone missing."""
+        current = self.path / "CURRENT"
+        if not current.exists():
+            if any(self.path.glob("*.sst")):
+                raise Corrupt(f"{self.path}: CURRENT is missing, without it the tables mean nothing")
+        # RocksDB always leaves a log behind, except when it was killed while it created the database.
+        elif current.read_bytes() != b"MANIFEST-000001\n" and not any(self.path.glob("*.log")):
+            raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
+        for file in (*self.path.glob("*.log"), *self.path.glob("MANIFEST-*")):
+            _refuse_recycled_records(file)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used: neither ``close`` nor ``crash`` has been called."""
+        return self._open
 
     @contextmanager
-    def _using(self) -> Iterator[tuple[Rdict, Rdict]]:
+    def _using(self) -> Iterator[None]:
         with self._idle:
-            if self._db is None or self._meta is None:
+            if not self._open:
                 raise StoreClosed(f"{self.path}: closed")
             self._users += 1
-            handles = self._db, self._meta
         try:
-            yield handles
-        except StorageError:
-            raise
+            yield
         except Exception as error:
             raise _translate(error, self.path) from None
         finally:
-            del handles
             with self._idle:
                 self._users -= 1
                 self._idle.notify_all()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a data key; ``None`` if there is none."""
-        with self._using() as (db, _):
-            value: bytes | None = db.get(key)
+        with self._using():
+            value: bytes | None = self._db.get(key)
             return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of many data keys, in their order. Other threads run meanwhile."""
-        with self._using() as (db, _):
-            values: list[bytes | None] = db.get(keys)  # type: ignore[assignment]
+        with self._using():
+            values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
             return values
 
     def get_meta(self, key: bytes) -> bytes | None:
         """The value of a metadata key; user keys can never collide with one."""
-        with self._using() as (_, meta):
-            value: bytes | None = meta.get(key)
+        with self._using():
+            value: bytes | None = self._meta.get(key)
             return value
 
     @contextmanager
-    def iterate(self) -> Iterator[RdictIter]:
-        """An iterator over the data as it is now; later writes do not show. Check ``status()`` at the end.
+    def iterate(
+        self, start: bytes = b"", *, backwards: bool = False
+    ) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+        """The data as it is now, ``(key, value)`` by key from ``start`` on, or from the end ``backwards``.
 
-        (``items()`` would be shorter, but ends silently at a damaged block.)
+        Later writes do not show. (RocksDB's own ``items()`` ends silently at a damaged block.)
         """
-        with self._using() as (db, _):
-            iterator = db.iter()
+        with self._using():
+            walk = _walk(self._db.iter(), start, backwards)
             try:
-                yield iterator
-                iterator.status()
+                yield walk
             finally:
-                del iterator
+                walk.close()  # type: ignore[attr-defined]
 
     def batch(self) -> WriteBatch:
         """A new, empty batch: whatever is put in becomes visible and durable together."""
@@ -156,47 +238,56 @@ class Store:
 
     def put_meta(self, batch: WriteBatch, key: bytes, value: bytes) -> None:
         """Add a metadata key to a batch."""
-        batch.put(key, value, self._meta_handle)
+        with self._using():
+            batch.put(key, value, self._meta_handle)
 
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
-        with self._using() as (db, _):
-            db.write(batch)
+        with self._using():
+            self._db.write(batch)
 
     def sync(self) -> None:
         """Return when every write so far would survive a power cut."""
-        with self._using() as (db, _):
-            self._disk.sync(lambda: db.flush_wal(True))
-        newest = self._newest_wal()
-        self._wal_durable = (newest.name, newest.stat().st_size) if newest else ("", 0)
-
-    def _newest_wal(self) -> Path | None:
-        return max(self.path.glob("*.log"), key=lambda path: int(path.stem), default=None)
+        with self._using():
+            self._disk.sync(lambda: self._db.flush_wal(True))
+            newest = _newest_wal(self.path)
+            self._wal_durable = newest.name, newest.stat().st_size
 
     def close(self) -> None:
         """Wait for running reads, then close. A second call does nothing."""
         with self._idle:
-            db, self._db, self._meta, self._meta_handle = self._db, None, None, None  # type: ignore[assignment]
+            was_open, self._open = self._open, False
             self._idle.wait_for(lambda: self._users == 0)
-        if db is not None:
-            db.close()
+        if was_open:
+            try:
+                self._meta.close()
+                self._db.close()
+            except Exception as error:
+                raise _translate(error, self.path) from None
+            finally:
+                del self._meta_handle, self._meta, self._db
 
     def crash(self) -> None:
         """Close as a power cut would: the write-ahead log ends where it was last synced.
 
+        What was never synced may survive in part, as it may in a real one: RocksDB moves older writes to
+        tables on its own. Once closed, a call does nothing.
+
         RocksDB writes its memory to tables when it closes, so the directory is copied first (tables
         as hard links) and the copy takes its place.
         """
-        after = self.path.with_name(self.path.name + ".power-cut")
-        while not self._copy_files(after):
+        if not self._open:
+            return
+        while not self._copy_files(self._after_cut):
             pass  # RocksDB changed its set of files meanwhile
-        newest = max(after.glob("*.log"), key=lambda path: int(path.stem), default=None)
-        if newest is not None:
-            name, durable = self._wal_durable
-            os.truncate(newest, durable if newest.name == name else 0)
+        newest = _newest_wal(self._after_cut)
+        name, durable = self._wal_durable
+        os.truncate(newest, durable if newest.name == name else 0)
         self.close()
-        shutil.rmtree(self.path)
-        after.rename(self.path)
+        shutil.rmtree(self._before_cut, ignore_errors=True)
+        self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again
+        self._after_cut.rename(self.path)
+        shutil.rmtree(self._before_cut)
 
     def _copy_files(self, target: Path) -> bool:
         """Copy the database as it is; say whether it stayed the same meanwhile."""
@@ -228,20 +319,23 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises ``DirectoryInUse`` at once, with the owner's name."""
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
             owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
+            self.release()
             raise DirectoryInUse(
                 f"{directory} is in use by {describe_process(owner)}. Stop it, or choose another directory."
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
 
     def release(self) -> None:
         """Let the next owner in. A second call does nothing."""

@@ -9,6 +9,7 @@ The index lives in a column family of its own, because a user may well have a ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,32 +25,39 @@ MAX_VALUE_BYTES = 1 << 20
 MAX_SCAN_ITEMS = 10_000
 
 _APPLIED_INDEX = b"applied_index"
+_NUMBER = re.compile(rb"[+-]?[0-9]{1,19}")
 _INT64 = range(-(1 << 63), 1 << 63)
 
 Text = str | bytes
 
 
-class Put(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+class _Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An array that begins with its tag. With nothing after its fields: msgspec would skip through that
+    recursively, and how deep is too deep differs between replicas.
+    """
+
+
+class Put(_Command, frozen=True, tag="put"):
     """Set a key. Answers ``Result(None)``."""
 
     key: bytes
     value: bytes
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+class Delete(_Command, frozen=True, tag="delete"):
     """Remove a key. Answers whether it was there."""
 
     key: bytes
 
 
-class Incr(msgspec.Struct, frozen=True, array_like=True, tag="incr"):
+class Incr(_Command, frozen=True, tag="incr"):
     """Add to a number, stored as decimal text; a missing key counts as 0. Answers the new number."""
 
     key: bytes
     by: int
 
 
-class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, tag="cas"):
+class CompareAndSet(_Command, frozen=True, tag="cas"):
     """Set a key if it holds ``expected`` (``None``: if it is missing). Answers whether it did."""
 
     key: bytes
@@ -110,7 +118,7 @@ def delete(key: Text) -> bytes:
 def incr(key: Text, by: int = 1) -> bytes:
     """The command that adds ``by`` to a number."""
     if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:
-        raise InvalidCommand(f"an increment is a whole number of at most 64 bits, not {by!r:.40}")
+        raise InvalidCommand("an increment is a whole number of at most 64 bits")
     return _encoder.encode(Incr(_key(key), by))
 
 
@@ -129,7 +137,7 @@ def get(key: Text) -> Get:
 def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
     """The query for a range of keys, in byte order."""
     if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:
-        raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}, not {limit!r:.40}")
+        raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}")
     return Scan(_key(prefix), _key(start), limit)
 
 
@@ -205,17 +213,14 @@ class DiskKV(OnDiskStateMachine):
             if present != decoded.expected:
                 return Result(False)
             return self._set(key, decoded.value, Result(True), changes)
-        try:
-            number = (0 if present is None else int(present)) + decoded.by
-        except ValueError:
-            return Result(error=f"the value of {key!r:.60} is not a number")
+        if present is not None and not _NUMBER.fullmatch(present):
+            return Result(error=f"the value of {key!r:.60} is not a number of at most 64 bits")
+        number = int(present or 0) + decoded.by
         if number not in _INT64:
             return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
         return self._set(key, str(number).encode(), Result(number), changes)
 
-    def _set(
-        self, key: bytes, value: bytes, result: Result, changes: dict[bytes, bytes | None]
-    ) -> Result:
+    def _set(self, key: bytes, value: bytes, result: Result, changes: dict[bytes, bytes | None]) -> Result:
         if len(value) > MAX_VALUE_BYTES:
             return Result(
                 error=f"the value has {len(value):,} bytes; at most {MAX_VALUE_BYTES:,} are allowed"
@@ -226,21 +231,20 @@ class DiskKV(OnDiskStateMachine):
     def lookup(self, query: Any) -> Any:
         """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``."""
         if isinstance(query, Get):
-            return self._open_store.get(query.key)
+            return self._open_store.get(_key(query.key))
         if isinstance(query, Scan):
-            return self._scan(query)
+            return self._scan(scan(query.prefix, query.start, query.limit))
         raise InvalidCommand(f"DiskKV answers Get and Scan, not {type(query).__name__}")
 
     def _scan(self, query: Scan) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
-        with self._open_store.iterate() as cursor:
-            cursor.seek(max(query.start, query.prefix))
-            while cursor.valid() and len(found) < query.limit:
-                key = cursor.key()
+        with self._open_store.iterate(max(query.start, query.prefix)) as pairs:
+            for key, value in pairs:
                 if not key.startswith(query.prefix):
                     break
-                found.append((key, cursor.value()))
-                cursor.next()
+                found.append((key, value))
+                if len(found) == query.limit:
+                    break
         return found
 
     def sync(self) -> None:

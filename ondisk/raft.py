@@ -80,6 +80,7 @@ class Timing(NamedTuple):
     election_min: float = 1.0
     election_max: float = 2.0
     first_election: float = 0.15  # no leader known yet, or it visibly went away: no reason to wait long
+    commit_notice: float = 0.005  # followers learn of a commit from the next entries, or after this long
     batch_bytes: int = 1 << 20
     window_bytes: int = 8 << 20
 
@@ -224,7 +225,9 @@ class Raft(SyncObj):
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
         self._must_send = False
-        self._next_heartbeat = 0.0
+        self._next_send = 0.0
+        self._next_probe = 0.0
+        self._connected_ids: frozenset[int] = frozenset()
         conf = SyncObjConf(
             autoTick=False,
             raftMinTimeout=timing.election_min,
@@ -296,9 +299,10 @@ class Raft(SyncObj):
 
     def set_connected(self, replica_ids: frozenset[int]) -> None:
         """Tell which replicas seem reachable."""
-        connected = {node for node in self._others if node.id in replica_ids}
-        if connected == self._connected:
+        if replica_ids == self._connected_ids:
             return
+        self._connected_ids = replica_ids
+        connected = {node for node in self._others if node.id in replica_ids}
         for node in connected - self._connected:
             self._forget_in_flight(node)
         if self._leader in self._connected - connected and not self.is_leader:
@@ -332,7 +336,7 @@ class Raft(SyncObj):
     def next_wakeup(self) -> float:
         """When ``tick`` must be called again even if nothing happens, in the clock's seconds."""
         if self.is_leader:
-            return self._next_heartbeat
+            return self._next_send
         return self._election_deadline
 
     def append(self, commands: Sequence[bytes]) -> int:
@@ -501,10 +505,11 @@ class Raft(SyncObj):
     def _SyncObj__sendAppendEntries(self) -> None:
         self._must_send = False
         now = _time_of_step()
-        if now > self._next_heartbeat:
+        if now > self._next_probe:
+            self._next_probe = now + self.timing.heartbeat
             for peer in self._peers.values():
                 peer.probe_sent = False  # it may have been lost: try again with each heartbeat
-        self._next_heartbeat = self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
+        self._next_send = self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
         for node in self._others:
             if node in self._connected:
                 self._send_entries(node)
@@ -577,7 +582,7 @@ class Raft(SyncObj):
         majority = matches[(len(matches) - 1) // 2]
         if majority > self._commit and self.log.term_at(majority) == self._term:
             self._commit = majority
-            self._must_send = True
+            self._next_send = min(self._next_send, _time_of_step() + self.timing.commit_notice)
 
     def _forget_in_flight(self, node: Node) -> None:
         """A new connection: what was under way on the old one is lost."""
@@ -595,7 +600,7 @@ class Raft(SyncObj):
             self._apply(entries)
             self._applied = entries[-1].index
         self._take_requests()
-        return self._must_send
+        return self._must_send or self._next_send <= _time_of_step()
 
     def _SyncObj__getEntries(
         self, first: int, count: int | None = None, max_bytes: int | None = None

@@ -16,7 +16,6 @@ Before the first entry stands the *base*: index and term of the entry just befor
 from __future__ import annotations
 
 import os
-import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +24,17 @@ from typing import Annotated
 import msgspec
 
 from ondisk.disk import Disk, Store
-from ondisk.errors import Corrupt
+from ondisk.errors import Corrupt, StorageError
 
 _HARD_STATE = b"hard_state"
 _BASE = b"base"
+_BATCHES = b"batches"
 _KEY_END = b"\xff" * 8
 _TERM_BYTES = 8
 # Entries kept in memory, so that sending and applying the newest ones does not read the disk.
 _TAIL_ENTRIES = 8192
 _TAIL_BYTES = 8 << 20
-
+_READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -56,9 +56,9 @@ class RaftLog:
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``."""
-        self.path = path
-        self._store = Store(path / "rocksdb", disk)
-        self._witness = _Witness(path / "witness")
+        self.path = path.absolute()
+        self._store = Store(self.path / "rocksdb", disk)
+        self._witness = _Witness(self.path / "witness")
         self.term = 0
         self.voted_for: int | None = None
         self.base_index = 0
@@ -68,10 +68,10 @@ class RaftLog:
         self._tail_bytes = 0
         self._cut_from: int | None = None  # stored entries from here on are to be deleted
         self._hard_state_changed = False
+        self._batches = 0  # how many were ever written
         try:
             self._load()
         except BaseException:
-            self._witness.close()
             self._store.close()
             raise
         self.synced_index = self.last_index
@@ -81,27 +81,27 @@ class RaftLog:
             self.term, self.voted_for = msgspec.msgpack.decode(stored, type=tuple[int, int | None])
         if (stored := self._store.get_meta(_BASE)) is not None:
             self.base_index, self.base_term = msgspec.msgpack.decode(stored, type=tuple[int, int])
+        self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
+        if (durable := self._witness.read()) > self._batches:
+            raise Corrupt(
+                f"{self.path}: the end of the log is lost: {durable} writes to it were durable, "
+                f"{self._batches} are left"
+            )
         newest_first: list[LogEntry] = []
-        with self._store.iterate() as cursor:
-            cursor.seek_to_last()
-            while cursor.valid() and len(newest_first) < _TAIL_ENTRIES:
-                newest_first.append(self._decode(cursor.key(), cursor.value()))
-                cursor.prev()
-            cursor.seek_to_first()
-            first = int.from_bytes(cursor.key(), "big") if cursor.valid() else self.base_index + 1
+        with self._store.iterate(backwards=True) as stored_entries:
+            for key, value in stored_entries:
+                newest_first.append(self._decode(key, value))
+                self._tail_bytes += len(newest_first[-1].command)
+                if len(newest_first) >= _TAIL_ENTRIES or self._tail_bytes >= _TAIL_BYTES:
+                    break
         self._tail = newest_first[::-1]
-        self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        with self._store.iterate() as stored_entries:
+            first_key, _ = next(stored_entries, (_key(self.base_index + 1), b""))
         expected = range(self.last_index - len(self._tail) + 1, self.last_index + 1)
-        if first != self.base_index + 1 or any(
+        if first_key != _key(self.base_index + 1) or any(
             entry.index != index for entry, index in zip(self._tail, expected, strict=True)
         ):
             raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
-        term, last_index = self._witness.read()
-        if self.last_index < last_index or self.term < term:
-            raise Corrupt(
-                f"{self.path}: the log once held durable entries up to {last_index} and term {term}, "
-                f"now it ends at entry {self.last_index} and term {self.term}"
-            )
 
     def _decode(self, key: bytes, value: bytes) -> LogEntry:
         if len(key) != 8 or len(value) < _TERM_BYTES:
@@ -125,11 +125,7 @@ class RaftLog:
     @property
     def unsynced(self) -> bool:
         """Whether anything would be lost by a power cut now."""
-        return (
-            self.synced_index < self.last_index
-            or self._hard_state_changed
-            or self._cut_from is not None
-        )
+        return self.synced_index < self.last_index or self._hard_state_changed or self._cut_from is not None
 
     def term_at(self, index: int) -> int | None:
         """Term of an entry, or of the base; ``None`` where the log holds neither."""
@@ -151,22 +147,28 @@ class RaftLog:
             raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {first}..{last}")
         last = min(last, first + _TAIL_ENTRIES - 1)
         tail_first = self.last_index - len(self._tail) + 1
-        if first >= tail_first:
-            found = self._tail[first - tail_first : last - tail_first + 1]
-        else:
-            last = min(last, tail_first - 1)
-            keys = [_key(index) for index in range(first, last + 1)]
-            found = []
-            for key, value in zip(keys, self._store.get_many(keys), strict=True):
-                if value is None:
-                    raise Corrupt(f"{self.path}: entry {int.from_bytes(key, 'big')} is missing")
-                found.append(self._decode(key, value))
-        if max_bytes is not None:
-            size = 0
-            for count, entry in enumerate(found):
+        found: list[LogEntry] = []
+        size = 0
+        while first <= last:
+            if first >= tail_first:
+                some = self._tail[first - tail_first : last - tail_first + 1]
+            else:
+                some = self._read(first, min(last, tail_first - 1, first + _READ_ENTRIES - 1))
+            for entry in some:
                 size += len(entry.command)
-                if size > max_bytes and count:
-                    return found[:count]
+                if max_bytes is not None and size > max_bytes and found:
+                    return found
+                found.append(entry)
+            first += len(some)
+        return found
+
+    def _read(self, first: int, last: int) -> list[LogEntry]:
+        keys = [_key(index) for index in range(first, last + 1)]
+        found = []
+        for key, value in zip(keys, self._store.get_many(keys), strict=True):
+            if value is None:
+                raise Corrupt(f"{self.path}: entry {int.from_bytes(key, 'big')} is missing")
+            found.append(self._decode(key, value))
         return found
 
     def append(self, entries: Sequence[LogEntry]) -> None:
@@ -204,21 +206,21 @@ class RaftLog:
         batch = self._store.batch()
         if self._cut_from is not None:
             batch.delete_range(_key(self._cut_from), _KEY_END)
-            self._witness.lower(self.synced_index)
         if self.last_index > self.synced_index:
             for entry in self._tail[self.synced_index - self.last_index :]:
                 batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
         if self._hard_state_changed:
-            self._store.put_meta(
-                batch, _HARD_STATE, msgspec.msgpack.encode((self.term, self.voted_for))
-            )
+            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode((self.term, self.voted_for)))
+        self._batches += 1
+        self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
         self._store.write(batch)
+        self._cut_from = self.synced_index + 1  # if the sync fails, the next batch replaces this one
         self._store.sync()
         self.synced_index = self.last_index
         self._cut_from = None
         self._hard_state_changed = False
         self.syncs += 1
-        self._witness.write(self.term, self.last_index)
+        self._witness.write(self._batches)
         self._trim_tail()
 
     def _trim_tail(self) -> None:
@@ -231,55 +233,46 @@ class RaftLog:
 
     def close(self) -> None:
         """Sync and close. A second call does nothing."""
-        if not self._witness.closed:
-            self.sync()
-            self._witness.close()
-        self._store.close()
+        if self._store.is_open:
+            try:
+                self.sync()
+            finally:
+                self._store.close()
 
     def crash(self) -> None:
         """Close as a power cut would: what was not synced is gone."""
-        self._witness.close()
         self._store.crash()
 
 
 class _Witness:
-    """A few bytes beside the log that say how far it was durable, to notice a log that lost its end.
+    """A few bytes beside the log that say how many batches it held durably, to notice one that lost its end.
 
     RocksDB cannot tell a write-ahead log that was cut short, or deleted, from one that never was longer.
-    The note is written after each sync without waiting for the disk, so it may be older than the log,
-    which is harmless, but never newer. Only a truncation has to lower it durably, beforehand.
+    The note is written after each sync without waiting for the disk. So it may be older than the log,
+    which is harmless, but never newer.
     """
 
-    _FORMAT = struct.Struct(">QQI")
-
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._last = self.read()
+        self._path = path
 
-    @property
-    def closed(self) -> bool:
-        return self._fd < 0
+    def read(self) -> int:
+        """The number of durable batches; 0 when there is no note, or a power cut tore it."""
+        try:
+            stored = self._path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be read ({error})") from None
+        number, check = stored[:8], stored[8:]
+        return int.from_bytes(number, "big") if check == zlib.crc32(number).to_bytes(4, "big") else 0
 
-    def read(self) -> tuple[int, int]:
-        """Term and last index; zeros when new, or when a power cut tore the note."""
-        stored = os.pread(self._fd, self._FORMAT.size, 0)
-        if len(stored) != self._FORMAT.size:
-            return 0, 0
-        term, last_index, check = self._FORMAT.unpack(stored)
-        return (term, last_index) if check == zlib.crc32(stored[:16]) else (0, 0)
-
-    def write(self, term: int, last_index: int) -> None:
-        note = struct.pack(">QQ", term, last_index)
-        os.pwrite(self._fd, note + zlib.crc32(note).to_bytes(4, "big"), 0)
-        self._last = term, last_index
-
-    def lower(self, last_index: int) -> None:
-        term, before = self._last
-        if last_index < before:
-            self.write(term, last_index)
-            os.fsync(self._fd)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def write(self, batches: int) -> None:
+        number = batches.to_bytes(8, "big")
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.pwrite(file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error})") from None

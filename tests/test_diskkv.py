@@ -1,0 +1,754 @@
+"""DiskKV: right answers for any bytes, errors that are results, and an index that fits its data."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ondisk import disk as disk_module
+from ondisk import diskkv
+from ondisk.disk import Store
+from ondisk.diskkv import (
+    MAX_KEY_BYTES,
+    MAX_SCAN_ITEMS,
+    MAX_VALUE_BYTES,
+    DiskKV,
+    Get,
+    Scan,
+    compare_and_set,
+    delete,
+    get,
+    incr,
+    put,
+    scan,
+)
+from ondisk.errors import Corrupt, DirectoryInUse, InvalidCommand, StorageError, StoreClosed
+from ondisk.statemachine import Entry, Result
+from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
+
+INT64_MAX = 2**63 - 1
+INT64_MIN = -(2**63)
+ODD_KEYS = [
+    b"", b"\0", b"\0\0", b"\xff", b"\xff" * 40, bytes(range(256)), b"applied_index", b"a\0b",
+    "ключ".encode(), "🗝️".encode(), "e\u0301".encode(), "\u00e9".encode(), b"\n",
+    b"k" * MAX_KEY_BYTES,
+]  # fmt: skip
+packed = msgspec.msgpack.encode
+
+anything = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def opened(path: Path) -> DiskKV:
+    machine = DiskKV(path)
+    machine.open()
+    return machine
+
+
+@pytest.fixture
+def kv(tmp_path: Path) -> Iterator[DiskKV]:
+    """A new, open machine."""
+    machine = opened(tmp_path / "kv")
+    yield machine
+    machine.close()
+
+
+def apply(machine: DiskKV, *commands: bytes) -> list[Result]:
+    """Apply commands as one batch after whatever was applied last."""
+    first = machine._applied + 1
+    return machine.update([Entry(index, command) for index, command in enumerate(commands, first)])
+
+
+def everything(machine: DiskKV) -> dict[bytes, bytes]:
+    return dict(machine.lookup(scan(limit=MAX_SCAN_ITEMS)))
+
+
+# Commands and queries
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=range(len(ODD_KEYS)))
+@pytest.mark.parametrize("value", [b"", b"\0", bytes(range(256)), b"v" * MAX_VALUE_BYTES], ids=range(4))
+def test_any_bytes_are_a_key_and_a_value(kv: DiskKV, key: bytes, value: bytes) -> None:
+    """What was put under a key comes back under that key and no other, also after a reopening."""
+    assert kv.lookup(get(key)) is None
+    assert apply(kv, put(key, value)) == [Result()]
+    for _ in range(2):
+        assert kv.lookup(get(key)) == value
+        assert everything(kv) == {key: value}
+        kv.close()
+        assert kv.open() == 1
+    assert apply(kv, delete(key), delete(key)) == [Result(True), Result(False)]
+    assert kv.lookup(get(key)) is None and everything(kv) == {}
+
+
+def test_text_is_taken_as_utf8(kv: DiskKV) -> None:
+    """A ``str`` and its UTF-8 bytes are the same key; texts that only look alike are not."""
+    apply(kv, put("ключ 🗝️", "значение"), put("e\u0301", "two"), put("\u00e9", "one"))
+    assert kv.lookup(get("ключ 🗝️".encode())) == "значение".encode()
+    assert kv.lookup(get("e\u0301")) == b"two"
+    assert kv.lookup(get("\u00e9")) == b"one"
+    assert put("é", "ü") == put("é".encode(), "ü".encode())
+    assert kv.lookup(Get("\u00e9")) == b"one"  # type: ignore[arg-type]
+    assert len(kv.lookup(Scan("ключ"))) == 1  # type: ignore[arg-type]
+
+
+def test_a_missing_key_is_none_and_an_empty_value_is_empty(kv: DiskKV) -> None:
+    """``None`` and ``b""`` never stand for each other."""
+    apply(kv, put("empty", ""))
+    assert kv.lookup(get("empty")) == b""
+    assert kv.lookup(get("missing")) is None
+    assert apply(kv, compare_and_set("empty", None, "x")) == [Result(False)]
+    assert apply(kv, compare_and_set("missing", "", "x")) == [Result(False)]
+    assert apply(kv, compare_and_set("missing", None, "")) == [Result(True)]
+    assert apply(kv, compare_and_set("missing", "", "x")) == [Result(True)]
+    assert apply(kv, delete("empty")) == [Result(True)]
+
+
+def test_the_index_is_not_a_user_key(kv: DiskKV) -> None:
+    """A user's key of the same name neither sees nor changes the stored index."""
+    apply(kv, put("applied_index", "junk"), put(diskkv._APPLIED_INDEX, b"\xff" * 8))
+    apply(kv, delete(diskkv._APPLIED_INDEX))
+    assert everything(kv) == {}
+    kv.close()
+    assert kv.open() == 3
+
+
+def test_incr_counts_within_64_bits(kv: DiskKV) -> None:
+    """A missing key counts as 0; a step beyond the range, or on something else, changes nothing."""
+    assert apply(kv, incr("n"), incr("n", 41), incr("n", -50)) == [
+        Result(1), Result(42), Result(-8)
+    ]  # fmt: skip
+    assert kv.lookup(get("n")) == b"-8"
+    assert apply(kv, incr("top", INT64_MAX), incr("low", INT64_MIN)) == [
+        Result(INT64_MAX),
+        Result(INT64_MIN),
+    ]
+    not_numbers = [b"", b"x", b"1.5", b"1_000", b" 1", b"0x10", "١".encode(), b"9" * 20]
+    not_numbers += [b"9" * MAX_VALUE_BYTES, b"--1", b"1\n", b"nan"]
+    apply(kv, *(put(b"not %d" % number, data) for number, data in enumerate(not_numbers)))
+    before = everything(kv)
+    results = apply(
+        kv,
+        incr("top"),
+        incr("low", -1),
+        *(incr(b"not %d" % number) for number in range(len(not_numbers))),
+    )
+    assert all(result.value is None and result.error for result in results)
+    assert {result.error for result in results[:2]} == {
+        f"the value of {key!r} would leave the range of 64 bits" for key in (b"top", b"low")
+    }
+    assert everything(kv) == before
+
+
+def test_commands_of_a_batch_see_each_other(kv: DiskKV) -> None:
+    """A batch answers exactly as its commands would one by one."""
+    commands = [
+        put("k", "1"), incr("k"), compare_and_set("k", "2", "7"), compare_and_set("k", "2", "8"),
+        delete("k"), delete("k"), incr("k", 5), compare_and_set("k", None, "x"), b"junk",
+        put("k", "y"), incr("k"), compare_and_set("k", "y", "z"),
+    ]  # fmt: skip
+    together = apply(kv, *commands)
+    kept = everything(kv)
+    apply(kv, delete("k"))
+    assert [apply(kv, command)[0] for command in commands] == together
+    assert everything(kv) == kept == {b"k": b"z"}
+
+
+@pytest.mark.parametrize("make", [put, compare_and_set, get, delete, incr, scan])
+@pytest.mark.parametrize("wrong", [None, 5, 1.5, bytearray(b"k"), ["k"], memoryview(b"k"), "\ud800"])
+def test_a_key_of_the_wrong_type_is_a_clear_error(make: Callable[..., Any], wrong: object) -> None:
+    """``InvalidCommand`` names the key and the type; nothing is guessed."""
+    rest = {put: ("v",), compare_and_set: (None, "v")}.get(make, ())
+    with pytest.raises(InvalidCommand, match=r"key is str or bytes|key is not valid text"):
+        make(wrong, *rest)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: put("k", None),
+        lambda: put("k", 7),
+        lambda: compare_and_set("k", 7, "v"),
+        lambda: compare_and_set("k", "v", None),
+        lambda: put("k", "\ud800"),
+        lambda: incr("k", "1"),
+        lambda: incr("k", 1.0),
+        lambda: incr("k", True),
+        lambda: incr("k", 2**63),
+        lambda: incr("k", 10**5000),
+        lambda: scan("k", limit=0),
+        lambda: scan("k", limit=-1),
+        lambda: scan("k", limit=MAX_SCAN_ITEMS + 1),
+        lambda: scan("k", limit=10**5000),
+        lambda: scan("k", limit=1.5),
+        lambda: scan("k", start=None),
+        lambda: put("k", b"v" * (MAX_VALUE_BYTES + 1)),
+        lambda: put("k", "é" * (MAX_VALUE_BYTES // 2 + 1)),
+        lambda: put(b"k" * (MAX_KEY_BYTES + 1), "v"),
+        lambda: get(b"k" * (MAX_KEY_BYTES + 1)),
+    ],
+)
+def test_a_wrong_argument_is_a_clear_error_when_the_command_is_made(
+    make: Callable[[], object],
+) -> None:
+    """Wrong types and sizes are ``InvalidCommand`` with a short text, before anything happens."""
+    with pytest.raises(InvalidCommand) as raised:
+        make()
+    assert 10 < len(str(raised.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "query",
+    [None, b"k", "k", put("k", "v"), Get(5), Get(None), Scan(5), Scan(limit=0),  # type: ignore[arg-type]
+     Scan(limit=MAX_SCAN_ITEMS + 1), Scan(start=None), Scan(limit="5"), Get(bytearray(b"k"))],  # type: ignore[arg-type]
+)  # fmt: skip
+def test_a_query_that_makes_no_sense_is_a_clear_error(kv: DiskKV, query: Any) -> None:
+    """Queries made by hand are checked like those made by ``get`` and ``scan``."""
+    with pytest.raises(InvalidCommand):
+        kv.lookup(query)
+
+
+def test_sizes_are_checked_on_every_replica_too(kv: DiskKV) -> None:
+    """A command made by hand with too large parts is an error ``Result`` and changes nothing."""
+    long_key, long_value = b"k" * (MAX_KEY_BYTES + 1), b"v" * (MAX_VALUE_BYTES + 1)
+    results = apply(
+        kv,
+        packed(["put", long_key, b"v"]),
+        packed(["put", b"k", long_value]),
+        packed(["delete", long_key]),
+        packed(["incr", long_key, 1]),
+        packed(["cas", long_key, None, b"v"]),
+        packed(["cas", b"k", None, long_value]),
+    )
+    assert all("at most" in (result.error or "") for result in results)
+    assert everything(kv) == {}
+
+
+# Malformed commands
+
+commands = st.one_of(
+    st.builds(put, st.binary(max_size=2), st.binary(max_size=3)),
+    st.builds(delete, st.binary(max_size=2)),
+    st.builds(incr, st.binary(max_size=1), st.integers(INT64_MIN, INT64_MAX)),
+    st.builds(
+        compare_and_set,
+        st.binary(max_size=1),
+        st.none() | st.binary(max_size=1),
+        st.binary(max_size=2) | st.integers(-5, 5).map(lambda number: b"%d" % number),
+    ),
+)
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers(INT64_MIN, 2**64 - 1) | st.floats() | st.text()
+    | st.binary() | st.sampled_from(["put", "delete", "incr", "cas"]),
+    lambda inner: st.lists(inner, max_size=5)
+    | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)  # fmt: skip
+malformed = st.one_of(
+    st.binary(max_size=60),
+    trees.map(packed),
+    st.tuples(commands, st.integers(0, 30)).map(lambda both: both[0][: both[1]]),
+    st.tuples(commands, st.binary(min_size=1, max_size=3)).map(lambda both: both[0] + both[1]),
+    st.tuples(commands, st.integers(0, 30), st.integers(0, 255)).map(
+        lambda all_: all_[0][: all_[1]] + bytes([all_[2]]) + all_[0][all_[1] + 1 :]
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[DiskKV]]:
+    """Two machines that are given the same entries."""
+    machines = [opened(tmp_path_factory.mktemp("kv") / str(number)) for number in range(2)]
+    yield machines
+    for machine in machines:
+        machine.close()
+
+
+@anything
+@given(batch=st.lists(commands | malformed, max_size=8))
+def test_a_malformed_command_is_the_same_result_everywhere(
+    replicas: list[DiskKV], batch: list[bytes]
+) -> None:
+    """Any bytes are one ``Result`` each, the same on every replica, however they are batched."""
+    first = replicas[0]._applied + 1
+    entries = [Entry(index, command) for index, command in enumerate(batch, first)]
+    together = replicas[0].update(entries)
+    one_by_one = [result for entry in entries for result in replicas[1].update([entry])]
+    assert together == one_by_one and len(together) == len(batch)
+    assert everything(replicas[0]) == everything(replicas[1])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"",
+        b"\x91" * 100_000,
+        packed(["put", b"k", b"v"])[:1].replace(b"\x93", b"\x94")
+        + packed(["put", b"k", b"v"])[1:] + b"\x91" * 100_000 + b"\xc0",
+        b"\x93\xa3put" + b"\x91" * 100_000,
+        b"\x93\xa3put\xc4\x01k" + b"\x81\xa0" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\x93\xa3put\xc6\xff\xff\xff\xff",
+        b"\x81" + b"\xa3put" + b"\xc0",
+        packed(["put", "k", "v"]),
+        packed(["put", b"k"]),
+        packed(["put", b"k", b"v", b"w"]),
+        packed(["put", b"k", None]),
+        packed(["incr", b"k", 2**64 - 1]),
+        packed(["incr", b"k", "1"]),
+        packed(["nonsense", b"k"]),
+        packed([b"put", b"k", b"v"]),
+        packed({"type": "put", "key": b"k", "value": b"v"}),
+        b"\x93\xa3\xff\xff\xff\xc4\x01k\xc4\x01v",
+        packed(["put", b"k", b"v"]) + b"\0",
+    ],
+)  # fmt: skip
+def test_a_hostile_command_is_an_error_result_and_changes_nothing(kv: DiskKV, command: bytes) -> None:
+    """Deep nesting, huge lengths and wrong shapes are refused; the index still counts them."""
+    results = apply(kv, put("a", "1"), command, put("b", "2"))
+    assert results[0] == results[2] == Result()
+    assert results[1].value is None and results[1].error and len(results[1].error) < 200
+    assert everything(kv) == {b"a": b"1", b"b": b"2"}
+    kv.close()
+    assert kv.open() == 3
+
+
+# Scans
+
+
+@anything
+@given(
+    keys=st.sets(st.binary(max_size=3) | st.sampled_from([b"", b"a", b"a\xff", b"\xff\xff"])),
+    prefix=st.binary(max_size=2) | st.sampled_from([b"a", b"\xff"]),
+    start=st.binary(max_size=3),
+    limit=st.integers(1, 8),
+)
+def test_a_scan_is_sorted_and_has_exactly_what_was_asked(
+    replicas: list[DiskKV], keys: set[bytes], prefix: bytes, start: bytes, limit: int
+) -> None:
+    """The first ``limit`` keys with that prefix from ``start`` on, in byte order."""
+    machine = replicas[0]
+    old = [delete(key) for key in everything(machine)]
+    for replica in replicas:
+        apply(replica, *old, *(put(key, key + b"!") for key in sorted(keys)))
+    wanted = sorted(key for key in keys if key.startswith(prefix) and key >= start)[:limit]
+    assert machine.lookup(scan(prefix, start, limit)) == [(key, key + b"!") for key in wanted]
+
+
+# The index and the data
+
+
+def test_indexes_may_have_gaps_but_never_go_back(kv: DiskKV) -> None:
+    """An old or repeated index is refused before anything of its batch is applied."""
+    assert kv.update([Entry(3, put("a", "1")), Entry(10, put("b", "2"))]) == [Result(), Result()]
+    for indexes in ([10], [9], [0], [11, 11], [12, 11]):
+        with pytest.raises(StorageError, match="was handed over after"):
+            kv.update([Entry(index, put("a", "wrong")) for index in indexes])
+        assert kv.lookup(get("a")) == b"1"
+    assert kv.update([]) == []
+    assert kv.update([Entry(2**63, put("c", "3"))]) == [Result()]
+    kv.close()
+    assert kv.open() == 2**63
+    assert everything(kv) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def test_an_update_is_one_write(kv: DiskKV, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and index of a batch go to RocksDB in a single ``WriteBatch``."""
+    sizes: list[int] = []
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda self, batch: sizes.append(len(batch)) or write(self, batch))
+    apply(kv, put("a", "1"), put("b", "2"), delete("a"), b"junk")
+    apply(kv, b"junk")
+    assert sizes == [3, 1]
+
+
+class KVAgainstDict(RuleBasedStateMachine):
+    """A ``DiskKV`` does what a dictionary with a saved copy would do, through power cuts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="ondisk-test-"))
+        self.machine = DiskKV(self.directory / "kv")
+        self.now: tuple[int, dict[bytes, bytes]] = (0, {})
+        self.saved = self.now
+        self.open()
+
+    def teardown(self) -> None:
+        self.machine.close()
+        shutil.rmtree(self.directory)
+
+    def open(self) -> None:
+        assert self.machine.open() == self.now[0]
+
+    @rule(batch=st.lists(st.tuples(st.integers(1, 3), commands | malformed), max_size=6))
+    def update(self, batch: list[tuple[int, bytes]]) -> None:
+        index, state = self.now[0], dict(self.now[1])
+        entries, results = [], []
+        for step, command in batch:
+            index += step
+            entries.append(Entry(index, command))
+            results.append(model(state, command))
+        for result, wanted in zip(self.machine.update(entries), results, strict=True):
+            assert (result.error is not None) if wanted is None else (result == Result(wanted[0]))
+        self.now = index, state
+
+    @rule()
+    def sync(self) -> None:
+        self.machine.sync()
+        self.saved = self.now
+
+    @rule()
+    def close(self) -> None:
+        self.machine.close()
+        self.saved = self.now
+        self.open()
+
+    @rule()
+    def crash(self) -> None:
+        self.machine.crash()
+        self.now = self.saved
+        self.open()
+
+    @invariant()
+    def same(self) -> None:
+        assert everything(self.machine) == self.now[1]
+
+
+def model(state: dict[bytes, bytes], command: bytes) -> tuple[Any] | None:
+    """The value of a command's result in a tuple, ``None`` for an error. Written for itself."""
+    try:
+        tag, *parts = msgspec.msgpack.decode(command)
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
+        return None
+    key = parts[0] if parts else None
+    if not isinstance(key, bytes):
+        return None
+    if tag == "put" and len(parts) == 2 and isinstance(parts[1], bytes):
+        state[key] = parts[1]
+        return (None,)
+    if tag == "delete" and len(parts) == 1:
+        return (state.pop(key, None) is not None,)
+    if tag == "cas" and len(parts) == 3 and isinstance(parts[2], bytes):
+        if not (parts[1] is None or isinstance(parts[1], bytes)):
+            return None
+        if state.get(key) != parts[1]:
+            return (False,)
+        state[key] = parts[2]
+        return (True,)
+    if tag == "incr" and len(parts) == 2 and type(parts[1]) is int:
+        old = state.get(key, b"0")
+        digits = old[1:] if old[:1] in (b"+", b"-") else old
+        if not digits.isdigit() or not INT64_MIN <= int(old) + parts[1] <= INT64_MAX:
+            return None
+        state[key] = str(int(old) + parts[1]).encode()
+        return (int(old) + parts[1],)
+    return None
+
+
+KVAgainstDict.TestCase.settings = settings(
+    max_examples=12, stateful_step_count=15, deadline=None, derandomize=True, database=None
+)
+TestKVAgainstDict = KVAgainstDict.TestCase
+
+
+def test_an_update_is_lost_by_a_power_cut_unless_it_was_synced(tmp_path: Path) -> None:
+    """``sync`` and ``sync_every_update`` keep what was applied; else it may go, index and all."""
+    for every in (False, True):
+        machine = DiskKV(tmp_path / str(every), sync_every_update=every)
+        machine.open()
+        apply(machine, put("a", "1"))
+        machine.sync()
+        apply(machine, put("b", "2"))
+        machine.crash()
+        kept = machine.open()
+        assert (kept, everything(machine)) == ((2, {b"a": b"1", b"b": b"2"}) if every else (1, {b"a": b"1"}))
+        machine.close()
+
+
+def number_store(path: Path, count: int, size: int) -> DiskKV:
+    """A machine whose batch ``i`` overwrites, counts, and adds a key, so that a mixture shows."""
+    machine = opened(path)
+    for number in range(1, count + 1):
+        machine.update(
+            [
+                Entry(2 * number - 1, put(b"key %06d" % number, bytes(size))),
+                Entry(2 * number, incr("count")),
+            ]
+        )
+    return machine
+
+
+def check_numbers(path: Path) -> int:
+    """How many batches are held. Fails if index, counter and keys are not of the same moment."""
+    machine = DiskKV(path)
+    try:
+        index = machine.open()
+        count = int(machine.lookup(get("count")) or 0)
+        keys = machine.lookup(scan("key ", limit=MAX_SCAN_ITEMS))
+        assert index == 2 * count
+        assert [key for key, _ in keys] == [b"key %06d" % number for number in range(1, count + 1)]
+        return count
+    finally:
+        machine.close()
+
+
+def test_a_torn_tail_leaves_an_older_whole_state(tmp_path: Path) -> None:
+    """A write-ahead log that ends at any byte gives the state after some batch, index included."""
+    machine = number_store(tmp_path / "kv", 10, 50)
+    copy = copy_live(tmp_path / "kv", tmp_path / "copy")
+    machine.close()
+    wal = newest_wal(copy)
+    length, starts = wal.stat().st_size, record_starts(wal)
+    for cut in sorted({*range(0, length, 53), *(start + 7 for start in starts), length}):
+        torn = copy_live(copy, tmp_path / "torn")
+        os.truncate(torn / wal.name, cut)
+        assert check_numbers(torn) == sum(cut >= end for end in [*starts[1:], length]), cut
+
+
+def test_a_power_cut_at_any_moment_leaves_an_older_whole_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when RocksDB has moved a part to tables: nothing synced is lost, nothing is mixed."""
+    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    for batches in (40, 75, 130):
+        path = tmp_path / str(batches)
+        machine = number_store(path, batches, 2000)
+        machine.sync()
+        for number in range(batches + 1, batches + 60):
+            machine.update(
+                [
+                    Entry(2 * number - 1, put(b"key %06d" % number, bytes(2000))),
+                    Entry(2 * number, incr("count")),
+                ]
+            )
+        assert any(path.glob("*.sst"))
+        machine.crash()
+        assert batches <= check_numbers(path) < batches + 60
+
+
+def test_without_any_write_ahead_log_the_state_is_old_but_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emptied logs cost the newest updates; what the tables hold still fits its index."""
+    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    machine = number_store(tmp_path / "kv", 100, 2000)
+    store = machine._store
+    assert store is not None
+    while not store._copy_files(tmp_path / "copy"):
+        pass  # tables are being written meanwhile
+    machine.close()
+    for wal in (tmp_path / "copy").glob("*.log"):
+        os.truncate(wal, 0)
+    assert 0 < check_numbers(tmp_path / "copy") < 100
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: newest_wal(path).unlink(),
+        lambda path: largest_table(path).unlink(),
+        lambda path: flip(largest_table(path), 100, 2),
+        lambda path: flip(newest_wal(path), 30, 0),
+        lambda path: flip(newest_wal(path), record_starts(newest_wal(path))[4] + 6, 2),
+        lambda path: (path / "CURRENT").unlink(),
+        lambda path: next(path.glob("MANIFEST-*")).unlink(),
+    ],
+    ids=[
+        "no WAL", "no table", "bit in table", "bit in WAL", "type in WAL", "no CURRENT",
+        "no MANIFEST",
+    ],
+)  # fmt: skip
+def test_damage_is_reported_and_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    """Opening or looking up a damaged state raises an error with its place."""
+    number_store(tmp_path / "kv", 30, 50).close()
+    machine = opened(tmp_path / "kv")
+    for _ in range(10):
+        apply(machine, put("more", "data"))
+    copy = copy_live(tmp_path / "kv", tmp_path / "copy")
+    machine.close()
+    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    damage(copy)
+    with pytest.raises(StorageError, match="copy"):
+        check_numbers(copy)
+
+
+def test_a_damaged_table_stops_lookups_and_updates_with_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither get, scan nor a command that reads answers from a damaged block."""
+    number_store(tmp_path / "kv", 30, 50).close()
+    flip(largest_table(tmp_path / "kv"), 100, 2)
+    monkeypatch.setattr(disk_module, "_shared_cache", [])
+    machine = opened(tmp_path / "kv")
+    for call in (
+        lambda: machine.lookup(get("key 000007")),
+        lambda: machine.lookup(scan()),
+        lambda: apply(machine, incr("key 000007")),
+    ):
+        with pytest.raises(Corrupt, match="kv"):
+            call()
+    machine.close()
+
+
+# A disk that fails
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_full_disk_is_a_typed_error_and_nothing_synced_is_lost(tmp_path: Path, every: bool) -> None:
+    """Update or sync raises ``StorageError`` with the reason; opening goes on from before."""
+    disk = FullDisk()
+    machine = DiskKV(tmp_path / "kv", sync_every_update=every, disk=disk)
+    machine.open()
+    apply(machine, put("a", "1"))
+    machine.sync()
+    disk.full = True
+    with pytest.raises(StorageError, match=r"kv: the disk refused .*No space left"):
+        apply(machine, put("b", "2"))
+        machine.sync()
+    disk.full = False
+    machine.crash()
+    assert machine.open() == 1
+    assert everything(machine) == {b"a": b"1"}
+    apply(machine, put("b", "3"))
+    machine.close()
+
+
+# Life
+
+
+def test_calls_before_open_and_after_close_are_clear_errors(tmp_path: Path) -> None:
+    """Before ``open`` and after ``close`` every call says so, and it can be opened again."""
+    machine = DiskKV(tmp_path / "kv")
+    machine.close()
+    machine.crash()
+    calls: list[Callable[[], object]] = [
+        lambda: machine.lookup(get("k")),
+        lambda: machine.lookup(scan()),
+        lambda: apply(machine, put("k", "v")),
+        lambda: apply(machine, incr("k")),
+        machine.sync,
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match="open"):
+            call()
+    assert machine.open() == 0
+    for end in (machine.close, machine.crash, machine.close):
+        end()
+        for call in calls:
+            with pytest.raises(StoreClosed):
+                call()
+    assert machine.open() == 0
+    apply(machine, put("k", "v"))
+    with pytest.raises(DirectoryInUse, match="this process"):
+        DiskKV(tmp_path / "kv").open()
+    machine.close()
+    machine.close()
+    machine = DiskKV(str(tmp_path / "kv"))
+    assert machine.open() == 1
+    machine.close()
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    """Opening, scanning and ending leaves no file descriptor behind, and no directory."""
+
+    def lives() -> None:
+        for end in ("close", "crash"):
+            machine = opened(tmp_path / "kv")
+            apply(machine, put("k", "v"))
+            assert machine.lookup(scan(limit=1)) == [(b"k", b"v")]
+            machine.sync()
+            getattr(machine, end)()
+
+    lives()
+    before = psutil.Process().num_fds()
+    for _ in range(3):
+        lives()
+    assert psutil.Process().num_fds() == before
+    assert os.listdir(tmp_path) == ["kv"]
+
+
+def test_lookups_beside_updates_see_whole_batches(kv: DiskKV) -> None:
+    """A scan shows one moment: all keys of a batch or none, and never an older one than before."""
+    size = 20
+    stop = threading.Event()
+    started = threading.Barrier(5)
+    wrong: list[object] = []
+
+    def look() -> None:
+        last = 0
+        try:
+            started.wait()
+            while not stop.is_set():
+                values = {value for _, value in kv.lookup(scan("k"))}
+                assert len(values) <= 1, values
+                now = int(values.pop()) if values else 0
+                assert now >= last
+                last = now
+                assert int(kv.lookup(get("k7")) or 0) >= last
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    order = [b"k%d" % number for number in range(size)]
+    for number in range(1, 400):
+        random.Random(number).shuffle(order)
+        apply(kv, *(put(key, b"%d" % number) for key in order))
+        if number % 100 == 0:
+            kv.sync()
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("end", ["close", "crash"])
+def test_lookups_beside_the_end_are_answered_or_refused(tmp_path: Path, end: str) -> None:
+    """Lookups that race with the end are right or ``StoreClosed``, and it opens again at once."""
+    machine = DiskKV(tmp_path / "kv")
+    machine.open()
+    apply(machine, *(put(b"%03d" % number, "v") for number in range(300)))
+    machine.sync()
+    for _ in range(4):
+        running = threading.Barrier(5)
+        wrong: list[object] = []
+
+        def look(running: threading.Barrier, wrong: list[object]) -> None:
+            try:
+                running.wait()
+                while True:
+                    assert machine.lookup(get("007")) == b"v"
+                    assert len(machine.lookup(scan(limit=1000))) == 300
+            except StoreClosed:
+                pass
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=look, args=(running, wrong)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        running.wait()
+        getattr(machine, end)()
+        again = opened(tmp_path / "kv")
+        assert again.lookup(get("299")) == b"v"
+        again.close()
+        for thread in threads:
+            thread.join(10)
+        assert wrong == []
+        machine.open()
+    machine.close()
