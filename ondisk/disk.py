@@ -43,6 +43,7 @@ from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 _CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 8 << 20
 _LOG_BLOCK_BYTES = 32 << 10
+_RECORD_HEADER = 7
 _shared_cache: list[Cache] = []
 
 
@@ -114,27 +115,40 @@ def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Iterator[tuple[
         del iterator
 
 
-def _newest_wal(path: Path) -> Path:
-    return max(path.glob("*.log"), key=lambda log: int(log.stem))
+def _records(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the records of a write-ahead log or a MANIFEST begin, and of which type each is.
+
+    Both are blocks of 32 KB full of records: checksum (4 bytes), length (2), type (1), data.
+    """
+    at = 0
+    while at + _RECORD_HEADER <= len(data):
+        left = _LOG_BLOCK_BYTES - at % _LOG_BLOCK_BYTES
+        if left < _RECORD_HEADER:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        yield at, kind
+        at += _RECORD_HEADER + length
 
 
 def _refuse_recycled_records(path: Path) -> None:
     """Refuse a damaged byte that would send RocksDB 9.8 into an endless loop, with the GIL in its hands.
 
-    Logs and MANIFEST are blocks of 32 KB full of records: checksum (4 bytes), length (2), type (1), data.
     The types 5 to 8 mean a log file that is used again, which RocksDB does only if it is told to.
     """
-    data = path.read_bytes()
-    at = 0
-    while at + 7 <= len(data):
-        left = _LOG_BLOCK_BYTES - at % _LOG_BLOCK_BYTES
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)
+    for at, kind in _records(path.read_bytes()):
         if 5 <= kind <= 8:
             raise Corrupt(f"{path}: the stored data is damaged at byte {at + 6}")
-        at += 7 + length
+
+
+def _cut_after(wal: Path, sequence: int) -> None:
+    """Cut a write-ahead log before the first batch that is newer than this sequence number."""
+    data = wal.read_bytes()
+    for at, kind in _records(data):
+        begins_a_batch = kind in (1, 2)  # a record of its own, or the first of several
+        if begins_a_batch and int.from_bytes(data[at + 7 : at + 15], "little") > sequence:
+            os.truncate(wal, at)
+            return
 
 
 class Store:
@@ -150,7 +164,6 @@ class Store:
         self._open = False
         self._users = 0
         self._idle = threading.Condition()
-        self._wal_durable: tuple[str, int] = ("", 0)  # newest write-ahead log, and its synced length
         self._after_cut = self.path.with_name(self.path.name + ".power-cut")
         self._before_cut = self.path.with_name(self.path.name + ".before-power-cut")
         try:
@@ -161,6 +174,7 @@ class Store:
             self._db = Rdict(str(self.path), _options(), {"meta": _options()})
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
+            self._durable = self._db.latest_sequence_number()  # opening syncs what it finds
         except Exception as error:
             raise _translate(error, self.path) from None
         self._open = True
@@ -250,8 +264,7 @@ class Store:
         """Return when every write so far would survive a power cut."""
         with self._using():
             self._disk.sync(lambda: self._db.flush_wal(True))
-            newest = _newest_wal(self.path)
-            self._wal_durable = newest.name, newest.stat().st_size
+            self._durable = self._db.latest_sequence_number()
 
     def close(self) -> None:
         """Wait for running reads, then close. A second call does nothing."""
@@ -280,9 +293,8 @@ class Store:
             return
         while not self._copy_files(self._after_cut):
             pass  # RocksDB changed its set of files meanwhile
-        newest = _newest_wal(self._after_cut)
-        name, durable = self._wal_durable
-        os.truncate(newest, durable if newest.name == name else 0)
+        for wal in self._after_cut.glob("*.log"):
+            _cut_after(wal, self._durable)
         self.close()
         shutil.rmtree(self._before_cut, ignore_errors=True)
         self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again

@@ -74,8 +74,8 @@ class View:
     """The whole cluster at one moment, as near to one as can be had without stopping it.
 
     ``time`` is in seconds of the cluster's clock, which stands still while the network is paused;
-    ``latency`` is in seconds. ``cut`` and ``held`` are one-way links as (sender, receiver). ``in_flight`` (the oldest
-    first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
+    ``latency`` is in seconds. ``cut`` and ``held`` are one-way links as (sender, receiver).
+    ``in_flight`` (the oldest first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
     """
 
     time: float

@@ -237,10 +237,12 @@ class RaftLog:
             try:
                 self.sync()
             finally:
+                self._witness.close()
                 self._store.close()
 
     def crash(self) -> None:
         """Close as a power cut would: what was not synced is gone."""
+        self._witness.close()
         self._store.crash()
 
 
@@ -254,6 +256,7 @@ class _Witness:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = -1  # opened by the first write
 
     def read(self) -> int:
         """The number of durable batches; 0 when there is no note, or a power cut tore it."""
@@ -269,10 +272,13 @@ class _Witness:
     def write(self, batches: int) -> None:
         number = batches.to_bytes(8, "big")
         try:
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                os.pwrite(file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
-            finally:
-                os.close(file)
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.pwrite(self._file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error})") from None
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
