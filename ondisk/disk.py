@@ -115,8 +115,8 @@ def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Iterator[tuple[
         del iterator
 
 
-def _records(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where the records of a write-ahead log or a MANIFEST begin, and of which type each is.
+def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where each record of a write-ahead log or a MANIFEST begins and ends, and of which type it is.
 
     Both are blocks of 32 KB full of records: checksum (4 bytes), length (2), type (1), data.
     """
@@ -127,7 +127,7 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
             at += left
             continue
         length, kind = struct.unpack_from("<HB", data, at + 4)
-        yield at, kind
+        yield at, at + _RECORD_HEADER + length, kind
         at += _RECORD_HEADER + length
 
 
@@ -136,7 +136,7 @@ def _refuse_recycled_records(path: Path) -> None:
 
     The types 5 to 8 mean a log file that is used again, which RocksDB does only if it is told to.
     """
-    for at, kind in _records(path.read_bytes()):
+    for at, _, kind in _records(path.read_bytes()):
         if 5 <= kind <= 8:
             raise Corrupt(f"{path}: the stored data is damaged at byte {at + 6}")
 
@@ -144,9 +144,12 @@ def _refuse_recycled_records(path: Path) -> None:
 def _cut_after(wal: Path, sequence: int) -> None:
     """Cut a write-ahead log before the first batch that is newer than this sequence number."""
     data = wal.read_bytes()
-    for at, kind in _records(data):
-        begins_a_batch = kind in (1, 2)  # a record of its own, or the first of several
-        if begins_a_batch and int.from_bytes(data[at + 7 : at + 15], "little") > sequence:
+    for at, end, kind in _records(data):
+        if kind not in (1, 2):  # neither a batch of its own nor the first of several records
+            continue
+        # A block may end within the number: it goes on in the next record.
+        number = (data[at + _RECORD_HEADER : end] + data[end + _RECORD_HEADER : end + 15])[:8]
+        if int.from_bytes(number, "little") > sequence:
             os.truncate(wal, at)
             return
 

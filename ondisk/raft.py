@@ -26,13 +26,14 @@ function which answers with the step's own time for our engines, and with real t
 from __future__ import annotations
 
 import _socket
+import operator
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pysyncobj.syncobj
 from pysyncobj import SyncObj, SyncObjConf
@@ -52,8 +53,6 @@ _ELECT_NOW = float("-inf")  # an election deadline that has certainly passed
 
 _FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
 _ROLES = {_FOLLOWER: "follower", _CANDIDATE: "candidate", _LEADER: "leader"}
-
-_T = TypeVar("_T")
 
 _step = threading.local()
 
@@ -85,20 +84,32 @@ class Timing(NamedTuple):
     window_bytes: int = 8 << 20
 
 
-class _Private(Generic[_T]):
+def _private(name: str) -> Any:
     """A private attribute of ``SyncObj`` behind a plain name; fails loudly when PySyncObj moves it."""
+    private = f"_SyncObj__{name}"
 
-    def __init__(self, name: str) -> None:
-        self.name = f"_SyncObj__{name}"
+    def set_private(engine: SyncObj, value: Any) -> None:
+        if private not in engine.__dict__:
+            raise AttributeError(f"PySyncObj has no {private}: only {PYSYNCOBJ_VERSION} is supported")
+        engine.__dict__[private] = value
 
-    def __get__(self, engine: SyncObj, owner: type) -> _T:
-        value: _T = engine.__dict__[self.name]
-        return value
+    # attrgetter, because these are read dozens of times in a step, and it needs no Python frame.
+    return property(operator.attrgetter(private), set_private)
 
-    def __set__(self, engine: SyncObj, value: _T) -> None:
-        if self.name not in engine.__dict__:
-            raise AttributeError(f"PySyncObj has no {self.name}: only {PYSYNCOBJ_VERSION} is supported")
-        engine.__dict__[self.name] = value
+
+class _Member(Node):
+    """A replica in PySyncObj's eyes. There is one object for each, so identity is equality, and fast."""
+
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
+
+
+class _NoSockets:
+    """PySyncObj polls its sockets at the end of each tick, and has none here."""
+
+    def poll(self, timeout: float) -> None:
+        pass
 
 
 class _Wire(Transport):
@@ -166,20 +177,20 @@ class _Peer:
 class Raft(SyncObj):
     """The Raft engine of one replica: no thread, no socket, no clock. Its replica steps it."""
 
-    _state = _Private[int]("raftState")
-    _term = _Private[int]("raftCurrentTerm")
-    _voted_for = _Private[int | None]("votedForNodeId")
-    _leader = _Private[Node | None]("raftLeader")
-    _journal = _Private[_Journal]("raftLog")
-    _commit = _Private[int]("raftCommitIndex")
-    _applied = _Private[int]("raftLastApplied")
-    _leader_commit = _Private[int | None]("leaderCommitIndex")
-    _next = _Private[dict[Node, int]]("raftNextIndex")
-    _match = _Private[dict[Node, int]]("raftMatchIndex")
-    _last_response = _Private[dict[Node, float]]("lastResponseTime")
-    _others = _Private[set[Node]]("otherNodes")
-    _connected = _Private[set[Node]]("connectedNodes")
-    _election_deadline = _Private[float]("raftElectionDeadline")
+    _state: int = _private("raftState")
+    _term: int = _private("raftCurrentTerm")
+    _voted_for: int | None = _private("votedForNodeId")
+    _leader: Node | None = _private("raftLeader")
+    _journal: _Journal = _private("raftLog")
+    _commit: int = _private("raftCommitIndex")
+    _applied: int = _private("raftLastApplied")
+    _leader_commit: int | None = _private("leaderCommitIndex")
+    _next: dict[Node, int] = _private("raftNextIndex")
+    _match: dict[Node, int] = _private("raftMatchIndex")
+    _last_response: dict[Node, float] = _private("lastResponseTime")
+    _others: set[Node] = _private("otherNodes")
+    _connected: set[Node] = _private("connectedNodes")
+    _election_deadline: float = _private("raftElectionDeadline")
 
     def __init__(
         self,
@@ -221,6 +232,7 @@ class Raft(SyncObj):
         self._apply = apply
         self._take_requests = take_requests
         self._rng = rng
+        self._member = {member: _Member(member) for member in members if member != replica_id}
         self._peers: dict[Node, _Peer] = {}
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
@@ -238,11 +250,12 @@ class Raft(SyncObj):
         )
         with self.at(now):
             super().__init__(
-                Node(replica_id),
-                [Node(member) for member in members if member != replica_id],
+                _Member(replica_id),
+                list(self._member.values()),
                 conf,
                 transport=_Wire(send),
             )
+            self._poller = _NoSockets()
             self._journal = _Journal(log)
             self._term = max(log.term, log.last_term)
             self._voted_for = log.voted_for
@@ -313,8 +326,8 @@ class Raft(SyncObj):
 
     def receive(self, sender: int, message: Message) -> None:
         """Handle one message. Answers go through ``send``."""
-        node = Node(sender)
-        if node not in self._others:
+        node = self._member.get(sender)
+        if node is None:
             return
         if isinstance(message, AppendEntries):
             self._on_append_entries(node, message)

@@ -191,7 +191,7 @@ class RaftLog:
             del self._tail[index - tail_first :]
         self._tail_bytes = sum(len(entry.command) for entry in self._tail)
         if index <= self.synced_index:
-            self._cut_from = index if self._cut_from is None else min(index, self._cut_from)
+            self._cut_from = index  # lower than any before
             self.synced_index = index - 1
 
     def set_hard_state(self, term: int, voted_for: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,24 @@ def test_a_crash_loses_exactly_what_was_not_synced(tmp_path: Path, synced: int, 
     assert reopened(tmp_path / "db") == synced
 
 
+@pytest.mark.parametrize("left", [0, 1, 6, 7, 8, 10, 14, 15, 18, 19, 20])
+def test_a_crash_finds_its_place_where_a_batch_is_split_over_two_blocks(tmp_path: Path, left: int) -> None:
+    """A synced batch that begins ``left`` bytes before a block's end stays, the next one goes."""
+    block = 32 << 10
+    probe = Store(tmp_path / "probe")
+    write(probe, 1, 30_000)
+    overhead = newest_wal(tmp_path / "probe").stat().st_size - 30_000
+    probe.close()
+    store = Store(tmp_path / "db")
+    write(store, 1, block - left - overhead)
+    assert newest_wal(tmp_path / "db").stat().st_size == block - left
+    write(store, 2)
+    store.sync()
+    write(store, 3)
+    store.crash()
+    assert reopened(tmp_path / "db") == 2
+
+
 def test_a_crash_after_tables_were_written_leaves_a_prefix_with_everything_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +160,31 @@ def test_tables_alone_hold_the_index_that_belongs_to_their_data(
     for log in copy.glob("*.log"):
         os.truncate(log, 0)
     assert 0 <= reopened(copy) < 199
+
+
+def test_sync_makes_rocksdb_sync_its_log_and_a_write_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB itself counts one sync of the write-ahead log for each ``sync``."""
+    make_options = disk_module._options
+    counting = make_options()
+    counting.enable_statistics()
+    first = iter([counting])
+    monkeypatch.setattr(disk_module, "_options", lambda: next(first, None) or make_options())
+
+    def syncs() -> int:
+        counted = re.search(r"rocksdb\.wal\.synced COUNT : (\d+)", counting.get_statistics() or "")
+        assert counted
+        return int(counted[1])
+
+    store = Store(tmp_path / "db")
+    before = syncs()
+    for number in range(1, 4):
+        write(store, number)
+        assert syncs() == before + number - 1
+        store.sync()
+        assert syncs() == before + number
+    store.close()
 
 
 def test_close_keeps_what_was_not_synced(tmp_path: Path) -> None:

@@ -629,6 +629,9 @@ def test_a_hole_is_reported_when_opening_or_reading(tmp_path: Path, small_tail: 
     batch.delete(missing.to_bytes(8, "big"))
     store.write(batch)
     store.close()
+    if missing in (1, 19):  # either end is looked at when opening
+        with pytest.raises(Corrupt, match="missing"):
+            RaftLog(tmp_path)
     with pytest.raises(Corrupt, match="missing"):
         reopened(tmp_path)
 
