@@ -154,6 +154,34 @@ def _cut_after(wal: Path, sequence: int) -> None:
             return
 
 
+class _Use:
+    """``with`` this, a database stays open, and its errors become typed ones.
+
+    A class, and not a generator, because every read and write passes through it.
+    """
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        store = self._store
+        with store._idle:
+            if not store._open:
+                raise StoreClosed(f"{store.path}: closed")
+            store._users += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        store = self._store
+        with store._idle:
+            store._users -= 1
+            if not store._open:
+                store._idle.notify_all()
+        if isinstance(error, Exception):
+            raise _translate(error, store.path) from None
+
+
 class Store:
     """One RocksDB with the column families ``default`` and ``meta``, both with keys and values in bytes.
 
@@ -201,20 +229,8 @@ class Store:
         """Whether it can be used: neither ``close`` nor ``crash`` has been called."""
         return self._open
 
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        with self._idle:
-            if not self._open:
-                raise StoreClosed(f"{self.path}: closed")
-            self._users += 1
-        try:
-            yield
-        except Exception as error:
-            raise _translate(error, self.path) from None
-        finally:
-            with self._idle:
-                self._users -= 1
-                self._idle.notify_all()
+    def _using(self) -> _Use:
+        return _Use(self)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a data key; ``None`` if there is none."""
@@ -255,8 +271,9 @@ class Store:
 
     def put_meta(self, batch: WriteBatch, key: bytes, value: bytes) -> None:
         """Add a metadata key to a batch."""
-        with self._using():
-            batch.put(key, value, self._meta_handle)
+        if not self._open:
+            raise StoreClosed(f"{self.path}: closed")
+        batch.put(key, value, self._meta_handle)
 
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
