@@ -24,6 +24,7 @@ MAX_KEY_BYTES = 64 << 10
 MAX_VALUE_BYTES = 1 << 20
 MAX_SCAN_ITEMS = 10_000
 
+_DONE = Result()
 _APPLIED_INDEX = b"applied_index"
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,19}")
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -204,7 +205,7 @@ class DiskKV(OnDiskStateMachine):
         if len(key) > MAX_KEY_BYTES:
             return Result(error=f"the key has {len(key):,} bytes; at most {MAX_KEY_BYTES:,} are allowed")
         if isinstance(decoded, Put):
-            return self._set(key, decoded.value, Result(), changes)
+            return self._set(key, decoded.value, _DONE, changes)
         present = changes[key] if key in changes else self._open_store.get(key)
         if isinstance(decoded, Delete):
             changes[key] = None

@@ -154,12 +154,13 @@ class RaftLog:
                 some = self._tail[first - tail_first : last - tail_first + 1]
             else:
                 some = self._read(first, min(last, tail_first - 1, first + _READ_ENTRIES - 1))
-            for entry in some:
-                size += len(entry.command)
-                if max_bytes is not None and size > max_bytes and found:
-                    return found
-                found.append(entry)
+            size += sum([len(entry.command) for entry in some])
+            found += some
             first += len(some)
+            if max_bytes is not None and size > max_bytes:
+                while size > max_bytes and len(found) > 1:
+                    size -= len(found.pop().command)
+                break
         return found
 
     def _read(self, first: int, last: int) -> list[LogEntry]:

@@ -1,0 +1,225 @@
+"""Measure ondisk beside stock PySyncObj, interleaved in rounds, in one run.
+
+A machine's speed drifts, so only what ran side by side is compared: each round measures every subject under
+one load, then under the next, and the verdicts are medians of ratios within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.report import LOADS, SUBJECTS, Round, Subject
+
+READY_WITHIN = 30.0  # seconds; stock tries a lost connection again after 5
+CLOSE_WITHIN = 15.0
+ANSWER_WITHIN = 60.0  # beyond the time of the load
+SETTLE = 0.2  # between two measurements, for what the last one left to do
+
+
+class Worker:
+    """A process that runs ``worker.py``."""
+
+    def __init__(self, order: dict[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", json.dumps(order)],
+                cwd=Path(__file__).parents[1],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C is for the parent, and a hanging one can be killed whole
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def ask(self, do: str, at_once: int = 0, seconds: float = 0.0) -> dict[str, Any]:
+        """Send one request and wait for its answer. Raises ``RuntimeError`` if it failed."""
+        answer = b""
+        try:
+            self._stdin.write(json.dumps([do, at_once, seconds]).encode() + b"\n")
+            self._stdin.flush()
+            if select.select([self._stdout], [], [], seconds + ANSWER_WITHIN)[0]:
+                answer = self._stdout.readline()
+        except BrokenPipeError:
+            pass
+        if not answer:
+            raise RuntimeError(f"a worker ended or hangs\n{self._log.read_text()[-2000:]}")
+        told: dict[str, Any] = json.loads(answer)
+        if "error" in told:
+            raise RuntimeError(told["error"])
+        return told
+
+    def hurry(self) -> None:
+        """Break off what it measures."""
+        self._process.terminate()
+
+    def close(self) -> bool:
+        """End it; say whether it closed cleanly."""
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(CLOSE_WITHIN)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._stdout.close()
+        return self._process.returncode == 0
+
+
+class Running:
+    """One subject, in one process or three."""
+
+    def __init__(self, name: str, subject: Subject, directory: Path) -> None:
+        self.name = name
+        self.linearizable = subject.kind == "ondisk"
+        members = [1, 2, 3] if subject.layout == "processes" else [None]
+        order = {
+            "kind": subject.kind,
+            "directory": str(directory / name),
+            "ports": [] if subject.layout == "memory" else free_ports(3),
+        }
+        self.workers: list[Worker] = []
+        for member in members:
+            self.workers.append(Worker({**order, "member": member}, directory / f"{name}-{member}.log"))
+
+    def leader(self) -> Worker:
+        """The process that leads, once everybody is ready. Raises ``RuntimeError`` if that takes too long."""
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            looks = [worker.ask("look") for worker in self.workers]
+            leaders = [worker for worker, look in zip(self.workers, looks, strict=True) if look["leads"]]
+            if len(leaders) == 1 and all(look["ready"] for look in looks):
+                return leaders[0]
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.name}: no leader within {READY_WITHIN:g} s")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody uses now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Benchmark:
+    """All subjects, running, and what was measured so far."""
+
+    def __init__(self, seconds: float) -> None:
+        self.rounds: list[Round] = []
+        self.failures: list[str] = []
+        self._seconds = seconds
+        self._running: list[Running] = []
+
+    def run(self, names: list[str], rounds: int, directory: Path) -> bool:
+        """Start, measure, and end every process; say whether Ctrl-C (or SIGTERM) cut that short."""
+        completed = interrupted = False
+        try:
+            for name in names:
+                self._running.append(Running(name, SUBJECTS[name], directory))
+            for running in self._running:
+                running.leader().ask("fill", 256, self._seconds)  # every key once; this also warms up
+                progress(f"ready: {running.name}")
+            for number in range(1, rounds + 1):
+                self._run_round()
+                progress(f"round {number} of {rounds}")
+            completed = True
+        except KeyboardInterrupt:
+            interrupted = True
+            progress("interrupted; this is what was measured so far")
+        except RuntimeError as error:
+            self.failures.append(f"starting: {error}")
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would leave processes behind
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._close(hurry=not completed)
+        return interrupted
+
+    def _run_round(self) -> None:
+        cells: Round = {}
+        self.rounds.append(cells)
+        for load in LOADS:
+            do, at_once = load.split("-")
+            for running in self._running:
+                if do == "get" and not running.linearizable:
+                    continue
+                time.sleep(min(SETTLE, self._seconds))
+                try:
+                    cell = running.leader().ask(do, int(at_once), self._seconds)
+                    cells.setdefault(load, {})[running.name] = cell
+                except RuntimeError as error:
+                    self.failures.append(f"{running.name}, {load}: {error}")
+
+    def _close(self, *, hurry: bool) -> None:
+        workers = [(running.name, worker) for running in self._running for worker in running.workers]
+        if hurry:
+            for _, worker in workers:
+                worker.hurry()
+        for name, worker in workers:
+            if not worker.close() and not hurry:
+                self.failures.append(f"{name}: did not close cleanly")
+
+
+def data_directory() -> str:
+    """Where temporary files go, unless that is in memory."""
+    for path in (tempfile.gettempdir(), "/var/tmp"):
+        if report.file_system(Path(path)) not in ("tmpfs", "ramfs"):
+            return path
+    return os.getcwd()
+
+
+def main() -> int:
+    """0 when everything was measured, 1 when something failed, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure (1.0)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS))
+    parser.add_argument("--dir", default=data_directory(), help="where the data goes meanwhile: a real disk")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+    options = parser.parse_args()
+    names = [name for name in SUBJECTS if name in (options.only or SUBJECTS)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    benchmark = Benchmark(options.seconds)
+    with tempfile.TemporaryDirectory(prefix="ondisk-bench-", dir=options.dir) as temporary:
+        conditions = report.conditions(Path(temporary))
+        interrupted = benchmark.run(names, options.rounds, Path(temporary))
+    conditions["load average after"] = report.load_average()
+    verdicts = report.verdicts(benchmark.rounds, names)
+    for what, value in conditions.items():
+        print(f"{what:18}  {value}")
+    print(f"\n{report.DURABLE}\n\n{report.tables(benchmark.rounds, names, options.seconds)}\n")
+    for line in (*verdicts, *(f"failed: {failure}" for failure in benchmark.failures)):
+        print(line)
+    if options.json is not None:
+        measured = {
+            "conditions": conditions,
+            "seconds": options.seconds,
+            "rounds": benchmark.rounds,
+            "verdicts": [verdict._asdict() for verdict in verdicts],
+            "failures": benchmark.failures,
+        }
+        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    return 130 if interrupted else 1 if benchmark.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

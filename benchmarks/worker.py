@@ -1,0 +1,227 @@
+"""One process that is measured: it builds what it is told and answers requests over its pipes.
+
+``python -m benchmarks.worker '{"kind": "ondisk", ...}'``: each line of standard input is one request and gets
+one line as its answer, both in JSON; the end of the input ends it. The load comes from inside this process,
+where a user's program would be, and everybody gets the same keys, values, windows and loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import psutil
+
+KEYS = [f"{number:016d}".encode() for number in range(1000)]
+VALUES = [os.urandom(128) for _ in KEYS]
+ANSWER_WITHIN = 10.0  # seconds; far beyond what any put takes
+
+Finish = Callable[[object], None]  # called with what went wrong, or None
+
+
+class Ondisk:
+    """A ``Cluster``, in memory or over TCP, or with ``member`` one ``Node`` of three processes."""
+
+    def __init__(self, directory: Path, member: int | None, ports: list[int]) -> None:
+        from ondisk import Cluster, Node
+        from ondisk.client import Client
+        from ondisk.tcp import TcpNetwork
+
+        network = TcpNetwork({id: ("127.0.0.1", port) for id, port in enumerate(ports, 1)}) if ports else None
+        self._client: Client
+        if member is None:
+            cluster = Cluster(directory, network=network)
+            self._client, self._status, self.close = cluster, cluster.status, cluster.close
+        else:
+            assert network is not None
+            node = Node(member, (1, 2, 3), directory, network)
+            node.start()
+            self._client, self._status, self.close = node, lambda: {member: node.status}, node.stop
+        self.get, self.stale_get = self._client.get, self._client.stale_get
+
+    def look(self) -> dict[str, bool]:
+        """Whether everybody here knows a leader, and whether it is here."""
+        statuses = self._status().values()
+        return {
+            "ready": all(status.leader_id is not None for status in statuses),
+            "leads": any(status.role == "leader" for status in statuses),
+        }
+
+    def put(self, key: bytes, value: bytes, finish: Finish) -> None:
+        def on_done(future: Future[Any]) -> None:
+            finish(future.exception() or future.result().error)
+
+        self._client.put_async(key, value, timeout=ANSWER_WITHIN).add_done_callback(on_done)
+
+
+class Stock:
+    """PySyncObj as it comes, with a journal: all three replicas, or one of three processes.
+
+    With a dump file too: without one it forgets what the compaction of its journal drops.
+    """
+
+    def __init__(self, directory: Path, member: int | None, ports: list[int], batching: bool) -> None:
+        from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
+
+        class Store(SyncObj):  # type: ignore[misc]
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                self.data: dict[bytes, bytes] = {}
+
+            @replicated  # type: ignore[untyped-decorator]
+            def put(self, key: bytes, value: bytes) -> None:
+                self.data[key] = value
+
+        logging.disable()  # it complains at critical level under plain load, and writing that costs it time
+        directory.mkdir(parents=True, exist_ok=True)
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        self._success = FAIL_REASON.SUCCESS
+        self._replicas = [
+            Store(
+                address,
+                [other for other in addresses if other != address],
+                SyncObjConf(
+                    journalFile=str(directory / f"{number}.journal"),
+                    fullDumpFile=str(directory / f"{number}.dump"),
+                    appendEntriesUseBatch=batching,
+                ),
+            )
+            for number, address in enumerate(addresses, 1)
+            if member in (None, number)
+        ]
+        self._used = self._replicas[0]
+
+    def look(self) -> dict[str, bool]:
+        """Whether everybody here knows a leader, and whether it is here; if so, it is used from now on."""
+        leaders = [replica for replica in self._replicas if replica._isLeader()]
+        self._used = (leaders or self._replicas)[0]
+        ready = all(replica.isReady() and replica._getLeader() for replica in self._replicas)
+        return {"ready": ready, "leads": bool(leaders)}
+
+    def put(self, key: bytes, value: bytes, finish: Finish) -> None:
+        def on_done(_: object, reason: int) -> None:
+            finish(None if reason == self._success else f"FAIL_REASON {reason}")
+
+        self._used.put(key, value, callback=on_done)
+
+    def stale_get(self, key: bytes) -> object:
+        return self._used.data.get(key)
+
+    def close(self) -> None:
+        for replica in self._replicas:
+            replica.destroy_synchronous()
+        for child in psutil.Process().children():  # a dump that is still being written
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+                child.wait(5)
+
+
+def measured(latencies: list[float], seconds: float) -> dict[str, float]:
+    """What is reported: operations per second, and percentiles in milliseconds."""
+    in_order = sorted(latencies)
+    return {
+        "per_second": len(in_order) / seconds,
+        "p50_ms": 1000 * in_order[len(in_order) // 2],
+        "p99_ms": 1000 * in_order[len(in_order) * 99 // 100],
+    }
+
+
+def puts(subject: Ondisk | Stock, in_flight: int, seconds: float, at_least: int = 1) -> dict[str, float]:
+    """Keep ``in_flight`` puts under way from this thread."""
+    ended: SimpleQueue[float | str] = SimpleQueue()
+    numbers = itertools.cycle(range(len(KEYS)))
+
+    def finish(began: float, error: object) -> None:
+        ended.put(time.perf_counter() - began if error is None else f"a put failed: {error}")
+
+    def begin() -> None:
+        number = next(numbers)
+        subject.put(KEYS[number], VALUES[number], partial(finish, time.perf_counter()))
+
+    def take() -> float:
+        try:
+            latency = ended.get(timeout=ANSWER_WITHIN)
+        except Empty:
+            raise RuntimeError(f"a put was not answered within {ANSWER_WITHIN:g} s") from None
+        if isinstance(latency, str):
+            raise RuntimeError(latency)
+        return latency
+
+    latencies = []
+    start = time.perf_counter()
+    for _ in range(in_flight):
+        begin()
+    while True:
+        latencies.append(take())
+        took = time.perf_counter() - start
+        if took >= seconds and len(latencies) >= at_least:
+            break
+        begin()
+    for _ in range(in_flight - 1):
+        take()
+    return measured(latencies, took)
+
+
+def gets(read: Callable[[bytes], object], threads: int, seconds: float) -> dict[str, float]:
+    """Read in a loop in each of ``threads``."""
+    start = time.perf_counter()
+
+    def loop() -> list[float]:
+        latencies = []
+        now = time.perf_counter()
+        for key in itertools.cycle(KEYS):
+            if read(key) is None:
+                raise RuntimeError(f"{key!r} is missing")
+            before, now = now, time.perf_counter()
+            latencies.append(now - before)
+            if now - start >= seconds:
+                break
+        return latencies
+
+    if threads == 1:
+        return measured(loop(), time.perf_counter() - start)
+    with ThreadPoolExecutor(threads) as pool:
+        loops = [pool.submit(loop) for _ in range(threads)]
+        latencies = [latency for each in loops for latency in each.result()]
+    return measured(latencies, time.perf_counter() - start)
+
+
+def answer(subject: Ondisk | Stock, do: str, at_once: int, seconds: float) -> dict[str, Any]:
+    """Do what one line of the input asks."""
+    if do == "look":
+        return subject.look()
+    if do == "fill":
+        return puts(subject, at_once, seconds, at_least=len(KEYS))
+    if do == "put":
+        return puts(subject, at_once, seconds)
+    return gets(subject.stale_get if do == "stale" else subject.get, at_once, seconds)  # type: ignore[union-attr]
+
+
+def main() -> None:
+    """Build, answer until the input ends, close."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # break off, but close
+    order = json.loads(sys.argv[1])
+    where = Path(order["directory"]), order["member"], order["ports"]
+    subject = Ondisk(*where) if order["kind"] == "ondisk" else Stock(*where, order["kind"] == "stock")
+    with contextlib.closing(subject):
+        for line in sys.stdin:
+            try:
+                reply = answer(subject, *json.loads(line))
+            except Exception as error:
+                reply = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    main()
