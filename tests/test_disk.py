@@ -219,11 +219,12 @@ def test_crash_and_close_do_nothing_to_a_closed_store(tmp_path: Path) -> None:
     former.crash()
     former.close()
     write(store, 2)
-    assert held(store) == 2
-    store.crash()
-    store.crash()
-    store.close()
-    assert reopened(tmp_path / "db") == 0
+    store.sync()
+    write(store, 3)
+    assert held(store) == 3
+    for end in (store.crash, store.crash, store.close):
+        end()
+    assert reopened(tmp_path / "db") == 2
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -362,6 +363,25 @@ def test_a_walk_sees_one_moment(tmp_path: Path) -> None:
     with store.iterate((48).to_bytes(8, "big")) as pairs:
         assert [int.from_bytes(key, "big") for key, _ in pairs] == [48, 49]
     store.close()
+
+
+def test_close_waits_for_who_is_reading_and_lets_nobody_else_in(tmp_path: Path) -> None:
+    """A walk that has begun ends as it would have; calls that come later are refused."""
+    store = Store(tmp_path / "db")
+    for number in range(1, 100):
+        write(store, number)
+    closer = threading.Thread(target=store.close)
+    with store.iterate() as pairs:
+        next(pairs)
+        closer.start()
+        closer.join(0.1)
+        assert closer.is_alive() and not store.is_open
+        with pytest.raises(StoreClosed):
+            store.get(b"k")
+        assert len(list(pairs)) == 98
+    closer.join(10)
+    assert not closer.is_alive()
+    assert reopened(tmp_path / "db") == 99
 
 
 @pytest.mark.parametrize("end", ["close", "crash"])
