@@ -178,8 +178,8 @@ class _Use:
             store._users -= 1
             if not store._open:
                 store._idle.notify_all()
-        if isinstance(error, Exception):
-            raise _translate(error, store.path) from None
+        if isinstance(error, Exception) and (typed := _translate(error, store.path)) is not error:
+            raise typed from None
 
 
 class Store:

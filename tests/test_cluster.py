@@ -190,6 +190,7 @@ def test_wrong_input_is_refused_with_a_sentence_and_changes_nothing(
     cluster: Cluster, call: Callable[[Cluster], object], error: type[Exception], says: str
 ) -> None:
     """The error names what is wrong; nothing was proposed."""
+    wait_until(lambda: all_applied(cluster) and cluster.status()[1].last_index)  # the leader's no-op
     before = cluster.status()[1].last_index
     with pytest.raises(error, match=says):
         call(cluster)
