@@ -129,8 +129,12 @@ class Cluster(Client):
     @property
     def leader_id(self) -> int | None:
         """The replica that leads in the newest term, as far as it knows; ``None`` during an election."""
-        leaders = [status for status in self.status().values() if status.role == "leader"]
-        return max(leaders, key=lambda status: status.term).id if leaders else None
+        leader, newest = None, -1
+        for member, node in self._nodes.items():
+            status = node.status
+            if status.role == "leader" and status.term > newest:
+                leader, newest = member, status.term
+        return leader
 
     def wait_for_leader(self, timeout: float = 10.0) -> int:
         """Return the leader's id as soon as there is one. Raises ``NoLeader`` after ``timeout`` seconds."""
