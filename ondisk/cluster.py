@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,7 +19,7 @@ from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
 
-_open_clusters: weakref.WeakValueDictionary[Path, Cluster] = weakref.WeakValueDictionary()
+_open_clusters: dict[Path, Cluster] = {}
 _opening = threading.Lock()
 
 _T = TypeVar("_T")
@@ -84,6 +83,8 @@ class Cluster(Client):
         """Stop all replicas. A second call does nothing."""
         for node in self._nodes.values():
             node.stop()
+        if _open_clusters.get(self.data_dir) is self:
+            del _open_clusters[self.data_dir]
 
     def __enter__(self) -> Cluster:
         return self
@@ -178,6 +179,7 @@ class Cluster(Client):
             except (NoLeader, ReplicaStopped):
                 if via is not None or time.monotonic() >= deadline:
                     raise
+                time.sleep(0.01)  # an election is going on: ask again, but not as fast as one can
 
     def _choose(self, via: int | None) -> Node:
         if via is not None:

@@ -6,6 +6,8 @@ well formed or is refused, and nothing is ever unpickled.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ondisk.raftlog import LogEntry, Natural
@@ -70,15 +72,15 @@ class Propose(_Message, frozen=True, tag="propose"):
 
 
 class Outcome(_Message, frozen=True):
-    """How one proposed command ended.
+    """How one proposed command ended, as far as the asked replica can tell.
 
-    ``result`` is set if it was applied. Otherwise it certainly was not, and ``retry`` says whether that is
-    because the asked replica does not lead.
+    ``result`` is set if it was ``applied``. ``not_leader`` and ``discarded`` are certain: it never will be.
+    ``unknown`` is not: another replica may still hold the entry.
     """
 
     request: Natural
-    result: Result | None
-    retry: bool
+    verdict: Literal["applied", "not_leader", "discarded", "unknown"]
+    result: Result | None = None
 
 
 class Outcomes(_Message, frozen=True, tag="outcomes"):

@@ -80,12 +80,13 @@ class Node(Client):
             if self._replica is not None and self._replica.running:
                 return
             self._end(crash=False)
+            machine = self._make_machine(self.directory / "state")
             endpoint = self._network.attach(self.id)
             self._replica = Replica(
                 self.id,
                 self._members,
                 self.directory,
-                self._make_machine(self.directory / "state"),
+                machine,
                 endpoint,
                 clock=self._clock,
                 rng=random.Random(),
@@ -101,14 +102,20 @@ class Node(Client):
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop cleanly. A second call does nothing."""
+        """Stop cleanly. A second call does nothing. Not from a future's callback: see ``propose_async``."""
+        self._not_from_own_thread()
         with self._control:
             self._end(crash=False)
 
     def crash(self) -> None:
         """Stop as a power cut would: what was never synced is lost."""
+        self._not_from_own_thread()
         with self._control:
             self._end(crash=True)
+
+    def _not_from_own_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(f"replica {self.id} cannot wait for the end of its own thread")
 
     def _end(self, *, crash: bool) -> None:
         if self._replica is None:

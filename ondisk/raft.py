@@ -390,6 +390,7 @@ class Raft(SyncObj):
 
     def _ask_before_election(self) -> None:
         """PreVote: begin an election only when a majority would take part in it."""
+        self._leader = None
         self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
         self._ballot = (self._term + 1, True, set())
         for node in self._others:
@@ -453,14 +454,15 @@ class Raft(SyncObj):
 
     def _SyncObj__onBecomeLeader(self) -> None:
         self._peers = {node: _Peer() for node in self._others}
-        self.round = 0
         super()._SyncObj__onBecomeLeader()
 
     # Followers: the leader's entries
 
     def _on_append_entries(self, node: Node, message: AppendEntries) -> None:
-        if message.term < self._term:  # tell a deposed leader, or it would never know
-            self._reply(node, message, success=False, index=0)
+        if message.term < self._term:
+            # Tell a deposed leader, or it would never know. It may lead this very term by now, so the answer
+            # must not confirm a check, or deny an entry, of the term that it asked in.
+            self._send(node.id, AppendReply(self._term, False, 0, 0, 0))
             return
         self._adopt_newer_term(message.term)
         self._SyncObj__setState(_FOLLOWER)

@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import (
     CommandTooLarge,
     NoLeader,
+    NotDone,
     OndiskError,
     OutcomeUnknown,
     Rejected,
@@ -43,6 +45,9 @@ from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 MAX_COMMAND_BYTES = 2 << 20
 _LOOK_AT_DEADLINES = 0.05  # seconds between two looks at the deadlines of waiting requests
 _SYNC_STATE_EVERY = 1.0  # seconds
+
+_DISCARDED = "a new leader discarded the entry before it was committed"
+_LOST_BY_LEADER = "the leader lost the entry; another replica may still hold it"
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +160,10 @@ class Replica:
         self._synced_index = self.opened_index
         self._sync_state_at = clock() + _SYNC_STATE_EVERY
         self._look_at_deadlines = 0.0
+        self._now = clock()  # the time of the present step
+        self._held_back = False  # whether the present step could not send to the leader it knows
+        self._ask_again_at = 0.0
+        self._refusing = threading.Lock()
 
         # A proposal waits here until it is taken, then in one of the next two until it is answered.
         self._proposals: deque[_Proposal] = deque()
@@ -214,12 +223,14 @@ class Replica:
         """
         if self.log is None:
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
-        now = self._clock()
+        now = self._now = self._clock()
+        self._held_back = False
         try:
             with self.raft.at(now):
-                self.raft.set_connected(self._endpoint.connected())
                 for sender, message in self._endpoint.receive():
                     self._receive(sender, message)
+                # Afterwards: the last message of a leader that is gone must not bring it back.
+                self.raft.set_connected(self._endpoint.connected())
                 self._flush()
                 self.raft.tick()
                 self._serve_reads()
@@ -227,14 +238,16 @@ class Replica:
                 self._tell_callers()
                 self._flush()
                 self._sync_state(now)
-        except Exception as error:
+        except BaseException as error:  # a panic in the binding to RocksDB is no Exception
             self.fail(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             return float("inf")
         self.status = self._present_status()
         wakeup = min(self.raft.next_wakeup(), self._sync_state_at)
         if self.status.waiting:
             wakeup = min(wakeup, self._look_at_deadlines)
-        more_to_take = self._proposals and self.raft.leader_id is not None
+        more_to_take = self._proposals and self.raft.leader_id is not None and not self._held_back
         alone = not self.raft.otherNodes and self.raft.commit_index < self.log.last_index
         if more_to_take or alone:
             return 0.0
@@ -249,7 +262,7 @@ class Replica:
         elif isinstance(message, AskReadIndex):
             self._reads.append(_Read(float("inf"), _Remote(sender, message.request)))
         elif isinstance(message, ReadIndex):
-            self._on_read_index(message)
+            self._on_read_index(sender, message)
         else:
             self.raft.receive(sender, message)
 
@@ -292,9 +305,7 @@ class Replica:
             if term == entry.term:
                 self._answer(proposal.reply, answers[entry.index])
             else:
-                self._refuse(
-                    proposal.reply, Rejected("a new leader discarded the entry before it was committed")
-                )
+                self._refuse(proposal.reply, Rejected(_DISCARDED))
 
     # Proposals
 
@@ -314,7 +325,9 @@ class Replica:
         size = 0
         while self._proposals and size < self._timing.batch_bytes:
             proposal = self._proposals.popleft()
-            if isinstance(proposal.reply, _Remote) or _begin(proposal.reply):
+            if proposal.deadline <= self._now:
+                self._too_late(proposal)
+            elif isinstance(proposal.reply, _Remote) or _begin(proposal.reply):
                 taken.append(proposal)
                 size += len(proposal.command)
         return taken
@@ -326,7 +339,7 @@ class Replica:
                 if index in self._in_log:  # from an earlier term of ours, and cut off since
                     self._refuse(
                         self._in_log[index][1].reply,
-                        OutcomeUnknown("the leader lost the entry; another replica may still hold it"),
+                        OutcomeUnknown(_LOST_BY_LEADER),
                     )
                 self._in_log[index] = self.raft.term, proposal
 
@@ -341,15 +354,17 @@ class Replica:
 
     def _take_back(self, message: Propose) -> None:
         """The leader is gone and the commands never left: they wait for the next one."""
-        requests = range(message.first, message.first + len(message.commands))
-        self._proposals.extendleft(self._forwarded.pop(request)[1] for request in reversed(requests))
+        self._held_back = True
+        for request in reversed(range(message.first, message.first + len(message.commands))):
+            if (waiting := self._forwarded.pop(request, None)) is not None:  # else given up meanwhile
+                self._proposals.appendleft(waiting[1])
 
     def _return_remote_requests(self) -> None:
         """Another replica took this one for the leader: it may ask elsewhere."""
         ours = []
         for proposal in _drain(self._proposals):
             if isinstance(proposal.reply, _Remote):
-                self._report(proposal.reply, None, retry=True)
+                self._report(proposal.reply, "not_leader")
             else:
                 ours.append(proposal)
         self._proposals.extendleft(reversed(ours))
@@ -362,35 +377,40 @@ class Replica:
             assert isinstance(proposal.reply, Future)
             if outcome.result is not None:
                 self._answers.append((proposal.reply, outcome.result))
-            elif outcome.retry:
+            elif outcome.verdict == "not_leader":
                 proposal.reply.set_exception(
                     NoLeader("the leader stepped down before it took the command in: try again")
                 )
+            elif outcome.verdict == "discarded":
+                proposal.reply.set_exception(Rejected(_DISCARDED))
             else:
-                proposal.reply.set_exception(
-                    Rejected("a new leader discarded the entry before it was committed")
-                )
+                proposal.reply.set_exception(OutcomeUnknown(_LOST_BY_LEADER))
 
     def _answer(self, reply: Future[Result] | _Remote, result: Result) -> None:
         if isinstance(reply, _Remote):
-            self._report(reply, result, retry=False)
+            self._report(reply, "applied", result)
         else:
             self._answers.append((reply, result))
 
     def _refuse(self, reply: Future[Result] | _Remote, error: OndiskError) -> None:
         if isinstance(reply, _Remote):
-            self._report(reply, None, retry=False)
+            self._report(reply, "discarded" if isinstance(error, NotDone) else "unknown")
         elif not reply.done():
             reply.set_exception(error)
 
-    def _report(self, to: _Remote, result: Result | None, *, retry: bool) -> None:
-        outcome = Outcome(to.request, result, retry)
+    def _report(
+        self,
+        to: _Remote,
+        verdict: Literal["applied", "not_leader", "discarded", "unknown"],
+        result: Result | None = None,
+    ) -> None:
+        outcome = Outcome(to.request, verdict, result)
         self._outcomes.setdefault(to.replica_id, []).append(outcome)
 
     # Linearizable reads: ReadIndex
 
     def _ask_for_read_index(self, leader: int | None) -> None:
-        if not self._reads or leader is None:
+        if not self._reads or leader is None or self._now < self._ask_again_at:
             return
         if self.raft.is_leader:
             if self.raft.knows_commit_index():
@@ -408,12 +428,14 @@ class Replica:
             self._outbox.append((leader, AskReadIndex(self._next_request)))
             self._next_request += 1
 
-    def _on_read_index(self, message: ReadIndex) -> None:
+    def _on_read_index(self, sender: int, message: ReadIndex) -> None:
         if (waiting := self._asked.pop(message.request, None)) is None:
             return
         _, batch = waiting
-        if message.index is None:
+        if message.index is None:  # it does not lead: ask again, but not at the speed of the network
             self._reads.extend(batch)
+            if sender == self.raft.leader_id:
+                self._ask_again_at = self._now + self._timing.heartbeat
         else:
             self._catching_up.extend((message.index, read) for read in batch)
 
@@ -452,13 +474,12 @@ class Replica:
         if now < self._look_at_deadlines:
             return
         self._look_at_deadlines = now + _LOOK_AT_DEADLINES
-        no_leader = "no leader could be reached before the deadline; nothing was proposed"
         in_time = []
         for proposal in _drain(self._proposals):
             if proposal.deadline > now:
                 in_time.append(proposal)
-            elif isinstance(proposal.reply, Future) and _begin(proposal.reply):
-                proposal.reply.set_exception(NoLeader(no_leader))
+            else:
+                self._too_late(proposal)
         self._proposals.extendleft(reversed(in_time))
         for table in (self._in_log, self._forwarded):
             late = [key for key, (_, proposal) in table.items() if proposal.deadline <= now]
@@ -477,6 +498,14 @@ class Replica:
             if (batch := self._in_time(reads, now))
         }
         self._catching_up = [(index, read) for index, read in self._catching_up if self._in_time([read], now)]
+
+    @staticmethod
+    def _too_late(proposal: _Proposal) -> None:
+        """Its deadline passed before it was proposed."""
+        if isinstance(proposal.reply, Future) and _begin(proposal.reply):
+            proposal.reply.set_exception(
+                NoLeader("no leader could be reached before the deadline; nothing was proposed")
+            )
 
     @staticmethod
     def _in_time(reads: Sequence[_Read], now: float) -> list[_Read]:
@@ -528,7 +557,7 @@ class Replica:
             self.machine.crash()
         self._stop("stopped", None)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End because of ``error``, which the status shows from now on."""
         reason = f"{type(error).__name__}: {error}"
         logger.error("replica %d failed: %s", self.id, reason)
@@ -545,7 +574,11 @@ class Replica:
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """Answer everybody who still waits for a replica that has stopped."""
+        """Answer everybody who still waits for a replica that has stopped. From any thread."""
+        with self._refusing:
+            self._refuse_waiting_one_at_a_time()
+
+    def _refuse_waiting_one_at_a_time(self) -> None:
         stopped = f"replica {self.id} is stopped" + (f" ({self.status.error})" if self.status.error else "")
         for proposal in _drain(self._proposals):
             if isinstance(proposal.reply, Future) and _begin(proposal.reply):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from ondisk import (
     DiskKV,
     Entry,
     InvalidCommand,
+    Node,
     NoLeader,
     NotDone,
     OutcomeUnknown,
@@ -28,6 +30,7 @@ from ondisk import (
 )
 from ondisk.disk import Disk
 from ondisk.errors import ConfigurationError, DirectoryInUse
+from ondisk.network import MemoryNetwork
 from ondisk.replica import MAX_COMMAND_BYTES
 from tests.waiting import wait_until
 
@@ -492,3 +495,76 @@ def test_a_cancelled_put_that_was_never_proposed_does_not_happen(cluster: Cluste
     assert future.cancel()
     cluster.network.heal()
     assert cluster.get("k", timeout=10) == b"1"
+
+
+# Careless use
+
+
+def test_stopping_a_replica_from_a_callback_is_refused_and_harms_nothing(cluster: Cluster) -> None:
+    """A thread cannot wait for its own end; the replica goes on, and can be stopped from elsewhere."""
+    leader = cluster.wait_for_leader()
+    raised: list[BaseException] = []
+
+    def stop_it(_: object) -> None:
+        try:
+            cluster.stop(leader)
+        except RuntimeError as error:
+            raised.append(error)
+
+    future = cluster.put_async("k", "v")
+    future.add_done_callback(stop_it)
+    future.result(10)
+    wait_until(lambda: raised or cluster.status()[leader].role == "stopped")
+    if raised:  # else the put was done before the callback was added, and this thread ran it
+        assert "its own thread" in str(raised[0])
+        cluster.put("k", "w", timeout=10)
+        cluster.stop(leader)
+    assert cluster.get("k", timeout=10) in (b"v", b"w")
+
+
+class _Panic(BaseException):
+    """What a binding to another language may raise."""
+
+
+def test_an_exception_that_is_no_exception_stops_its_replica_too(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """Nobody waits for ever for a thread that is gone."""
+
+    class Panicking(DiskKV):
+        def update(self, entries: Sequence[Entry]) -> list[Result]:
+            raise _Panic("the binding gave up")
+
+    cluster = make_cluster(members=[1], state_machine=Panicking)
+    with pytest.raises((OutcomeUnknown, NoLeader, ReplicaStopped)):
+        cluster.put("k", "v", via=1, timeout=10)
+    wait_until(lambda: cluster.status()[1].role == "failed")
+    assert "the binding gave up" in str(cluster.status()[1].error)
+
+
+def test_a_state_machine_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The next start finds the directory and the place on the network free."""
+    network = MemoryNetwork()
+
+    def fail(path: Path) -> DiskKV:
+        raise ValueError("no such machine")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no such machine"):
+            Node(1, [1], tmp_path, network, state_machine=fail).start()
+    node = Node(1, [1], tmp_path, network)
+    node.start()
+    assert node.incr("n", timeout=10) == Result(1)
+    node.stop()
+
+
+def test_a_forgotten_cluster_is_closed_by_the_next_one_on_its_directory(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Its variable is gone, its replicas are not."""
+    forgotten: Cluster | None = Cluster(tmp_path / "data")
+    assert forgotten is not None
+    forgotten.put("k", "v", timeout=10)
+    forgotten = None
+    gc.collect()
+    assert make_cluster().get("k", timeout=10) == b"v"

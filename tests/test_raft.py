@@ -16,11 +16,11 @@ import pytest
 from pysyncobj import SyncObj
 
 from ondisk import diskkv
-from ondisk.errors import Corrupt, OutcomeUnknown
-from ondisk.messages import AppendEntries, AppendReply, RequestVote, Vote
+from ondisk.errors import Corrupt, NoLeader, OutcomeUnknown, Rejected
+from ondisk.messages import AppendEntries, AppendReply, Outcome, Outcomes, Propose, RequestVote, Vote
 from ondisk.raft import PYSYNCOBJ_VERSION, Raft
 from ondisk.raftlog import LogEntry, RaftLog
-from ondisk.replica import Replica
+from ondisk.replica import Replica, _Remote
 from ondisk.statemachine import Result
 from tests.virtual import World
 
@@ -429,13 +429,41 @@ def test_a_leader_without_a_majority_steps_down_within_an_election_timeout(world
 
 
 def test_a_deposed_leader_learns_its_fate_from_the_answer(world: World) -> None:
-    """An append_entries of an old term is answered with the new one."""
+    """An append_entries of an old term is answered with the new one, and the answer confirms nothing.
+
+    The deposed leader may lead the new term already: an old round number would vouch for reads that nobody
+    checked.
+    """
     leader = world.elect()
     follower = follower_of(world, leader)
     with follower.raft.at(world.now):
         follower.raft.receive(world.others(leader.id)[1], RequestVote(50, 999, 40, False))
-        follower.raft.receive(leader.id, AppendEntries(leader.raft.term, 0, 0, [], 0, 0))
+        follower.raft.receive(leader.id, AppendEntries(leader.raft.term, 5, 1, [], 0, 51))
     assert follower._outbox[-1][1] == AppendReply(50, False, 0, 0, 0)
+
+
+def test_a_leader_never_uses_the_number_of_a_check_twice(world: World) -> None:
+    """A late answer to a check of an earlier leadership cannot confirm one of this leadership."""
+    leader = world.elect()
+    for _ in range(5):
+        leader.read_barrier(FOREVER)
+        world.run(0.05)
+    used = leader.raft.round
+    assert used >= 5
+    world.network.isolate(leader.id)
+    world.run_until(lambda: world.leader is not None and world.leader.id != leader.id)
+    world.network.heal()
+    world.run(1)
+    for _ in range(20):
+        if leader.raft.is_leader:
+            break
+        former = world.elect().id
+        world.network.isolate(former)
+        world.run_until(lambda former=former: world.leader is not None and world.leader.id != former)
+        world.network.heal()
+        world.run(1)
+    assert leader.raft.is_leader
+    assert leader.raft.start_round() > used
 
 
 # Row 18: a log that does not fit its state
@@ -467,6 +495,74 @@ def test_a_state_that_ends_before_the_log_begins_is_reported(
 
 
 # Callers
+
+
+def test_requests_wait_quietly_when_the_leader_leaves_right_after_a_heartbeat(world: World) -> None:
+    """Its last message is still in the inbox: it must not be taken for a sign of life.
+
+    The request is not sent to nobody at full speed, its deadline holds, and the replica goes on.
+    """
+    world.network.set_latency(0)
+    leader = world.elect()
+    world.run(0.5)
+    follower, other = (world.replicas[member] for member in world.others(leader.id))
+    while not any(sender == leader.id for sender, _ in follower._endpoint.inbox):
+        world.now += 0.002
+        leader.step()
+    world.stop(leader.id)
+    world.stop(other.id)
+    future = put(follower, "k")
+    late = follower.propose(diskkv.put("late", "v"), world.now + 0.3)
+    pauses = []
+    for _ in range(400):
+        world.now += 0.002
+        pauses.append(follower.step())
+    assert follower.running
+    assert sum(pause == 0.0 for pause in pauses) < 10
+    assert isinstance(late.exception(0), NoLeader)
+    assert not future.done()
+
+
+def test_a_command_that_could_not_be_sent_waits_for_the_next_leader(world: World) -> None:
+    """Certainly not proposed, so it is proposed to whoever leads next, once."""
+    leader = world.elect()
+    world.run(0.5)
+    follower = follower_of(world, leader)
+    send = follower._endpoint.send
+    follower._endpoint.send = lambda to, message: (  # type: ignore[method-assign]
+        False if isinstance(message, Propose) else send(to, message)
+    )
+    future = follower.propose(diskkv.incr("n"), FOREVER)
+    given_up = follower.propose(diskkv.incr("n"), world.now + 0.1)
+    world.run(0.5)
+    assert follower.running
+    assert isinstance(given_up.exception(0), (NoLeader, OutcomeUnknown))
+    assert not future.done()
+    follower._endpoint.send = send  # type: ignore[method-assign]
+    world.run(0.5)
+    assert future.result(0) == Result(1)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "error"), [("unknown", OutcomeUnknown), ("not_leader", NoLeader), ("discarded", Rejected)]
+)
+def test_what_the_leader_knows_of_a_command_reaches_the_caller_unchanged(
+    world: World, verdict: str, error: type[Exception]
+) -> None:
+    """'Unknown' must never become 'not done' on its way back through a follower."""
+    leader = world.elect()
+    world.run(0.5)
+    follower = follower_of(world, leader)
+    world.network.stall((follower.id, leader.id))
+    future = put(follower, "k")
+    world.run(0.05)
+    (request,) = follower._forwarded
+    follower._receive(leader.id, Outcomes([Outcome(request, verdict)]))  # type: ignore[arg-type]
+    assert type(future.exception(0)) is error
+    outcomes: list[Outcome] = []
+    leader._report = lambda to, *said: outcomes.append(said)  # type: ignore[method-assign,assignment,arg-type]
+    leader._refuse(_Remote(follower.id, 1), error("why"))
+    assert outcomes == [("discarded" if verdict == "not_leader" else verdict,)]
 
 
 def test_a_proposal_whose_entry_is_overwritten_is_known_not_to_have_happened(world: World) -> None:
