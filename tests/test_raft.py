@@ -17,7 +17,16 @@ from pysyncobj import SyncObj
 
 from ondisk import diskkv
 from ondisk.errors import Corrupt, NoLeader, OutcomeUnknown, Rejected
-from ondisk.messages import AppendEntries, AppendReply, Outcome, Outcomes, Propose, RequestVote, Vote
+from ondisk.messages import (
+    AppendEntries,
+    AppendReply,
+    Outcome,
+    Outcomes,
+    Propose,
+    ReadIndex,
+    RequestVote,
+    Vote,
+)
 from ondisk.raft import PYSYNCOBJ_VERSION, Raft
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica, _Remote
@@ -511,6 +520,8 @@ def test_requests_wait_quietly_when_the_leader_leaves_right_after_a_heartbeat(wo
         leader.step()
     world.stop(leader.id)
     world.stop(other.id)
+    follower.step()
+    assert follower.raft.leader_id is None
     future = put(follower, "k")
     late = follower.propose(diskkv.put("late", "v"), world.now + 0.3)
     pauses = []
@@ -538,6 +549,7 @@ def test_a_command_that_could_not_be_sent_waits_for_the_next_leader(world: World
     assert follower.running
     assert isinstance(given_up.exception(0), (NoLeader, OutcomeUnknown))
     assert not future.done()
+    follower._take_back(Propose(12345, [b"given up between sending and finding out"]))
     follower._endpoint.send = send  # type: ignore[method-assign]
     world.run(0.5)
     assert future.result(0) == Result(1)
@@ -602,6 +614,24 @@ def test_a_forwarded_proposal_answers_with_the_leaders_result(world: World) -> N
     ]
     world.run(1)
     assert sorted(future.result(0).value for future in futures) == [1, 2]
+
+
+def test_a_read_waits_until_the_index_it_was_told_is_applied_here(world: World) -> None:
+    """The leader's word alone makes no read linearizable: this replica must have got that far."""
+    leader = world.elect()
+    world.run(0.5)
+    follower = follower_of(world, leader)
+    world.network.stall((leader.id, follower.id))
+    barrier = follower.read_barrier(FOREVER)
+    world.run(0.05)
+    (request,) = follower._asked
+    follower._receive(leader.id, ReadIndex(request, follower.raft.applied_index + 1))
+    world.run(0.1)
+    assert not barrier.done()
+    put(leader, "k")
+    world.network.heal()
+    world.run_until(barrier.done)
+    assert follower.lookup(diskkv.get("k")) == b"v"
 
 
 def test_an_answer_to_an_earlier_life_is_not_taken_for_a_new_request(world: World) -> None:
