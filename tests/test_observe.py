@@ -82,7 +82,7 @@ def view(time: float = 0.0, **applied_and_commit: Any) -> View:
         (RequestVote(3, 0, 0, pre=False), "request_vote for term 3"),
         (Vote(3, granted=True, pre=False), "vote yes in term 3"),
         (Propose(1, [b"a", b"b"]), "propose 2"),
-        (Outcomes([Outcome(1, Result(), retry=False)]), "outcome: 1 of 1 done"),
+        (Outcomes([Outcome(1, "applied", Result())]), "outcome: 1 of 1 done"),
         (AskReadIndex(1), "ask_read_index"),
         (ReadIndex(1, 17), "read_index 17"),
         (ReadIndex(1, None), "read_index: not leader"),
