@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a prompt's colours and movements of the cursor
@@ -26,14 +25,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for sock in sockets:
             sock.close()
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    """Return as soon as ``condition()`` holds. Fails after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {timeout:g} s"
-        time.sleep(0.01)
 
 
 class Terminal:

@@ -19,7 +19,8 @@ from ondisk.cli import COMMANDS, USAGE, Console, show
 from ondisk.client import Client
 from ondisk.errors import OndiskError, ReplicaStopped, StoreClosed, Timeout
 from ondisk.network import MemoryNetwork
-from tests.processes import Terminal, free_ports, wait_until
+from tests.processes import Terminal, free_ports
+from tests.waiting import wait_until
 
 LAST_LINE_OF_USAGE = "\nexit\n"
 
