@@ -96,7 +96,7 @@ class _Read(NamedTuple):
     reply: Future[None] | _Remote
 
 
-def _begin(future: Future[Result]) -> bool:
+def _begin(future: Future[Any]) -> bool:
     """Mark a future as under way, from when it cannot be cancelled; ``False`` if its caller did before."""
     return future.running() or future.set_running_or_notify_cancel()
 
@@ -461,7 +461,7 @@ class Replica:
                 assert isinstance(read.reply, Future)
                 if index > applied:
                     waiting.append((index, read))
-                elif read.reply.set_running_or_notify_cancel():
+                elif _begin(read.reply):
                     self._answers.append((read.reply, None))
             self._catching_up = waiting
 
@@ -513,7 +513,7 @@ class Replica:
         for read in reads:
             if read.deadline > now:
                 kept.append(read)
-            elif isinstance(read.reply, Future) and read.reply.set_running_or_notify_cancel():
+            elif isinstance(read.reply, Future) and _begin(read.reply):
                 read.reply.set_exception(
                     NoLeader("no majority confirmed a leader before the deadline; try again")
                 )
@@ -593,7 +593,7 @@ class Replica:
         reads += [read for _, batch in self._asked.values() for read in batch]
         self._catching_up, self._asked = [], {}
         for read in reads:
-            if isinstance(read.reply, Future) and read.reply.set_running_or_notify_cancel():
+            if isinstance(read.reply, Future) and _begin(read.reply):
                 read.reply.set_exception(ReplicaStopped(stopped))
 
     def _release(self) -> None:
