@@ -1,0 +1,113 @@
+"""Restore: make a group out of an exported snapshot.
+
+For a new group that begins with existing data, and for one that has lost its majority for good. Raft cannot
+help there: nobody can know what the lost majority had acknowledged. So a person decides which snapshot counts
+from now on, and imports it into *every* member. What was written after it is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ondisk.disk import DirectoryLock, make_directory, sync_directory
+from ondisk.diskkv import DiskKV
+from ondisk.errors import ConfigurationError, Corrupt, StorageError
+from ondisk.members import Members
+from ondisk.raftlog import RaftLog
+from ondisk.statemachine import OnDiskStateMachine
+from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
+
+
+def import_snapshot(
+    path: Path | str,
+    data_dir: Path | str = "example-data",
+    *,
+    members: Sequence[int] = (1, 2, 3),
+    replica_ids: Sequence[int] | None = None,
+    state_machine: Callable[[Path], OnDiskStateMachine] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stopped: threading.Event | None = None,
+) -> SnapshotFile:
+    """Replace what stopped replicas have by an exported snapshot, be it older or newer.
+
+    The group has exactly ``members`` from now on. ``replica_ids`` are those whose directories are here, all
+    of them if not given; do it on every machine before any member starts. ``progress(replica_id, bytes)``
+    is called now and then, and setting ``stopped`` ends it with ``SnapshotStopped``.
+
+    Each replica has its old data whole until it has all of the new. Raises ``Corrupt`` for a damaged file,
+    ``DirectoryInUse`` for a running replica, ``ConfigurationError`` or ``StorageError``.
+    """
+    ids = tuple(members if replica_ids is None else replica_ids)
+    if not ids or not set(ids) <= set(members) or len(set(members)) != len(members):
+        raise ConfigurationError(f"replicas {list(ids)} cannot be of a group with members {list(members)}")
+    source, target = Path(path).resolve(), Path(data_dir).resolve()
+    make = state_machine or DiskKV
+    for replica_id in ids:
+        header = _import(
+            source,
+            target / f"replica-{replica_id}",
+            Members(tuple(sorted(members))),
+            make,
+            lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type: ignore[misc]
+            stopped or threading.Event(),
+        )
+    return SnapshotFile(source, header.index, header.term, source.stat().st_size)
+
+
+class _Watched:
+    """A reader that tells how far it is."""
+
+    def __init__(self, reader: Reader, progress: Callable[[int], object]) -> None:
+        self._reader = reader
+        self._progress = progress
+
+    def read(self, size: int) -> bytes:
+        data = self._reader.read(size)
+        self._progress(self._reader.bytes)
+        return data
+
+
+def _import(
+    source: Path,
+    directory: Path,
+    members: Members,
+    make: Callable[[Path], OnDiskStateMachine],
+    progress: Callable[[int], object],
+    stopped: threading.Event,
+) -> Header:
+    """Build the replica anew beside the old one, then let it take the place."""
+    new, old = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
+    lock = DirectoryLock(directory)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        make_directory(new)
+        with open_file(source) as file:
+            reader = Reader(read_file(file))
+            machine = make(new / "state")
+            try:
+                machine.open()
+                index = machine.recover_from_snapshot(_Watched(reader, progress), stopped)
+                reader.finish()
+            finally:
+                machine.close()
+        if index != reader.header.index:
+            raise Corrupt(f"{source}: it claims to hold entry {reader.header.index}, but holds {index}")
+        log = RaftLog(new / "log", members=members.voters)
+        log.install(index, reader.header.term, members)
+        log.set_hard_state(reader.header.term, None)
+        log.admit()
+        log.close()
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+        new.rename(directory)
+        sync_directory(directory.parent)  # the new names, before the old data goes
+        shutil.rmtree(old)
+    except OSError as error:
+        raise StorageError(f"{directory}: the snapshot cannot be imported ({error})") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        lock.release()
+    return reader.header
