@@ -9,6 +9,7 @@ from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
     CommandTooLarge,
+    Corrupt,
     InvalidCommand,
     NoLeader,
     NotDone,
@@ -16,17 +17,28 @@ from ondisk.errors import (
     OutcomeUnknown,
     Rejected,
     ReplicaStopped,
+    SnapshotStopped,
+    StorageError,
     Timeout,
 )
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
-from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+from ondisk.restore import import_snapshot
+from ondisk.statemachine import (
+    Entry,
+    OnDiskStateMachine,
+    Result,
+    SnapshotReader,
+    SnapshotView,
+    SnapshotWriter,
+)
 
 __version__ = version("ondisk")
 
 __all__ = [
     "Cluster",
     "CommandTooLarge",
+    "Corrupt",
     "DiskKV",
     "Entry",
     "InvalidCommand",
@@ -40,5 +52,11 @@ __all__ = [
     "ReplicaStatus",
     "ReplicaStopped",
     "Result",
+    "SnapshotReader",
+    "SnapshotStopped",
+    "SnapshotView",
+    "SnapshotWriter",
+    "StorageError",
     "Timeout",
+    "import_snapshot",
 ]

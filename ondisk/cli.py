@@ -21,7 +21,9 @@ from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
+from ondisk.restore import import_snapshot
 from ondisk.tcp import Address, TcpNetwork, parse_address
+from ondisk.transfer import Progress
 
 try:
     import click
@@ -41,6 +43,12 @@ COMMANDS = {
     "incr key [by]": "add 1, or another whole number, to a number",
     "scan [prefix] [limit]": "keys in order, 100 if no limit is given",
     "status": "this replica's part in the group, and how far its log has come",
+    "members": "who belongs to the group",
+    "add id host:port": "make a new replica a member; start it with --join",
+    "remove id": "take a member out, for good: its id is never let in again",
+    "transfer id": "let another member lead",
+    "compact": "drop the log up to what the state of this replica holds",
+    "export file": "write the state of this replica into a file",
     "help": "this text",
     "exit": "close the replica; Ctrl-D does it too",
 }
@@ -55,7 +63,7 @@ HELP = "\n".join(
         "'outcome unknown' means: it may have happened, get the key before you try again.",
     ]
 )
-_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan")
+_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "transfer")
 _FIRST_LEADER_SECONDS = 10.0
 
 # A stored value must not be able to move the cursor, or to look like another line.
@@ -70,9 +78,15 @@ def show(data: bytes) -> str:
 class Console:
     """Lines in, answers out: all that a user of the command line can ask of a ``Client``."""
 
-    def __init__(self, client: Client, status: Callable[[], Iterable[ReplicaStatus]]) -> None:
-        """``status`` tells what the command ``status`` shows: one row for each replica."""
+    def __init__(
+        self, client: Client, status: Callable[[], Iterable[ReplicaStatus]], node: Node | None = None
+    ) -> None:
+        """``status`` tells what the command ``status`` shows: one row for each replica.
+
+        ``node`` is the replica that ``compact`` and ``export`` are about.
+        """
         self._client = client
+        self._node = node
         self._status = status
 
     def execute(self, line: str) -> str:
@@ -113,6 +127,22 @@ class Console:
                 return self._scan(prefix, _whole_number(limit))
             case ["status"]:
                 return self._table()
+            case ["members"]:
+                return self._members()
+            case ["add", replica_id, address]:
+                self._client.add_replica(_whole_number(replica_id), _address(address))
+                return "ok: it is fed from now on, and counts when it has caught up (see members)"
+            case ["remove", replica_id]:
+                self._client.remove_replica(_whole_number(replica_id))
+                return "ok"
+            case ["transfer", replica_id]:
+                self._client.transfer_leadership(_whole_number(replica_id))
+                return "ok"
+            case ["compact"] if self._node is not None:
+                return f"ok: the log begins after entry {self._node.compact()}"
+            case ["export", file] if self._node is not None:
+                snapshot = self._node.export_snapshot(file)
+                return f"ok: the state after entry {snapshot.index}, {snapshot.bytes:,} bytes"
             case ["help"]:
                 return HELP
             case ["exit"]:
@@ -132,14 +162,36 @@ class Console:
 
     def _table(self) -> str:
         rows = [["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]]
-        errors = []
+        errors: list[str] = []
+        transfers = []
         for status in self._status():
             rows.append(["-" if field is None else str(field) for field in status[: len(rows[0])]])
             if status.error is not None:
                 errors.append(f"replica {status.id}: {status.error}")
+            for under_way in status.transfers:
+                transfers.append(_describe(under_way))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += transfers
         return "\n".join(lines + errors)
+
+    def _members(self) -> str:
+        newest = max(self._status(), key=lambda status: (status.term, status.last_index))
+        kinds = {"voters": newest.voters, "learners": newest.learners}
+        return "; ".join(f"{kind}: {', '.join(map(str, ids))}" for kind, ids in kinds.items() if ids)
+
+
+def _describe(under_way: Progress) -> str:
+    other = f" replica {under_way.peer}" if under_way.peer else ""
+    return f"snapshot of entry {under_way.index} {under_way.kind}{other}: {under_way.bytes:,} bytes so far"
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 def _whole_number(text: str) -> int:
@@ -228,6 +280,19 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
+def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: int) -> None:
+    with click.progressbar(length=file.stat().st_size, label=f"replica {replica_id}", file=sys.stderr) as bar:
+
+        def progress(_: int, done: int) -> None:
+            bar.update(done - bar.pos)
+
+        snapshot = import_snapshot(
+            file, data_dir, members=members, replica_ids=(replica_id,), progress=progress
+        )
+    print(f"replica {replica_id} holds the state after entry {snapshot.index}")
+    print("do the same for every other member, then start them without --import-snapshot")
+
+
 def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
     addresses = {i: parse_address(text) for i, text in enumerate(members.split(","), 1)}
     if own is not None:
@@ -252,6 +317,18 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     "--addr", "-addr", metavar="HOST:PORT", help="This replica's address, instead of the one in --members."
 )
 @click.option(
+    "--join",
+    "-join",
+    is_flag=True,
+    help="A new replica for a running group: it waits until a member is told `add ID HOST:PORT`.",
+)
+@click.option(
+    "--import-snapshot",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Replace what this replica has by an exported snapshot, then exit. Do it for every member.",
+)
+@click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     default=Path("example-data"),
@@ -274,6 +351,8 @@ def run(
     replica_id: int,
     members: str,
     addr: str | None,
+    join: bool,
+    import_snapshot: Path | None,
     data_dir: Path,
     secret_file: BinaryIO | None,
     log_level: str,
@@ -289,16 +368,21 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)  # no input and no value may end the process
     addresses = _addresses(members, replica_id, addr)
+    if import_snapshot is not None:
+        _import(import_snapshot, data_dir, tuple(addresses), replica_id)
+        return
     secret = secret_file.read().strip() if secret_file else None
-    node = Node(replica_id, tuple(addresses), data_dir, TcpNetwork(addresses, secret=secret))
+    node = Node(replica_id, () if join else tuple(addresses), data_dir, TcpNetwork(addresses, secret=secret))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         node.start()
         host, port = addresses[replica_id]
         print(f"node address: {host}:{port}\n{USAGE}", flush=True)
+        if not node.status.voters:
+            print(f"waiting until a member is told: add {replica_id} {host}:{port}", file=sys.stderr)
         typed = sys.stdin.isatty() and sys.stdout.isatty()
         lines = _typed_lines(replica_id) if typed else _piped_lines(node)
-        _serve(Console(node, lambda: [node.status]), lines, typed=typed)
+        _serve(Console(node, lambda: [node.status], node), lines, typed=typed)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows

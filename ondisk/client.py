@@ -69,6 +69,24 @@ class Client(ABC):
         """
         return wait_for(self.propose_async(command, via=via, timeout=timeout), timeout)
 
+    # The group
+
+    @abstractmethod
+    def add_replica(self, replica_id: int, address: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Make another replica a member, at ``address`` (``host:port``, on TCP).
+
+        It is fed from then on, and becomes a voter when it has caught up. Raises ``Rejected`` for an id
+        that is a member or was removed.
+        """
+
+    @abstractmethod
+    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take a member out of the group, for good: its id is never let in again."""
+
+    @abstractmethod
+    def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let another voter lead. Raises ``Rejected`` if it did not take over in time."""
+
     # DiskKV
 
     def put(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +12,13 @@ from typing import Any, TypeVar
 
 from ondisk.client import DEFAULT_TIMEOUT, Client
 from ondisk.disk import Disk
-from ondisk.errors import ConfigurationError, NoLeader, ReplicaStopped
+from ondisk.errors import ConfigurationError, NoLeader, NotDone, ReplicaStopped, Timeout
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
+from ondisk.stream import SnapshotFile
 
 _open_clusters: dict[Path, Cluster] = {}
 _opening = threading.Lock()
@@ -44,6 +46,7 @@ class Cluster(Client):
     ) -> None:
         """Open and start all replicas. A leader is elected within a second or so; calls wait for it.
 
+        ``members`` are the first ones. Whoever was added or removed later is known from the directories.
         ``state_machine`` makes the state machine for a directory (``DiskKV`` if not given); ``disks`` hands
         single replicas a disk that stalls or fails.
         """
@@ -51,30 +54,44 @@ class Cluster(Client):
             raise ConfigurationError(f"members must be different and at least one: {members}")
         self.data_dir = Path(data_dir).resolve()
         self._network = network if network is not None else MemoryNetwork()
-        clock = self._network.clock if isinstance(self._network, MemoryNetwork) else time.monotonic
-        self._nodes = {
-            member: Node(
-                member,
-                members,
-                self.data_dir,
-                self._network,
-                state_machine=state_machine,
-                clock=clock,
-                disk=(disks or {}).get(member),
-                timing=timing,
-            )
-            for member in members
-        }
+        self._state_machine = state_machine
+        self._timing = timing
+        self._disks = disks or {}
+        self._nodes = {member: self._make_node(member, members) for member in members}
         with _opening:
             if (former := _open_clusters.get(self.data_dir)) is not None:
                 former.close()
             try:
                 for node in self._nodes.values():
                     node.start()
+                self._follow_members()
             except BaseException:
                 self.close()
                 raise
             _open_clusters[self.data_dir] = self
+
+    def _make_node(self, replica_id: int, members: Sequence[int]) -> Node:
+        return Node(
+            replica_id,
+            members,
+            self.data_dir,
+            self._network,
+            state_machine=self._state_machine,
+            clock=self._network.clock if isinstance(self._network, MemoryNetwork) else time.monotonic,
+            disk=self._disks.get(replica_id),
+            timing=self._timing,
+        )
+
+    def _follow_members(self) -> None:
+        """Start those who were added in an earlier life, and leave out those who were removed."""
+        members = max((node.configuration for node in self._nodes.values()), key=lambda found: found[0])[1]
+        for folder in self.data_dir.glob("replica-*"):
+            name = re.fullmatch(r"replica-([1-9][0-9]*)", folder.name)
+            if name and (added := int(name[1])) in members.all - self._nodes.keys():
+                self._nodes[added] = self._make_node(added, ())
+                self._nodes[added].start()
+        for removed in self._nodes.keys() & set(members.removed):
+            self._nodes.pop(removed).stop()
 
     # Life
 
@@ -103,11 +120,80 @@ class Cluster(Client):
         """Stop one replica as a power cut would: what it never synced is lost."""
         self._node(replica_id).crash()
 
+    def rebuild(self, replica_id: int) -> None:
+        """Delete what one replica has on disk, and let the others feed it anew.
+
+        For a replica whose disk was damaged or lost. One at a time: it must have caught up before another
+        one may fail. Until then it does not vote, because it has forgotten what it voted.
+        """
+        node = self._node(replica_id)
+        node.stop()
+        node.erase()
+        node.start()
+
+    # The group
+
+    def add_replica(self, replica_id: int, address: str = "", *, timeout: float = 60.0) -> None:
+        """Start a new replica and make it a member; return when it has caught up and is a voter.
+
+        ``address`` (``host:port``) only on TCP. Raises ``Rejected`` for an id that was removed, and
+        ``Timeout`` if it has not caught up in time: then it goes on trying.
+        """
+        if replica_id in self._nodes:
+            raise ConfigurationError(f"there is a replica {replica_id} already")
+        deadline = time.monotonic() + timeout
+        node = self._make_node(replica_id, ())
+        node.start()
+        self._nodes = {**self._nodes, replica_id: node}
+        try:
+            self._while_not_done(
+                None, timeout, lambda via, left: via.add_replica(replica_id, address, timeout=left)
+            )
+        except (NotDone, ConfigurationError):
+            self._forget(replica_id)
+            raise
+        while replica_id not in self._nodes[self.wait_for_leader(timeout)].status.voters:
+            if time.monotonic() > deadline:
+                raise Timeout(f"replica {replica_id} is a member but has not caught up within {timeout:g} s")
+            time.sleep(0.005)
+
+    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take a member out of the group, for good, and stop it. Its directory stays for you to delete."""
+        self._node(replica_id)
+        self._while_not_done(None, timeout, lambda via, left: via.remove_replica(replica_id, timeout=left))
+        self._forget(replica_id)
+
+    def _forget(self, replica_id: int) -> None:
+        node = self._nodes[replica_id]
+        self._nodes = {other: kept for other, kept in self._nodes.items() if other != replica_id}
+        node.stop()
+
+    def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let another voter lead."""
+        self._node(to)
+        self._while_not_done(None, timeout, lambda via, left: via.transfer_leadership(to, timeout=left))
+
+    # The state on disk
+
+    def compact(self, replica_id: int) -> int:
+        """Drop the log of one replica up to what its state holds durably; return the last index dropped.
+
+        Writes some dozens of bytes, whatever the size of the state. It happens by itself as the log grows.
+        """
+        return self._node(replica_id).compact()
+
+    def export_snapshot(self, replica_id: int, path: Path | str, *, timeout: float = 3600.0) -> SnapshotFile:
+        """Write the state of one replica into a file, as it has applied it, while everything else goes on.
+
+        A follower may be a moment behind: the leader has everything that was acknowledged before the call.
+        """
+        return self._node(replica_id).export_snapshot(path, timeout=timeout)
+
     # What can be seen
 
     @property
     def members(self) -> tuple[int, ...]:
-        """The ids of all replicas, running or not."""
+        """The ids of all replicas here, running or not."""
         return tuple(self._nodes)
 
     @property

@@ -10,6 +10,9 @@ rocksdict is written down here once:
 * A handle or an iterator that is still alive, be it in the traceback of an exception that somebody keeps,
   leaves a closed database locked, and closing beside a running call fails. So users are counted in and
   out, and nothing of RocksDB is handed out.
+* All databases of a process share RocksDB's threads. Closing one whose compaction still waits for a thread
+  waits for that, too, *with the GIL*: every Python thread stands still until other databases have finished
+  theirs, for seconds. So there are more threads than databases that compact at the same time.
 * Two column families are flushed to tables one after the other, unless ``atomic_flush`` is set. Without it
   the tables alone would hold data without the index that belongs to it.
 """
@@ -29,6 +32,7 @@ import psutil
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBRecoveryMode,
     Options,
     Rdict,
@@ -42,6 +46,9 @@ from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 # cache, and each may hold only a few MB of recent writes before it flushes them.
 _CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 8 << 20
+_OPEN_TABLES = 128  # for each of the six; many systems allow a process 1024 open files
+_BACKGROUND_JOBS = 8  # RocksDB keeps a quarter of them for flushes
+_MANIFEST_BYTES = 4 << 20  # then RocksDB begins a new one; it is read whole when opening
 _LOG_BLOCK_BYTES = 32 << 10
 _RECORD_HEADER = 7
 _shared_cache: list[Cache] = []
@@ -53,6 +60,13 @@ class Disk:
     def sync(self, flush: Callable[[], None]) -> None:
         """Call ``flush``, which returns when the bytes are durable, or raise ``OSError``."""
         flush()
+
+    def reach(self, point: str) -> None:
+        """Called between two steps on the disk that a crash may separate. An experiment may crash here.
+
+        A ``Store`` says ``write`` before each batch, ``written`` after it, and ``synced`` when all is
+        durable. ``DiskKV`` has more of them: ``diskkv.POINTS``.
+        """
 
 
 def _options() -> Options:
@@ -68,6 +82,9 @@ def _options() -> Options:
     options.set_atomic_flush(True)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(2)
+    options.set_max_open_files(_OPEN_TABLES)
+    options.set_max_manifest_file_size(_MANIFEST_BYTES)
+    options.set_max_background_jobs(_BACKGROUND_JOBS)
     return options
 
 
@@ -85,17 +102,33 @@ def _translate(error: Exception, path: Path) -> Exception:
     return StorageError(f"{path}: the disk refused ({text})")
 
 
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk and of RocksDB into typed ones that name the place."""
+    try:
+        yield
+    except Exception as error:
+        if (typed := _translate(error, path)) is error:
+            raise
+        raise typed from None
+
+
 def make_directory(path: Path) -> None:
     """Create a directory, and make its name durable too: it stands in its parent. Raises ``OSError``."""
     if path.is_dir():
         return
     make_directory(path.parent)
     path.mkdir(exist_ok=True)
-    parent = os.open(path.parent, os.O_RDONLY)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path, disk: Disk | None = None) -> None:
+    """Make the names in a directory durable. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(parent)
+        (disk or Disk()).sync(lambda: os.fsync(descriptor))
     finally:
-        os.close(parent)
+        os.close(descriptor)
 
 
 def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -188,8 +221,11 @@ class Store:
     Reads may come from any thread. ``write``, ``sync``, ``close`` and ``crash`` come from one at a time.
     """
 
-    def __init__(self, path: Path, disk: Disk | None = None) -> None:
-        """Open or create. Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``."""
+    def __init__(self, path: Path, disk: Disk | None = None, *, create: bool = True) -> None:
+        """Open or create; without ``create`` a database that is missing is ``Corrupt``.
+
+        Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``.
+        """
         self.path = path.absolute()  # RocksDB opens files later on, whatever the working directory is then
         self._disk = disk or Disk()
         self._open = False
@@ -200,8 +236,9 @@ class Store:
         try:
             if self._after_cut.exists() and not self.path.exists():  # killed in the middle of ``crash``
                 self._after_cut.rename(self.path)
-            make_directory(self.path)
-            self._check_files()
+            if create:
+                make_directory(self.path)
+            self._check_files(create)
             self._db = Rdict(str(self.path), _options(), {"meta": _options()})
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
@@ -212,12 +249,12 @@ class Store:
         shutil.rmtree(self._after_cut, ignore_errors=True)
         shutil.rmtree(self._before_cut, ignore_errors=True)
 
-    def _check_files(self) -> None:
+    def _check_files(self, create: bool) -> None:
         """Report what RocksDB does not: it opens without a word when files have gone missing."""
         current = self.path / "CURRENT"
         if not current.exists():
-            if any(self.path.glob("*.sst")):
-                raise Corrupt(f"{self.path}: CURRENT is missing, without it the tables mean nothing")
+            if not create or any(self.path.glob("*.sst")):
+                raise Corrupt(f"{self.path}: CURRENT is missing, without it there is no database")
         # RocksDB always leaves a log behind, except when it was killed while it created the database.
         elif current.read_bytes() != b"MANIFEST-000001\n" and not any(self.path.glob("*.log")):
             raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
@@ -277,14 +314,30 @@ class Store:
 
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
+        self._disk.reach("write")
         with self._using():
             self._db.write(batch)
+        self._disk.reach("written")
 
     def sync(self) -> None:
         """Return when every write so far would survive a power cut."""
         with self._using():
             self._disk.sync(lambda: self._db.flush_wal(True))
             self._durable = self._db.latest_sequence_number()
+        self._disk.reach("synced")
+
+    def checkpoint(self, directory: Path) -> None:
+        """Make a second database in a new directory that holds what this one holds now.
+
+        It takes milliseconds: tables never change, so it gets hard links to them, and recent writes become
+        tables first. It must be on the same file system. No write may run meanwhile.
+        """
+        # RocksDB would do the same in there, but with the GIL in its hands. This flushes the data alone, so
+        # the write-ahead log must hold their metadata: that is why it is synced first.
+        self.sync()
+        with self._using():
+            self._db.flush(True)
+            Checkpoint(self._db).create_checkpoint(str(directory))
 
     def close(self) -> None:
         """Wait for running reads, then close. A second call does nothing."""

@@ -5,24 +5,52 @@ the last entry. RocksDB stores a batch entirely or not at all, so after any cras
 which commands the data holds.
 
 The index lives in a column family of its own, because a user may well have a key of the same name.
+
+A snapshot is the database itself. A view is a second one with hard links to the same tables, which never
+change once they are written; saving it copies its files into a stream (``filestream.py``). Recovering builds
+a third one from the stream, and replaces the pointer to the live one (``generations.py``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ondisk.disk import Disk, Store
-from ondisk.errors import InvalidCommand, StorageError
-from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+from ondisk.errors import Corrupt, InvalidCommand, StorageError, StoreClosed
+from ondisk.filestream import RECEIVE_POINTS, receive_files, save_files
+from ondisk.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
+from ondisk.statemachine import (
+    Entry,
+    OnDiskStateMachine,
+    Result,
+    SnapshotReader,
+    SnapshotView,
+    SnapshotWriter,
+)
 
 MAX_KEY_BYTES = 64 << 10
 MAX_VALUE_BYTES = 1 << 20
 MAX_SCAN_ITEMS = 10_000
+
+# Where an experiment may crash it (``Disk.reach``), beside the points of every ``Store``.
+POINTS = (
+    *CREATE_POINTS,
+    *OPEN_POINTS,
+    *RECEIVE_POINTS,
+    "recover: database opened",
+    *POINTER_POINTS,
+    "recover: switched",
+    "recover: old database closed",
+    "recover: old database removed",
+    "prepare: view made",
+)
 
 _DONE = Result()
 _APPLIED_INDEX = b"applied_index"
@@ -142,6 +170,34 @@ def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
     return Scan(_key(prefix), _key(start), limit)
 
 
+class DiskKVView:
+    """The state of a ``DiskKV`` at one point in time: a database of its own that nobody writes to."""
+
+    def __init__(self, path: Path, index: int, forget: Callable[[DiskKVView], None]) -> None:
+        self._path = path
+        self._index = index
+        self._forget = forget
+        self._closed = False
+
+    @property
+    def index(self) -> int:
+        """Index of the last entry whose outcome the view holds."""
+        return self._index
+
+    def save(self, writer: SnapshotWriter, stopped: threading.Event) -> None:
+        """Write it as a stream. Raises ``SnapshotStopped``, ``StoreClosed`` or ``StorageError``."""
+        if self._closed:
+            raise StoreClosed(f"{self._path}: the view is closed")
+        save_files(self._path, self._index, writer, stopped)
+
+    def close(self) -> None:
+        """Remove its directory. A second call does nothing, also when the machine was opened again since."""
+        if not self._closed:
+            self._closed = True
+            remove(self._path)
+            self._forget(self)
+
+
 class DiskKV(OnDiskStateMachine):
     """The key-value state machine. Commands and queries are made by the functions of this module."""
 
@@ -156,9 +212,11 @@ class DiskKV(OnDiskStateMachine):
         """
         self._path = Path(path)
         self._sync_every_update = sync_every_update
-        self._disk = disk
+        self._disk = disk or Disk()
+        self._generations = Generations(self._path, self._disk)
         self._store: Store | None = None
         self._applied = 0
+        self._views: set[DiskKVView] = set()
 
     @property
     def _open_store(self) -> Store:
@@ -168,8 +226,14 @@ class DiskKV(OnDiskStateMachine):
 
     def open(self) -> int:
         """Open or create the database; return the index that is stored in it."""
-        self._store = Store(self._path, self._disk)
-        self._applied = int.from_bytes(self._store.get_meta(_APPLIED_INDEX) or b"", "big")
+        store = self._generations.open()
+        try:
+            self._applied = _applied_index(store)
+        except BaseException:
+            store.close()
+            self._generations.close()
+            raise
+        self._store = store
         return self._applied
 
     def update(self, entries: Sequence[Entry]) -> list[Result]:
@@ -232,32 +296,107 @@ class DiskKV(OnDiskStateMachine):
     def lookup(self, query: Any) -> Any:
         """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``."""
         if isinstance(query, Get):
-            return self._open_store.get(_key(query.key))
+            key = _key(query.key)
+            return self._ask(lambda store: store.get(key))
         if isinstance(query, Scan):
-            return self._scan(scan(query.prefix, query.start, query.limit))
+            checked = scan(query.prefix, query.start, query.limit)
+            return self._ask(lambda store: _scan(store, checked))
         raise InvalidCommand(f"DiskKV answers Get and Scan, not {type(query).__name__}")
 
-    def _scan(self, query: Scan) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        with self._open_store.iterate(max(query.start, query.prefix)) as pairs:
-            for key, value in pairs:
-                if not key.startswith(query.prefix):
-                    break
-                found.append((key, value))
-                if len(found) == query.limit:
-                    break
-        return found
+    def _ask(self, question: Callable[[Store], Any]) -> Any:
+        """Ask the live database, and once more if a snapshot took its place before it was asked."""
+        while True:
+            store = self._open_store
+            try:
+                return question(store)
+            except StoreClosed:
+                if store is self._store:
+                    raise
 
     def sync(self) -> None:
         """Make every update so far durable."""
         self._open_store.sync()
 
+    def prepare_snapshot(self) -> DiskKVView:
+        """Hold the present state still, as a second database with hard links to the same tables."""
+        store, path = self._open_store, self._generations.next_view()
+        store.checkpoint(path)
+        self._disk.reach("prepare: view made")
+        view = DiskKVView(path, self._applied, self._views.discard)
+        self._views.add(view)
+        return view
+
+    def save_snapshot(self, view: SnapshotView, writer: SnapshotWriter, stopped: threading.Event) -> None:
+        """Write the files of a view, which another ``DiskKV`` takes over as they are."""
+        if not isinstance(view, DiskKVView):
+            raise TypeError(f"DiskKV saves its own views, not a {type(view).__name__}")
+        view.save(writer, stopped)
+
+    def recover_from_snapshot(self, reader: SnapshotReader, stopped: threading.Event) -> int:
+        """Build another database from the stream, and let it take the place of this one."""
+        old, generations = self._open_store, self._generations
+        if not old.is_open:
+            raise StoreClosed(f"{self._path}: closed")
+        path = generations.next_database()
+        new: Store | None = None
+        try:
+            index = receive_files(reader, path, stopped, self._disk)
+            new = Store(path, self._disk, create=False)
+            self._disk.reach("recover: database opened")
+            if (applied := _applied_index(new)) != index:
+                raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
+            generations.point_to(path)
+        except BaseException:
+            if new is not None:
+                new.close()
+            if generations.points_to(path):  # replaced, but maybe not durably: only ``open`` can go on
+                self.close()
+            else:
+                remove(path)
+            raise
+        self._store, self._applied = new, index  # from here on lookups ask the new one
+        self._disk.reach("recover: switched")
+        with suppress(StorageError):  # what cannot be closed or removed now is a leftover like any other
+            old.close()  # waits for lookups that are still reading
+        self._disk.reach("recover: old database closed")
+        remove(old.path)
+        self._disk.reach("recover: old database removed")
+        return index
+
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and the views that somebody left open."""
         if self._store is not None:
-            self._store.close()
+            try:
+                self._close_views()
+                self._store.close()
+            finally:
+                self._generations.close()
 
     def crash(self) -> None:
         """Lose every update that was never synced, as a power cut may."""
         if self._store is not None:
-            self._store.crash()
+            try:
+                self._close_views()
+                self._store.crash()
+            finally:
+                self._generations.close()
+
+    def _close_views(self) -> None:
+        for view in tuple(self._views):
+            view.close()
+
+
+def _applied_index(store: Store) -> int:
+    return int.from_bytes(store.get_meta(_APPLIED_INDEX) or b"", "big")
+
+
+def _scan(store: Store, query: Scan) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    with store.iterate(max(query.start, query.prefix)) as pairs:
+        for key, value in pairs:
+            if not key.startswith(query.prefix):
+                break
+            found.append((key, value))
+            if len(found) == query.limit:
+                break
+    return found

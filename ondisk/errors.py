@@ -78,3 +78,7 @@ class Corrupt(StorageError):
 
 class StoreClosed(OndiskError):
     """The database was closed while, or before, it was asked."""
+
+
+class SnapshotStopped(OndiskError):
+    """Saving or recovering a snapshot was ended before its end, because nobody needs it any more."""

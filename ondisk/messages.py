@@ -10,8 +10,10 @@ from typing import Literal
 
 import msgspec
 
+from ondisk.members import Id
 from ondisk.raftlog import LogEntry, Natural
 from ondisk.statemachine import Result
+from ondisk.stream import Chunk
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,7 +56,8 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
     """Answer to ``AppendEntries``, carrying the term in which it was given.
 
     ``success``: this log equals the leader's up to ``index``, durably. Otherwise the entry at
-    ``prev_index`` did not match, and ``index`` is where the leader should try next.
+    ``prev_index`` did not match, and ``index`` is where the leader should try next; 0 asks for a snapshot,
+    because this state is older than this log begins. ``admitted``: whether this replica may vote yet.
     """
 
     term: Natural
@@ -62,6 +65,7 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
     index: Natural
     prev_index: Natural
     round: Natural
+    admitted: bool = True
 
 
 class Propose(_Message, frozen=True, tag="propose"):
@@ -102,7 +106,85 @@ class ReadIndex(_Message, frozen=True, tag="read_index"):
     index: Natural | None
 
 
-Message = RequestVote | Vote | AppendEntries | AppendReply | Propose | Outcomes | AskReadIndex | ReadIndex
+class TakeOver(_Message, frozen=True, tag="take_over"):
+    """The leader of ``term`` wants the receiver to lead: start an election now (thesis, 3.10)."""
+
+    term: Natural
+
+
+class Removed(_Message, frozen=True, tag="removed"):
+    """The receiver is no member any more, for good."""
+
+
+class AddReplica(_Message, frozen=True, tag="add_replica"):
+    """Change: a new member, at first as a learner. ``address`` is ``host:port`` on TCP, else empty.
+
+    ``again``: it was asked for before and the answer was lost, so it may be a member already.
+    """
+
+    id: Id
+    address: str = ""
+    again: bool = False
+
+
+class RemoveReplica(_Message, frozen=True, tag="remove_replica"):
+    """Change: take a member out, for good."""
+
+    id: Id
+
+
+class TransferLeadership(_Message, frozen=True, tag="transfer_leadership"):
+    """Change: let another voter lead."""
+
+    to: Id
+
+
+Change = AddReplica | RemoveReplica | TransferLeadership
+
+
+class ProposeChange(_Message, frozen=True, tag="propose_change"):
+    """A change of the members from a follower's operator. Answered by ``Outcomes``."""
+
+    request: Natural
+    change: Change
+
+
+class SnapshotChunk(_Message, frozen=True, tag="snapshot_chunk"):
+    """One chunk of the snapshot that the leader of ``term`` streams under the number ``stream``."""
+
+    term: Natural
+    stream: Natural
+    chunk: Chunk
+
+
+class SnapshotAck(_Message, frozen=True, tag="snapshot_ack"):
+    """Answer to a chunk: the next one wanted is ``next``, and those below ``limit`` may be sent.
+
+    When ``next`` has passed the end mark, the snapshot is installed, durably. ``refused``: the stream is of
+    no use here and should end.
+    """
+
+    stream: Natural
+    next: Natural
+    limit: Natural
+    refused: bool = False
+
+
+Message = (
+    RequestVote
+    | Vote
+    | AppendEntries
+    | AppendReply
+    | Propose
+    | Outcomes
+    | AskReadIndex
+    | ReadIndex
+    | TakeOver
+    | Removed
+    | ProposeChange
+    | SnapshotChunk
+    | SnapshotAck
+)
 
 encoder = msgspec.msgpack.Encoder()
 decoder = msgspec.msgpack.Decoder(Message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
@@ -32,6 +32,9 @@ class Endpoint(Protocol):
 
     def connected(self) -> frozenset[int]:
         """The replicas that seem reachable. A silent loss of messages does not show here."""
+
+    def meet(self, addresses: Mapping[int, str]) -> None:
+        """Learn where members are that were added to the group. A network in memory knows."""
 
     def wait(self, seconds: float) -> None:
         """Return when something arrives, when ``wake`` is called, or after ``seconds``."""
@@ -334,6 +337,9 @@ class _MemoryEndpoint:
 
     def connected(self) -> frozenset[int]:
         return frozenset(self._network._endpoints) - {self._id}
+
+    def meet(self, addresses: Mapping[int, str]) -> None:
+        pass
 
     def wait(self, seconds: float) -> None:
         if self.inbox:

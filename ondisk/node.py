@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import random
+import shutil
 import threading
 import time
 import weakref
@@ -14,13 +15,16 @@ from typing import Any
 
 from ondisk.client import DEFAULT_TIMEOUT, Client, wait_for
 from ondisk.clock import Clock
-from ondisk.disk import Disk
+from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
-from ondisk.errors import ReplicaStopped
+from ondisk.errors import DirectoryInUse, Rejected, ReplicaStopped
+from ondisk.members import Members
+from ondisk.messages import AddReplica, Change, RemoveReplica, TransferLeadership
 from ondisk.network import Endpoint, Network
 from ondisk.raft import Timing
 from ondisk.replica import Replica, ReplicaStatus
 from ondisk.statemachine import OnDiskStateMachine, Result
+from ondisk.stream import SnapshotFile
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]
 
@@ -52,6 +56,8 @@ class Node(Client):
     ) -> None:
         """``data_dir`` may serve all members: each keeps to the folder ``replica-<id>`` inside it.
 
+        ``members`` are the ids of the first voters, this one included; empty for a replica that is to be
+        added to a running group. They count until the log knows better.
         ``state_machine`` makes the state machine for a directory; ``DiskKV`` if not given.
         """
         self.id = replica_id
@@ -151,6 +157,11 @@ class Node(Client):
         return self._last_status if replica is None else replica.status
 
     @property
+    def configuration(self) -> tuple[int, Members]:
+        """The members as this running replica knows them, and the index of the entry that says so."""
+        return self._running_replica().configuration
+
+    @property
     def machine(self) -> OnDiskStateMachine:
         """The running state machine. Look, but leave ``update`` to Raft."""
         return self._running_replica().machine
@@ -181,3 +192,56 @@ class Node(Client):
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What this replica's own state says."""
         return self._running_replica(via).lookup(query)
+
+    # The group
+
+    def add_replica(self, replica_id: int, address: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Make another replica a member; return when that is committed. ``status.voters`` tells the rest."""
+        self._change(AddReplica(replica_id, address), timeout)
+
+    def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take a member out of the group, for good."""
+        self._change(RemoveReplica(replica_id), timeout)
+
+    def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let another voter lead."""
+        self._change(TransferLeadership(to), timeout)
+
+    def _change(self, change: Change, timeout: float) -> None:
+        future = self._running_replica().propose_change(change, self._clock() + timeout)
+        result = wait_for(future, timeout)
+        if result.error is not None:
+            raise Rejected(result.error)
+
+    # The state on disk
+
+    def compact(self, *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Drop the log up to what the state holds durably; return the index of the last entry dropped.
+
+        Writes some dozens of bytes, whatever the size of the state. It happens by itself as the log grows.
+        """
+        return wait_for(self._running_replica().compact(), timeout)
+
+    def export_snapshot(self, path: Path | str, *, timeout: float = 3600.0) -> SnapshotFile:
+        """Write the state as it is now into a file, while everything else goes on.
+
+        ``status.transfers`` tells how far it is, and an exception in this call (Ctrl-C, the timeout) ends it.
+        ``import_snapshot`` makes a group of the file. Raises ``StorageError``, and then there is no file.
+        """
+        stopped = threading.Event()
+        try:
+            return wait_for(self._running_replica().export_snapshot(Path(path).resolve(), stopped), timeout)
+        finally:
+            stopped.set()
+
+    def erase(self) -> None:
+        """Delete the directory of this stopped replica. Raises ``DirectoryInUse``."""
+        with self._control:
+            if self._replica is not None and self._replica.running:
+                raise DirectoryInUse(f"{self.directory}: replica {self.id} is running")
+            self._end(crash=False)
+            lock = DirectoryLock(self.directory)
+            try:
+                shutil.rmtree(self.directory)
+            finally:
+                lock.release()

@@ -7,14 +7,16 @@ payload, so that they stay small whatever the commands are.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ondisk.clock import Clock
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError
 from ondisk.messages import (
@@ -31,6 +33,7 @@ from ondisk.network import Event
 from ondisk.replica import ReplicaStatus
 
 MAX_IN_FLIGHT = 200  # messages under way in one view
+STEP = 0.125  # seconds between two points of a live picture
 
 
 class Seen(NamedTuple):
@@ -95,13 +98,66 @@ class View:
 
 
 class Lag(NamedTuple):
-    """How far a replica's state is behind: in committed entries, and in milliseconds.
+    """How far a replica's state is behind the newest entry known to be committed.
 
-    The milliseconds count from when the first entry that it has not applied was seen to be committed.
+    ``entries`` counts the committed entries that it has not applied. ``milliseconds`` is the time since the
+    *first* of them was seen to be committed: for so long this state has been out of date, and a stale read
+    answers as the leader would have answered so long ago. Both are 0 when nothing is missing.
+
+    A commit is seen when somebody looks, and that is a little later. So the milliseconds are too few, by up
+    to what lies between two looks.
     """
 
     entries: int
     milliseconds: float
+
+
+class Reading(NamedTuple):
+    """How far every replica had come at one moment.
+
+    ``time`` is in seconds of the cluster's clock. ``commit_index`` is the newest entry that any replica had
+    been seen to know as committed: the leader's, because nobody hears of it earlier.
+    """
+
+    time: float
+    commit_index: int
+    applied: Mapping[int, int]  # replica id: applied index
+    lags: Mapping[int, Lag]
+
+
+class Commits:
+    """When each entry was first seen to be committed: what it takes to tell a lag in milliseconds.
+
+    What was committed before the first look counts from the first look.
+    """
+
+    def __init__(self, keep: int = 2_000) -> None:
+        """Remember at least the newest ``keep`` moments at which the commit index had moved."""
+        self._keep = keep
+        self._indices: list[int] = []
+        self._times: list[float] = []
+
+    def see(self, commit_index: int, time: float) -> None:
+        """The commit index was seen at this time. One that was seen before tells nothing new."""
+        if self._indices and commit_index <= self._indices[-1]:
+            return
+        self._indices.append(commit_index)
+        self._times.append(time)
+        if len(self._indices) >= 2 * self._keep:
+            del self._indices[: self._keep], self._times[: self._keep]
+
+    @property
+    def newest(self) -> int:
+        """The newest entry that was seen to be committed."""
+        return self._indices[-1] if self._indices else 0
+
+    def lag(self, applied_index: int, time: float) -> Lag:
+        """How far a state that ends with entry ``applied_index`` is behind at this time."""
+        behind = self.newest - applied_index
+        if behind <= 0:  # a follower may have been looked at later than its leader
+            return Lag(0, 0.0)
+        first_missing = bisect_right(self._indices, applied_index)
+        return Lag(behind, (time - self._times[first_missing]) * 1000)
 
 
 def describe(event: Event) -> Seen:
@@ -176,7 +232,7 @@ def without_repeats(events: Iterable[Seen]) -> list[Seen]:
     return list(filter(_News(), events))
 
 
-def capture(cluster: Cluster) -> View:
+def capture(cluster: Cluster, describe: Callable[[Event], Seen] = describe) -> View:
     """Look at the cluster now. ``messages`` and ``notes`` stay empty: see ``Recorder.view``."""
     try:
         network = cluster.network
@@ -233,8 +289,9 @@ class Recorder:
         """Begin. ``samples``, ``messages`` and ``notes`` are how many of each are kept."""
         self._cluster = cluster
         self._every = every
-        self._samples: deque[View] = deque([capture(cluster)], maxlen=samples)
-        self._commits: deque[tuple[int, float]] = deque(maxlen=samples)  # commit index, when first seen
+        self._under_way: dict[int, Seen] = {}
+        self._samples: deque[View] = deque([self._capture()], maxlen=samples)
+        self._commits = Commits(samples)
         self._messages: deque[Seen] = deque(maxlen=messages)
         self._with_heartbeats: deque[Seen] = deque(maxlen=messages)
         self._is_news = _News()
@@ -275,14 +332,20 @@ class Recorder:
     def sample(self) -> View:
         """Look now; keep the view if something changed since the last one."""
         with self._sampling:
-            view = capture(self._cluster)
+            view = self._capture()
             last = self._samples[-1]
-            if not self._commits or view.commit_index > self._commits[-1][0]:
-                self._commits.append((view.commit_index, view.time))
+            self._commits.see(view.commit_index, view.time)
             if replace(view, time=last.time) != last:
                 self._notes.extend(Note(view.time, text) for text in changes(last, view))
                 self._samples.append(view)
             return view
+
+    def _capture(self) -> View:
+        # A link may hold hundreds of messages for many seconds: each is described once, and shared.
+        before = self._under_way
+        view = capture(self._cluster, lambda event: before.get(event.number) or describe(event))
+        self._under_way = {seen.number: seen for seen in view.in_flight}
+        return view
 
     @property
     def samples(self) -> list[View]:
@@ -310,7 +373,7 @@ class Recorder:
         """How far each replica is behind now; the milliseconds are as fine as the samples."""
         view = self.sample()
         with self._sampling:
-            return {replica_id: _lag(view, replica_id, self._commits) for replica_id in view.statuses}
+            return _lags(self._commits, view.statuses, view.time)
 
 
 def _copy(events: deque[Seen]) -> list[Seen]:
@@ -321,25 +384,107 @@ def _copy(events: deque[Seen]) -> list[Seen]:
             continue
 
 
-def _lag(view: View, replica_id: int, commits: Sequence[tuple[int, float]]) -> Lag:
-    """``commits`` are pairs of a commit index and the time when it was first seen, ascending."""
-    applied = view.statuses[replica_id].applied_index
-    behind = commits[-1][0] - applied
-    if behind <= 0:
-        return Lag(0, 0.0)
-    _, since = commits[bisect_right(commits, applied, key=lambda commit: commit[0])]
-    return Lag(behind, (view.time - since) * 1000)
+def _lags(commits: Commits, statuses: Mapping[int, ReplicaStatus], time: float) -> dict[int, Lag]:
+    return {replica_id: commits.lag(status.applied_index, time) for replica_id, status in statuses.items()}
 
 
-def lags(samples: Iterable[View], replica_id: int) -> list[Lag]:
-    """How far a replica was behind at each of these moments."""
-    commits: list[tuple[int, float]] = []
-    found = []
-    for view in samples:
-        if not commits or view.commit_index > commits[-1][0]:
-            commits.append((view.commit_index, view.time))
-        found.append(_lag(view, replica_id, commits))
-    return found
+def _worse(one: Reading, newer: Reading) -> Reading:
+    """The newer one, with the worse of the lags."""
+    lags = {}
+    for replica_id, lag in newer.lags.items():
+        other = one.lags.get(replica_id, lag)
+        lags[replica_id] = Lag(max(lag.entries, other.entries), max(lag.milliseconds, other.milliseconds))
+    return newer._replace(lags=lags)
+
+
+class LagRecorder:
+    """Reads every few milliseconds how far each replica has come, and nothing else, so that it can.
+
+    A context manager; closable twice. Its thread looks every ``every`` seconds if the machine lets it:
+    ``gaps`` tells how often it really did.
+    """
+
+    def __init__(self, cluster: Cluster, *, every: float = 0.005, keep: int = 6_000) -> None:
+        """Begin. Only the newest ``keep`` readings are kept."""
+        self._cluster = cluster
+        self._every = every
+        try:
+            self._clock: Clock = cluster.network.clock
+        except ConfigurationError:  # TCP
+            self._clock = time.monotonic
+        self._commits = Commits(keep)
+        self._readings: deque[Reading] = deque(maxlen=keep)
+        self._worst: deque[Reading] = deque(maxlen=1_000)
+        self._notes: deque[Note] = deque(maxlen=100)
+        self._reading = threading.Lock()
+        self._closed = threading.Event()
+        self.begin()
+        self._thread = threading.Thread(target=self._run, name="ondisk-lag", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._every):
+            self.read()
+
+    def close(self) -> None:
+        """End the record; what was recorded stays readable. A second call does nothing."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> LagRecorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> Reading:
+        """Look now, and keep what was seen."""
+        with self._reading:
+            now, statuses = self._clock(), self._cluster.status()
+            self._commits.see(max(status.commit_index for status in statuses.values()), now)
+            applied = {replica_id: status.applied_index for replica_id, status in statuses.items()}
+            reading = Reading(now, self._commits.newest, applied, _lags(self._commits, statuses, now))
+            self._readings.append(reading)
+            if self._worst and int(self._worst[-1].time / STEP) == int(now / STEP):
+                self._worst[-1] = _worse(self._worst[-1], reading)
+            else:
+                self._worst.append(reading)
+            return reading
+
+    def begin(self) -> None:
+        """Whatever is read from now on is what ``readings`` and ``notes`` show."""
+        self.began = self._clock()  # in seconds of the cluster's clock
+
+    def note(self, text: str) -> None:
+        """Write down what is being done, with the time."""
+        self._notes.append(Note(self._clock(), text))
+
+    @property
+    def readings(self) -> list[Reading]:
+        """What was read since ``begin``, the oldest first."""
+        with self._reading:
+            return [reading for reading in self._readings if reading.time >= self.began]
+
+    def worst(self, seconds: float) -> list[Reading]:
+        """What was read in the last so many seconds, whether since ``begin`` or before, in short.
+
+        One reading for each ``STEP``: its lags are the worst of all that fell into it.
+        """
+        with self._reading:
+            since = self._clock() - seconds
+            return [reading for reading in self._worst if reading.time >= since]
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        """Seconds between two readings since ``begin``: the median and the longest. Nothing finer shows."""
+        times = [reading.time for reading in self.readings]
+        between = sorted(after - before for before, after in itertools.pairwise(times))
+        return (between[len(between) // 2], between[-1]) if between else (0.0, 0.0)
+
+    @property
+    def notes(self) -> list[Note]:
+        """What was written down since ``begin``."""
+        return [note for note in self._notes if note.time >= self.began]
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
@@ -362,7 +507,7 @@ def wait_until_level(
 
     def level() -> bool:
         leader, statuses = cluster.leader_id, cluster.status()
-        running = [i for i, status in statuses.items() if status.role not in ("stopped", "failed")]
+        running = [i for i, status in statuses.items() if status.running]
         return leader is not None and all(
             statuses[i].applied_index >= statuses[leader].last_index
             for i in (running if chosen is None else chosen)

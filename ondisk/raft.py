@@ -17,6 +17,10 @@ backs up one index a time   the follower says where its log ends, or where the c
 sends until memory is full  at most ``Timing.window_bytes`` beyond what a follower has acknowledged
 no PreVote, 30 s fallback   PreVote; a leader without a majority steps down within an election timeout
 no linearizable reads       ReadIndex rounds (thesis, 6.4), many reads sharing one
+sends its dump unasked,     says who needs a snapshot; it is streamed with acknowledgement (``transfer.py``)
+believes what arrives       and the log begins anew only when the state machine has it durably
+changes members by any      one replica at a time, effective when appended; learners catch up before they
+node, anybody may ask       count (``members.py``); a removed id stays out
 ==========================  ===========================================================================
 
 Time and chance are handed in. PySyncObj reads a module-wide clock, so that name is bound once to a
@@ -26,12 +30,13 @@ function which answers with the step's own time for our engines, and with real t
 from __future__ import annotations
 
 import _socket
+import logging
 import operator
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -40,19 +45,32 @@ from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from ondisk.errors import Corrupt
-from ondisk.messages import AppendEntries, AppendReply, Message, RequestVote, Vote
-from ondisk.raftlog import LogEntry, RaftLog
+from ondisk import members as encoding
+from ondisk.errors import ConfigurationError, Corrupt
+from ondisk.members import Members
+from ondisk.messages import (
+    AddReplica,
+    AppendEntries,
+    AppendReply,
+    Message,
+    Removed,
+    RemoveReplica,
+    RequestVote,
+    TakeOver,
+    Vote,
+)
+from ondisk.raftlog import MEMBERS, REGULAR, LogEntry, RaftLog
 
 PYSYNCOBJ_VERSION = "0.3.17"
 
-# The first byte of a command says what it is; PySyncObj's no-op of a new leader is the other one in use.
-REGULAR = b"\x00"
+_CAUGHT_UP_ENTRIES = 100  # a learner that is no further behind may become a voter
 
 _ELECT_NOW = float("-inf")  # an election deadline that has certainly passed
 
 _FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
 _ROLES = {_FOLLOWER: "follower", _CANDIDATE: "candidate", _LEADER: "leader"}
+
+logger = logging.getLogger(__name__)
 
 _step = threading.local()
 
@@ -98,11 +116,17 @@ def _private(name: str) -> Any:
 
 
 class _Member(Node):
-    """A replica in PySyncObj's eyes. There is one object for each, so identity is equality, and fast."""
+    """A replica in PySyncObj's eyes. There is one object for each, so identity is equality, and fast.
+
+    The hash is the id, not the address in memory: so sets of members have the same order in every run.
+    """
 
     __eq__ = object.__eq__
     __ne__ = object.__ne__
-    __hash__ = object.__hash__
+
+    def __hash__(self) -> int:
+        number: int = self._id
+        return number
 
 
 class _NoSockets:
@@ -151,6 +175,8 @@ class _Journal:
 
     def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
         self._log.set_hard_state(term, voted_for)
+        if voted_for is not None:
+            self._log.admit()  # it votes, so it may vote: it will not forget that again
 
     def setRaftCommitIndex(self, index: int) -> None:
         """Not stored: after a restart the state machine's own index takes its place."""
@@ -165,9 +191,11 @@ class _Journal:
 class _Peer:
     """What a leader knows of a follower beyond PySyncObj's next and match index."""
 
-    __slots__ = ("acked_round", "in_flight", "probe_sent", "probing")
+    __slots__ = ("acked_round", "admitted", "in_flight", "needs_snapshot", "probe_sent", "probing")
 
     def __init__(self) -> None:
+        self.admitted = False  # whether it would vote, as far as is known
+        self.needs_snapshot = False  # what it needs next is no longer in the log
         self.probing = True  # not yet known where its log agrees: entries in one message at a time
         self.probe_sent = False
         self.in_flight = 0  # bytes sent beyond its match index
@@ -188,20 +216,21 @@ class Raft(SyncObj):
     _next: dict[Node, int] = _private("raftNextIndex")
     _match: dict[Node, int] = _private("raftMatchIndex")
     _last_response: dict[Node, float] = _private("lastResponseTime")
-    _others: set[Node] = _private("otherNodes")
+    _others: set[Node] = _private("otherNodes")  # the voters but this one
+    _learners: set[Node] = _private("readonlyNodes")
     _connected: set[Node] = _private("connectedNodes")
     _election_deadline: float = _private("raftElectionDeadline")
 
     def __init__(
         self,
         replica_id: int,
-        members: Iterable[int],
         log: RaftLog,
         applied_index: int,
         *,
         send: Callable[[int, Message], None],
         apply: Callable[[Sequence[LogEntry]], None],
         take_requests: Callable[[], None],
+        use_members: Callable[[Members], None],
         rng: random.Random,
         now: float,
         timing: Timing,
@@ -209,7 +238,8 @@ class Raft(SyncObj):
         """``applied_index`` is what the state machine's ``open`` returned.
 
         ``send`` queues a message, ``apply`` gets committed entries in order, ``take_requests`` is called
-        when the engine is ready for new ones.
+        when the engine is ready for new ones, ``use_members`` when the members are others from now on.
+        Raises ``Corrupt`` if the log has lost entries that the state machine holds.
         """
         if pysyncobj.version.VERSION != PYSYNCOBJ_VERSION:
             raise ImportError(
@@ -220,20 +250,25 @@ class Raft(SyncObj):
                 f"{log.path}: the log ends at entry {log.last_index}, but the state machine holds entry "
                 f"{applied_index}: the log has lost entries"
             )
-        if applied_index < log.base_index:
-            raise Corrupt(
-                f"{log.path}: the log begins after entry {log.base_index}, but the state machine ends at "
-                f"{applied_index}: the state has lost entries"
-            )
         self.log = log
         self.timing = timing
         self.round = 0  # number of the newest leadership check
         self._send = send
         self._apply = apply
         self._take_requests = take_requests
+        self._tell_members = use_members
         self._rng = rng
-        self._member = {member: _Member(member) for member in members if member != replica_id}
-        self._peers: dict[Node, _Peer] = {}
+        self._id = replica_id
+        self._member: dict[int, Node] = {}
+        self._members = log.members
+        self._peers: dict[Node, _Peer] = {}  # as leader: all other members
+        # The state is older than the log begins (its directory was lost or rolled back): ask for a snapshot.
+        self.needs_state = applied_index < log.base_index
+        self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
+        self._transfer: tuple[Node, float] | None = None  # who shall lead, and until when that is tried
+        # For a first voter: see ``_keeps_quiet``.
+        first_voter = replica_id in self._members.voters
+        self._quiet_until = now + timing.election_max + timing.election_min if first_voter else now
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
         self._must_send = False
@@ -251,7 +286,7 @@ class Raft(SyncObj):
         with self.at(now):
             super().__init__(
                 _Member(replica_id),
-                list(self._member.values()),
+                [self._node(voter) for voter in self._members.voters if voter != replica_id],
                 conf,
                 transport=_Wire(send),
             )
@@ -261,7 +296,14 @@ class Raft(SyncObj):
             self._voted_for = log.voted_for
             self._commit = self._applied = applied_index
             self._SyncObj__needLoadDumpFile = False
+            self._learners = {self._node(learner) for learner in self._members.learners} - {self.selfNode}
             self._wait_briefly_for_leader()
+        use_members(self._members)
+
+    def _node(self, replica_id: int) -> Node:
+        if replica_id == self._id:
+            return self.selfNode
+        return self._member.setdefault(replica_id, _Member(replica_id))
 
     # What the replica asks
 
@@ -298,7 +340,7 @@ class Raft(SyncObj):
     @property
     def match_index(self) -> dict[int, int]:
         """As leader: up to where each follower's log is known to be equal, and durable there."""
-        return {node.id: self._match.get(node, 0) for node in self._others} if self.is_leader else {}
+        return {node.id: self._match[node] for node in self._peers} if self.is_leader else {}
 
     @contextmanager
     def at(self, now: float) -> Iterator[None]:
@@ -315,7 +357,7 @@ class Raft(SyncObj):
         if replica_ids == self._connected_ids:
             return
         self._connected_ids = replica_ids
-        connected = {node for node in self._others if node.id in replica_ids}
+        connected = {self._node(replica_id) for replica_id in replica_ids}
         for node in connected - self._connected:
             self._forget_in_flight(node)
         if self._leader in self._connected - connected and not self.is_leader:
@@ -326,9 +368,11 @@ class Raft(SyncObj):
 
     def receive(self, sender: int, message: Message) -> None:
         """Handle one message. Answers go through ``send``."""
-        node = self._member.get(sender)
-        if node is None:
+        if sender in self._removed():
+            self._send(sender, Removed())
             return
+        # Any other sender is heard: a leader may have members that this log does not know of yet.
+        node = self._node(sender)
         if isinstance(message, AppendEntries):
             self._on_append_entries(node, message)
         elif isinstance(message, AppendReply):
@@ -337,11 +381,19 @@ class Raft(SyncObj):
             self._on_request_vote(node, message)
         elif isinstance(message, Vote):
             self._on_vote(node, message)
+        elif isinstance(message, TakeOver):
+            self._on_take_over(node, message)
 
     def tick(self) -> None:
         """Run the timers; commit, apply and send what can be."""
         if not self.is_leader and _ELECT_NOW < self._election_deadline < _time_of_step():
-            self._ask_before_election()
+            if self._may_lead:
+                self._ask_before_election()
+            else:
+                self._ask_for_leader()
+        if self.is_leader:
+            self._promote_learners()
+            self._go_on_with_transfer()
         self._onTick(0.0)
         if self._election_deadline == _ELECT_NOW and not self.is_leader:  # nobody to be elected by
             self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
@@ -372,12 +424,185 @@ class Raft(SyncObj):
 
     def confirmed_round(self) -> int:
         """As leader: the newest check that a majority has answered since it began."""
-        rounds = sorted([self.round, *(peer.acked_round for peer in self._peers.values())])
+        rounds = sorted([self.round, *(self._peers[node].acked_round for node in self._others)])
         return rounds[(len(rounds) - 1) // 2]
 
     def knows_commit_index(self) -> bool:
         """As leader: whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
         return bool(self.log.term_at(self._commit) == self._term)
+
+    # Members
+
+    @property
+    def members(self) -> Members:
+        """Who counts, as far as this replica knows."""
+        return self._members
+
+    def _removed(self) -> tuple[int, ...]:
+        """The ids that are out for good. A removal that is not committed may be taken back."""
+        return self._members.removed and self.log.members_at(self._commit).removed
+
+    def change(self, change: AddReplica | RemoveReplica) -> int | None:
+        """As leader: append a change; return its index, or ``None`` if it must wait for the one before.
+
+        0 if the change was made before: it may have been asked for twice, because its answer was lost. Raises
+        ``ConfigurationError`` if it makes no sense.
+        """
+        if isinstance(change, AddReplica) and change.again and change.id in self._members.all:
+            members = self._members
+        elif isinstance(change, AddReplica):
+            members = self._members.with_learner(change.id, change.address)
+        else:
+            members = self._members.without(change.id)
+        if members is self._members and self.log.configuration[0] <= self._commit:
+            return 0
+        return self._append_members(members)
+
+    def _append_members(self, members: Members) -> int | None:
+        # Two changes under way at once could make two majorities that share nobody, and so could one that
+        # begins before this leader knows what the last leader did (thesis, 4.1, and its later correction).
+        if self.log.configuration[0] > self._commit or not self.knows_commit_index():
+            return None
+        index = self.log.last_index + 1
+        self.log.append([LogEntry(index, self._term, MEMBERS + encoding.encode(members))])
+        self._use_members()
+        self._must_send = True
+        return index
+
+    def _use_members(self) -> None:
+        """The newest configuration in the log counts from the moment it is there."""
+        members = self.log.members
+        if members is self._members:
+            return
+        self._members = members
+        self._others = {self._node(voter) for voter in members.voters} - {self.selfNode}
+        self._learners = {self._node(learner) for learner in members.learners} - {self.selfNode}
+        if self.is_leader:
+            for node in (self._others | self._learners) - self._peers.keys():
+                self._peers[node] = _Peer()
+                self._next[node], self._match[node] = self.log.last_index + 1, 0
+                self._last_response[node] = _time_of_step()
+            for node in self._peers.keys() - self._others - self._learners:
+                del self._peers[node], self._next[node], self._match[node], self._last_response[node]
+        self._tell_members(members)
+
+    def _promote_learners(self) -> None:
+        for node in self._learners:
+            behind = self._commit - self._match[node]
+            # A voter that does not vote yet could leave the group without a majority for ever.
+            if self._match[node] > 0 and behind <= _CAUGHT_UP_ENTRIES and self._peers[node].admitted:
+                self._append_members(self._members.with_voter(node.id))
+                return  # one at a time
+
+    @property
+    def _may_lead(self) -> bool:
+        """Whether an election may be tried: only a voter, and only if it could serve as leader."""
+        return (
+            self._id in self._members.voters
+            and not self.needs_state
+            and not self.recovering
+            and (self.log.admitted or self.log.last_index == 0)
+        )
+
+    # Handing leadership over
+
+    def transfer(self, to: int) -> None:
+        """As leader: let another voter lead, once it has everything. Raises ``ConfigurationError``.
+
+        Gives up after an election timeout: see ``transferring``.
+        """
+        node = self._node(to)
+        if node not in self._others:
+            raise ConfigurationError(
+                f"replica {to} is not another voter: {sorted(n.id for n in self._others)} are"
+            )
+        self._transfer = node, _time_of_step() + self.timing.election_max
+        self._must_send = True
+
+    @property
+    def transferring(self) -> bool:
+        """Whether leadership is being handed over; no request is taken in meanwhile."""
+        return self._transfer is not None
+
+    def best_successor(self) -> int | None:
+        """As leader: the other voter whose log has come furthest, among those that answer."""
+        alive = [node for node in self._others if node in self._connected]
+        return max(alive, key=lambda node: self._match[node]).id if alive else None
+
+    def _go_on_with_transfer(self) -> None:
+        if self._transfer is None:
+            return
+        node, deadline = self._transfer
+        if node not in self._others or _time_of_step() > deadline:
+            self._transfer = None
+        elif self._match[node] == self.log.last_index:
+            self._send(node.id, TakeOver(self._term))
+
+    def _on_take_over(self, node: Node, message: TakeOver) -> None:
+        if message.term == self._term and node is self._leader and self._may_lead and not self.is_leader:
+            self._ballot = (self._term + 1, False, set())
+            self._election_deadline = _ELECT_NOW
+
+    # Snapshots: who needs one, and what follows from having installed one
+
+    @property
+    def needs_snapshot(self) -> frozenset[int]:
+        """As leader: the reachable members that need what is no longer in the log."""
+        if not self.is_leader:
+            return frozenset()
+        return frozenset(
+            node.id for node, peer in self._peers.items() if peer.needs_snapshot and node in self._connected
+        )
+
+    def still_needs_snapshot(self, replica_id: int) -> bool:
+        """As leader: whether a stream to this member, reachable or not, is of use."""
+        peer = self._peers.get(self._node(replica_id))
+        return peer is not None and peer.needs_snapshot
+
+    def slowest_match(self) -> int:
+        """As leader: up to where everybody who answers, and is fed from the log, has the log."""
+        recently = _time_of_step() - self.timing.election_min
+        return min(
+            (
+                self._match[node]
+                for node, peer in self._peers.items()
+                if node in self._connected
+                and self._last_response[node] > recently
+                and not peer.needs_snapshot
+            ),
+            default=self.log.last_index,
+        )
+
+    def on_snapshot_installed(self, replica_id: int, index: int) -> None:
+        """As leader: this member has installed a snapshot of this term's stream, durably."""
+        node = self._node(replica_id)
+        if self.is_leader and (peer := self._peers.get(node)) is not None:
+            peer.needs_snapshot, peer.probing = False, True
+            self._on_match(node, peer, index)
+
+    def _keeps_quiet(self) -> bool:
+        """Whether this replica must not answer any leader yet, because it may have lost its directory.
+
+        It may have helped to depose this leader, and forgotten that; the two of them would go on to commit
+        what the new leader never hears of. Without an answer a deposed leader steps down within an election
+        timeout, and whoever still collects votes begins anew.
+        """
+        return not self.log.admitted and self.log.last_index == 0 and _time_of_step() < self._quiet_until
+
+    def hear(self, leader: int, term: int) -> bool:
+        """A chunk of a snapshot counts as a heartbeat. ``False``: it must not be answered."""
+        if term < self._term or leader in self._removed() or self._keeps_quiet():
+            return False
+        self._follow(self._node(leader), term)
+        return True
+
+    def install(self, index: int, term: int, members: Members) -> None:
+        """The state machine now holds the state after entry ``index``, durably: begin there."""
+        self.log.install(index, term, members)
+        self._commit = max(self._commit, index)
+        self._applied = index
+        self.needs_state = False
+        self._use_members()
 
     # Elections
 
@@ -400,15 +625,35 @@ class Raft(SyncObj):
             )
         self._start_election_if_wanted()
 
+    def _ask_for_leader(self) -> None:
+        """For one that must not lead: whoever knows that it was removed will say so, others ignore it."""
+        self._leader = None
+        self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+        for node in self._connected:
+            self._send(node.id, RequestVote(0, 0, 0, pre=True))
+
     def _start_election_if_wanted(self) -> None:
         term, pre, granted = self._ballot
         if pre and term == self._term + 1 and len(granted) + 1 > (len(self._others) + 1) / 2:
             self._ballot = (term, False, set())
             self._election_deadline = _ELECT_NOW  # PySyncObj's tick starts the election itself
 
+    def _must_abstain(self, message: RequestVote) -> bool:
+        """Whether this replica may have forgotten a vote, or entries that it had acknowledged.
+
+        One without any memory may be new, or may have lost its directory. In a new group all logs are empty,
+        and there it votes. Otherwise it must first have caught up with a leader: an entry lost by
+        one replica and one wiped replica's vote could elect a leader who never had it.
+        """
+        return not self.log.admitted and (message.last_index > 0 or self.log.last_index > 0)
+
     def _on_request_vote(self, node: Node, message: RequestVote) -> None:
         if message.term < self._term:
             self._send(node.id, Vote(self._term, granted=False, pre=message.pre))
+            return
+        if self._must_abstain(message):
+            if not message.pre:
+                self._adopt_newer_term(message.term)
             return
         if message.pre:
             leader_is_alive = self.is_leader or (
@@ -432,6 +677,8 @@ class Raft(SyncObj):
         if not message.granted:
             self._adopt_newer_term(message.term)
             return
+        if node not in self._others:
+            return  # it does not count (yet, or any more)
         term, pre, granted = self._ballot
         if message.pre:
             if pre and message.term == term and not self.is_leader:
@@ -453,7 +700,8 @@ class Raft(SyncObj):
             self._leader = None
 
     def _SyncObj__onBecomeLeader(self) -> None:
-        self._peers = {node: _Peer() for node in self._others}
+        self._peers = {node: _Peer() for node in self._others | self._learners}
+        self._transfer = None
         super()._SyncObj__onBecomeLeader()
 
     # Followers: the leader's entries
@@ -462,14 +710,16 @@ class Raft(SyncObj):
         if message.term < self._term:
             # Tell a deposed leader, or it would never know. It may lead this very term by now, so the answer
             # must not confirm a check, or deny an entry, of the term that it asked in.
-            self._send(node.id, AppendReply(self._term, False, 0, 0, 0))
+            self._send(node.id, AppendReply(self._term, False, 1, 0, 0, self.log.admitted))
             return
-        self._adopt_newer_term(message.term)
-        self._SyncObj__setState(_FOLLOWER)
-        self._leader = node
+        first = message.entries[0] if message.entries else None
+        if self._keeps_quiet() and not (message.prev_index == 0 and first and first.term == message.term):
+            return  # the first leader of a new group is answered at once
+        self._follow(node, message.term)
         self._leader_commit = message.commit_index
-        self._heard_from_leader = _time_of_step()
-        self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+        if self.needs_state:
+            self._reply(node, message, success=False, index=0)
+            return
 
         entries, prev_index = message.entries, message.prev_index
         if prev_index < self.log.base_index:  # what lies below the base is committed, hence equal
@@ -485,9 +735,25 @@ class Raft(SyncObj):
             entries = self._without_matching(entries)
         if entries:
             self.log.append(entries)
+            self._use_members()
         commit = min(message.commit_index, last)
         self._commit = max(self._commit, commit)
+        if not self.log.admitted and message.commit_index <= last and self.knows_commit_index():
+            self.log.admit()  # it has all that the leader knows to be committed, and all of former terms
         self._reply(node, message, success=True, index=last)
+
+    def _follow(self, node: Node, term: int) -> None:
+        """Believe in the leader of this term, which is not older than one's own."""
+        self._adopt_newer_term(term)
+        self._SyncObj__setState(_FOLLOWER)
+        self._leader = node
+        if self._ballot[1]:
+            self._ballot = (0, False, set())  # late answers to a PreVote must not depose it
+        self._heard_from_leader = _time_of_step()
+        self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
+        if not self.log.admitted and self._voted_for is None:
+            self._voted_for = node.id  # whomever it voted for before it forgot
+            self.log.set_hard_state(term, node.id)
 
     def _without_matching(self, entries: list[LogEntry]) -> list[LogEntry]:
         """Drop the entries that the log already holds; cut the log where it contradicts the rest."""
@@ -499,6 +765,7 @@ class Raft(SyncObj):
                 continue
             if term is not None:
                 self.log.truncate_from(entry.index)
+                self._use_members()
             return entries[position:]
         return []
 
@@ -513,7 +780,8 @@ class Raft(SyncObj):
         return index
 
     def _reply(self, node: Node, message: AppendEntries, *, success: bool, index: int) -> None:
-        self._send(node.id, AppendReply(self._term, success, index, message.prev_index, message.round))
+        reply = AppendReply(self._term, success, index, message.prev_index, message.round, self.log.admitted)
+        self._send(node.id, reply)
 
     # Leaders: sending, and what comes back
 
@@ -525,7 +793,7 @@ class Raft(SyncObj):
             for peer in self._peers.values():
                 peer.probe_sent = False  # it may have been lost: try again with each heartbeat
         self._next_send = self._SyncObj__newAppendEntriesTime = now + self.timing.heartbeat
-        for node in self._others:
+        for node in self._peers:
             if node in self._connected:
                 self._send_entries(node)
 
@@ -535,12 +803,15 @@ class Raft(SyncObj):
         ready = not peer.probe_sent if peer.probing else peer.in_flight < self.timing.window_bytes
         while True:
             next_index = self._next[node]
-            prev_term = self.log.term_at(next_index - 1)
             entries: list[LogEntry] = []
-            if next_index <= last and ready:
+            if next_index <= self.log.base_index:
+                peer.needs_snapshot = True
+            if peer.needs_snapshot:  # a heartbeat; and should it have that much after all, it will say so
+                next_index = self.log.base_index + 1
+            elif next_index <= last and ready:
                 entries = self.log.entries(next_index, last, self.timing.batch_bytes)
-            if prev_term is None:
-                raise Corrupt(f"replica {node.id} needs entry {next_index}, which is no longer in the log")
+            prev_term = self.log.term_at(next_index - 1)
+            assert prev_term is not None
             self._send(
                 node.id,
                 AppendEntries(self._term, next_index - 1, prev_term, entries, self._commit, self.round),
@@ -558,15 +829,30 @@ class Raft(SyncObj):
         self._adopt_newer_term(message.term)
         if not self.is_leader or message.term != self._term:
             return
-        peer = self._peers[node]
+        if (peer := self._peers.get(node)) is None:
+            return
         self._last_response[node] = _time_of_step()
         peer.acked_round = max(peer.acked_round, message.round)
+        peer.admitted = message.admitted
         if message.success:
+            peer.needs_snapshot = False
             if message.index > self._match[node] or peer.probing:
                 self._on_match(node, peer, message.index)
-        elif message.prev_index > self._match[node] and (
-            not peer.probing or message.prev_index == self._next[node] - 1
-        ):
+        elif message.index == 0:
+            peer.needs_snapshot = True
+        elif peer.needs_snapshot:
+            if message.index > self.log.base_index + 1:  # its log is longer than it seemed
+                peer.needs_snapshot = False
+                self._next[node] = message.index
+                self._probe(peer)
+        elif message.prev_index <= self._match[node]:
+            # Links keep their order, so this is no old answer: it has lost what it had acknowledged.
+            logger.warning("replica %d has lost its log, and is fed anew", node.id)
+            self._match[node] = 0
+            self._next[node] = message.index
+            self._probe(peer)
+            self._send_entries(node)
+        elif not peer.probing or message.prev_index == self._next[node] - 1:
             self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
             self._probe(peer)
             self._send_entries(node)
@@ -610,7 +896,7 @@ class Raft(SyncObj):
     def _SyncObj__applyLogEntries(self) -> bool:
         if self._applied < self._commit:
             self.log.sync()  # a new leader's no-op may just have been added
-        while self._applied < self._commit:
+        while self._applied < self._commit and not self.recovering and not self.needs_state:
             entries = self.log.entries(self._applied + 1, self._commit, self.timing.batch_bytes)
             self._apply(entries)
             self._applied = entries[-1].index

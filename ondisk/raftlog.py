@@ -1,6 +1,6 @@
-"""RaftLog: what Raft must not forget, on RocksDB: its entries, its term and its vote.
+"""RaftLog: what Raft must not forget, on RocksDB: its entries, its term, its vote and the members.
 
-Three promises, and the rest follows from them:
+Four promises, and the rest follows from them:
 
 * **Nothing counts before ``sync``.** Appends, truncations, term and vote gather in memory; ``sync`` writes
   them as one atomic batch and waits for the disk. The replica syncs before any message leaves, so one wait
@@ -9,8 +9,12 @@ Three promises, and the rest follows from them:
 * **Damage is reported.** A torn tail of something never synced is dropped, as it must be. Anything else that
   is damaged or missing raises ``Corrupt``, with the place.
 
-Before the first entry stands the *base*: index and term of the entry just before it, 0 and 0 at first
-(Raft paper, section 7: "last included index and term").
+* **Compaction writes metadata only.** Before the first entry stands the *base*: index and term of the entry
+  just before it, 0 and 0 at first (Raft paper, section 7: "last included index and term"). To compact is to
+  move the base forward and to drop what it passes: the state machine has those outcomes on its own disk.
+
+The members are part of the log, because a change of them takes effect where it stands in it: cutting the end
+off takes the change back, and compaction must not forget it.
 """
 
 from __future__ import annotations
@@ -23,11 +27,16 @@ from typing import Annotated
 
 import msgspec
 
+from ondisk import members as encoding
 from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, StorageError
+from ondisk.members import Members
+
+# The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
+REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
 
 _HARD_STATE = b"hard_state"
-_BASE = b"base"
+_BASE = b"base"  # the record of a compaction: base, members there and since, snapshot being installed
 _BATCHES = b"batches"
 _KEY_END = b"\xff" * 8
 _TERM_BYTES = 8
@@ -47,6 +56,15 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     command: bytes
 
 
+class _Base(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored about the time before the first entry, and about changes of the members since."""
+
+    index: Natural
+    term: Natural
+    configurations: list[tuple[Natural, Members]]
+    installing: tuple[Natural, Natural, Members] | None
+
+
 def _key(index: int) -> bytes:
     return index.to_bytes(8, "big")  # big-endian, so that RocksDB's byte order is the log's order
 
@@ -54,20 +72,30 @@ def _key(index: int) -> bytes:
 class RaftLog:
     """The durable log of one replica. Used by one thread at a time."""
 
-    def __init__(self, path: Path, disk: Disk | None = None) -> None:
-        """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``."""
+    def __init__(self, path: Path, disk: Disk | None = None, members: Sequence[int] = ()) -> None:
+        """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``.
+
+        ``members`` are the first voters; they count until the log holds a change of the members.
+        """
         self.path = path.absolute()
         self._store = Store(self.path / "rocksdb", disk)
         self._witness = _Witness(self.path / "witness")
         self.term = 0
         self.voted_for: int | None = None
+        self.admitted = False  # whether this replica may vote like any other: see ``Raft._must_abstain``
         self.base_index = 0
         self.base_term = 0
+        # A snapshot (index, term, members) that the state machine may be about to install, or just has.
+        self.installing: tuple[int, int, Members] | None = None
+        self._configurations: list[tuple[int, Members]] = [(0, Members(tuple(sorted(members))))]
         self.syncs = 0  # how often ``sync`` had to wait for the disk
         self._tail: list[LogEntry] = []  # the newest entries, up to ``last_index``
         self._tail_bytes = 0
         self._cut_from: int | None = None  # stored entries from here on are to be deleted
         self._hard_state_changed = False
+        self._base_changed = False
+        self._drop_to: int | None = None  # stored entries up to here are to be deleted
+        self._bytes = 0  # of commands appended since the last compaction or opening
         self._batches = 0  # how many were ever written
         try:
             self._load()
@@ -78,9 +106,13 @@ class RaftLog:
 
     def _load(self) -> None:
         if (stored := self._store.get_meta(_HARD_STATE)) is not None:
-            self.term, self.voted_for = msgspec.msgpack.decode(stored, type=tuple[int, int | None])
+            self.term, self.voted_for, self.admitted = msgspec.msgpack.decode(
+                stored, type=tuple[int, int | None, bool]
+            )
         if (stored := self._store.get_meta(_BASE)) is not None:
-            self.base_index, self.base_term = msgspec.msgpack.decode(stored, type=tuple[int, int])
+            base = msgspec.msgpack.decode(stored, type=_Base)
+            self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
+            self._configurations = base.configurations
         self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
         if (durable := self._witness.read()) > self._batches:
             raise Corrupt(
@@ -125,7 +157,32 @@ class RaftLog:
     @property
     def unsynced(self) -> bool:
         """Whether anything would be lost by a power cut now."""
-        return self.synced_index < self.last_index or self._hard_state_changed or self._cut_from is not None
+        return (
+            self.synced_index < self.last_index
+            or self._hard_state_changed
+            or self._base_changed
+            or self._cut_from is not None
+        )
+
+    @property
+    def bytes_since_compaction(self) -> int:
+        """Size of the commands that were appended since the last compaction, or since it was opened."""
+        return self._bytes
+
+    @property
+    def members(self) -> Members:
+        """The newest configuration in the log, committed or not: it is the one that counts."""
+        return self._configurations[-1][1]
+
+    @property
+    def configuration(self) -> tuple[int, Members]:
+        """The same, after the index of the entry that made it (or after the base's, if that was dropped)."""
+        return self._configurations[-1]
+
+    def members_at(self, index: int) -> Members:
+        """The configuration as of an entry; before the base, the base's."""
+        oldest = self._configurations[0][1]
+        return next((members for since, members in reversed(self._configurations) if since <= index), oldest)
 
     def term_at(self, index: int) -> int | None:
         """Term of an entry, or of the base; ``None`` where the log holds neither."""
@@ -177,8 +234,13 @@ class RaftLog:
         for expected, entry in enumerate(entries, self.last_index + 1):
             if entry.index != expected:
                 raise IndexError(f"entry {entry.index} cannot follow entry {expected - 1}")
+            if entry.command.startswith(MEMBERS):
+                self._configurations.append((entry.index, encoding.decode(entry.command[len(MEMBERS) :])))
+                self._base_changed = True
         self._tail.extend(entries)
-        self._tail_bytes += sum(len(entry.command) for entry in entries)
+        size = sum(len(entry.command) for entry in entries)
+        self._tail_bytes += size
+        self._bytes += size
 
     def truncate_from(self, index: int) -> None:
         """Remove the entry at ``index`` and all after it, durably together with the next ``sync``."""
@@ -194,10 +256,70 @@ class RaftLog:
         if index <= self.synced_index:
             self._cut_from = index  # lower than any before
             self.synced_index = index - 1
+        while self._configurations[-1][0] >= index:
+            self._configurations.pop()
+            self._base_changed = True
+
+    def compact(self, index: int) -> None:
+        """Drop the entries up to ``index``, durably together with the next ``sync``.
+
+        The caller has made sure that the state machine holds their outcomes durably.
+        """
+        term = self.term_at(index)
+        if term is None or not self.base_index <= index <= self.synced_index:
+            raise IndexError(
+                f"the log holds {self.base_index + 1}..{self.synced_index} durably, not up to {index}"
+            )
+        tail_first = self.last_index - len(self._tail) + 1
+        if index >= tail_first:
+            del self._tail[: index - tail_first + 1]
+            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        self._set_base(index, term, self.members_at(index))
+        self._bytes = self._tail_bytes
+
+    def _set_base(self, index: int, term: int, members: Members) -> None:
+        self.base_index, self.base_term = index, term
+        later = [(since, changed) for since, changed in self._configurations if since > index]
+        self._configurations = [(index, members), *later]
+        self._drop_to = index
+        self._base_changed = True
+
+    def begin_install(self, index: int, term: int, members: Members) -> None:
+        """Note that the state machine may be at this snapshot from now on, durably with the next ``sync``."""
+        self.installing = (index, term, members)
+        self._base_changed = True
+
+    def abandon_install(self) -> None:
+        """Note that the state machine has stayed where it was."""
+        self.installing = None
+        self._base_changed = True
+
+    def install(self, index: int, term: int, members: Members) -> None:
+        """Begin after a snapshot: what lies behind ``index`` stays if the log holds its entry.
+
+        Otherwise the whole log goes: it belongs to another history (Raft paper, figure 13).
+        """
+        self.installing = None
+        if index <= self.base_index:
+            self._base_changed = True
+            return
+        if self.term_at(index) == term and index <= self.synced_index:
+            self.compact(index)
+            return
+        self._tail, self._tail_bytes, self._bytes = [], 0, 0
+        self._cut_from = self.base_index + 1
+        self.synced_index = index
+        self._configurations = []
+        self._set_base(index, term, members)
 
     def set_hard_state(self, term: int, voted_for: int | None) -> None:
         """Change term and vote, durably with the next ``sync``."""
         self.term, self.voted_for = term, voted_for
+        self._hard_state_changed = True
+
+    def admit(self) -> None:
+        """Note that this replica may vote like any other, durably with the next ``sync``."""
+        self.admitted = True
         self._hard_state_changed = True
 
     def sync(self) -> None:
@@ -207,22 +329,41 @@ class RaftLog:
         batch = self._store.batch()
         if self._cut_from is not None:
             batch.delete_range(_key(self._cut_from), _KEY_END)
+        if self._drop_to is not None:
+            batch.delete_range(_key(0), _key(self._drop_to + 1))
         if self.last_index > self.synced_index:
             for entry in self._tail[self.synced_index - self.last_index :]:
                 batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
         if self._hard_state_changed:
-            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode((self.term, self.voted_for)))
+            hard_state = (self.term, self.voted_for, self.admitted)
+            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(hard_state))
+        if self._base_changed:
+            self._store.put_meta(batch, _BASE, self.compaction_record())
         self._batches += 1
         self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
         self._store.write(batch)
         self._cut_from = self.synced_index + 1  # if the sync fails, the next batch replaces this one
         self._store.sync()
         self.synced_index = self.last_index
-        self._cut_from = None
-        self._hard_state_changed = False
+        self._cut_from = self._drop_to = None
+        self._hard_state_changed = self._base_changed = False
         self.syncs += 1
         self._witness.write(self._batches)
         self._trim_tail()
+
+    def compaction_record(self) -> bytes:
+        """All that is stored about the entries that were dropped: some dozens of bytes."""
+        base = _Base(self.base_index, self.base_term, self._configurations, self.installing)
+        return msgspec.msgpack.encode(base)
+
+    def start_of_last(self, entries: int, max_bytes: int) -> int:
+        """Where the last ``entries`` of the log begin, or fewer that have ``max_bytes``."""
+        size = 0
+        for count, entry in enumerate(reversed(self._tail)):
+            size += len(entry.command)
+            if count >= entries or size > max_bytes:
+                return entry.index + 1
+        return self.last_index - len(self._tail) + 1
 
     def _trim_tail(self) -> None:
         """Forget the older half of the entries in memory when they are many: the disk has them."""

@@ -18,10 +18,11 @@ The shape follows Dragonboat's ``IOnDiskStateMachine`` (``statemachine/disk.go``
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,51 @@ class Result(NamedTuple):
     error: str | None = None
 
 
+class SnapshotView(Protocol):
+    """The state as it was at one point in time, held still while updates go on."""
+
+    @property
+    def index(self) -> int:
+        """Index of the last entry whose outcome the view holds."""
+
+    def close(self) -> None:
+        """Let go of what holds the state still. A second call does nothing."""
+
+
+class SnapshotWriter(Protocol):
+    """Where a snapshot goes: to another replica, or into a file."""
+
+    def write(self, data: bytes) -> None:
+        """Take any number of bytes. Waits while the other side does not keep up.
+
+        Raises ``SnapshotStopped`` when nobody wants the rest.
+        """
+
+
+class SnapshotReader(Protocol):
+    """Where a snapshot comes from. What it returns has been checked: it is what was written."""
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes, fewer only at the end of the stream. Waits until they have arrived.
+
+        Raises ``Corrupt`` for a stream that is damaged or cut short, ``SnapshotStopped`` when the rest
+        will not come.
+        """
+
+
 class OnDiskStateMachine(ABC):
     """A state machine on disk. Implement it, and a ``Cluster`` replicates it.
 
-    Who calls what beside whom: ``open``, ``update``, ``sync`` and ``close`` never overlap each
-    other. ``lookup`` is called from any number of threads, beside ``update`` and even ``close``.
+    Who calls what beside whom: ``open``, ``update``, ``sync``, ``prepare_snapshot``,
+    ``recover_from_snapshot`` and ``close`` never overlap each other. ``lookup`` is called from any number
+    of threads beside all of them, even ``close``; ``save_snapshot`` beside all but ``close``.
 
-    An exception from ``open``, ``update`` or ``sync`` means that this replica cannot go on (a full
-    disk, a damaged file). It stops this replica alone, and the others continue without it. A command
-    that makes no sense is *not* such a case: every replica must answer it with the same
+    An exception from ``open``, ``update``, ``sync`` or ``prepare_snapshot`` means that this replica cannot
+    go on (a full disk, a damaged file). It stops this replica alone, and the others continue without it. A
+    command that makes no sense is *not* such a case: every replica must answer it with the same
     ``Result(error=...)``, or one bad client would stop them all, again at every replay.
+
+    ``ondisk.testing`` has a battery of tests for all that is said here.
     """
 
     @abstractmethod
@@ -90,6 +126,32 @@ class OnDiskStateMachine(ABC):
 
         ``update`` need not sync: a committed entry is durable in the logs of a majority, and would be
         applied again. But the log may forget an entry only after this call has covered it.
+        """
+
+    @abstractmethod
+    def prepare_snapshot(self) -> SnapshotView:
+        """Hold the present state still, and return at once: no update runs meanwhile.
+
+        Cheap whatever the size of the state. The caller closes the view, whether or not it was saved.
+        """
+
+    @abstractmethod
+    def save_snapshot(self, view: SnapshotView, writer: SnapshotWriter, stopped: threading.Event) -> None:
+        """Write the state that ``view`` holds, in whatever form ``recover_from_snapshot`` reads.
+
+        Runs beside ``update``, which must not show in it, and in bounded memory. The same view gives the
+        same bytes each time. Raises ``SnapshotStopped`` soon after ``stopped`` is set.
+        """
+
+    @abstractmethod
+    def recover_from_snapshot(self, reader: SnapshotReader, stopped: threading.Event) -> int:
+        """Replace the state by the one that ``reader`` brings; return the index of its last entry.
+
+        The new state is built beside the old one, which goes on answering ``lookup``, and takes its place
+        in one atomic step, durably. A crash or an exception at any moment leaves the old state whole or the
+        new one, and leftovers are removed by the next ``open``. Takes whatever index the snapshot has, also
+        a lower one. Raises ``Corrupt`` for a stream that it cannot read, and ``SnapshotStopped`` soon
+        after ``stopped`` is set.
         """
 
     @abstractmethod

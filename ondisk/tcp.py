@@ -46,7 +46,7 @@ MAX_STRANGERS = 64  # connections that have not finished their handshake
 _HANDSHAKE_SECONDS = 3.0
 _RECONNECT_SECONDS = 0.2
 _COMPLAIN_SECONDS = 60.0
-_READ_BYTES = 1 << 18
+_READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
 
@@ -270,7 +270,7 @@ class TcpEndpoint:
 
     def __init__(self, replica_id: int, addresses: Mapping[int, Address], secret: bytes) -> None:
         self.id = replica_id
-        self.addresses = addresses
+        self.addresses = dict(addresses)
         self.secret = secret
         self._inbox: list[tuple[int, Message]] = []
         self._connections: dict[int, _Connection] = {}  # proved peers
@@ -304,6 +304,14 @@ class TcpEndpoint:
     def connected(self) -> frozenset[int]:
         """The members with a proved connection."""
         return frozenset(self._connections)
+
+    def meet(self, addresses: Mapping[int, str]) -> None:
+        """Learn where members are that were added to the group."""
+        for member, text in addresses.items():
+            if member != self.id and self.addresses.get(member) != (address := parse_address(text)):
+                self.addresses[member] = address
+                if member < self.id:
+                    self._call_at[member] = 0.0
 
     def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
