@@ -25,7 +25,8 @@ from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError, OutcomeUnknown, Rejected
 from ondisk.lab import picture
-from ondisk.observe import Recorder, describe
+from ondisk.lab.faults import stall
+from ondisk.observe import Recorder, View, describe
 from ondisk.statemachine import Result
 
 MAX_WAITING = 16  # requests of one panel that have not been answered
@@ -55,6 +56,7 @@ class Panel:
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: deque[list[str]] = deque(maxlen=MAX_ANSWERS)
         self._closed = False
+        self._record: list[View] = []  # empty: the picture is live
         self._make_widgets()
         self.refresh()
         self._poller = self._loop.create_task(self._poll(), name="ondisk-panel")
@@ -73,7 +75,7 @@ class Panel:
         self.recorder.close()
         self._forget()
         self._begin_to_watch(cluster)
-        self.refresh()
+        self._go_live()
 
     def _forget(self) -> None:
         if _panels.get(self.cluster.data_dir) is self:
@@ -120,6 +122,21 @@ class Panel:
         )
         self.heal = self._button("Heal", "Reconnect all links", self._heal)
 
+        self.back = self._button("Back", "Show what was recorded, one step earlier", partial(self._move, -1))
+        self.forward = self._button("Forward", "One step later", partial(self._move, +1))
+        self.live = self._button("Live", "Show the cluster as it is now", self._go_live)
+        self.place = w.IntSlider(
+            1,
+            min=1,
+            max=1,
+            description="Recorded",
+            tooltip="Which of the recorded moments is shown",
+            disabled=True,
+            layout=w.Layout(width="420px"),
+            style={"description_width": "80px"},
+        )
+        self.place.observe(lambda _: self._on_loop(self.refresh), "value")
+
         self.answer = w.HTML()
         self.picture = w.HTML()
         self.table = w.HTML()
@@ -135,7 +152,9 @@ class Panel:
         self.crash: dict[int, Any] = {}
         self.start: dict[int, Any] = {}
         self.cut_off: dict[int, Any] = {}
+        self.stall: dict[int, Any] = {}
         self.reconnect: dict[int, Any] = {}
+        self.compact: dict[int, Any] = {}
         columns = [self._replica_buttons(replica_id) for replica_id in members]
         wrap = w.Layout(flex_flow="row wrap")
         self.box = w.VBox(
@@ -146,6 +165,7 @@ class Panel:
                 self.picture,
                 w.HBox(columns),
                 w.HBox([self.latency, self.pause, self.resume, self.step, self.heal], layout=wrap),
+                w.HBox([self.place, self.back, self.forward, self.live], layout=wrap),
                 self.table,
                 self.with_messages,
                 self.messages,
@@ -162,17 +182,24 @@ class Panel:
         """The buttons of one replica, as wide as its card in the picture."""
 
         i = replica_id
-        plan: list[tuple[str, str, dict[int, Any], Callable[[], None]]] = [
+        plan: list[tuple[str, str, dict[int, Any], Callable[[], object]]] = [
             ("Stop", "Stop cleanly", self.stop, lambda: self.cluster.stop(i)),
             ("Crash", "Lose what was not synced", self.crash, lambda: self.cluster.crash(i)),
             ("Start", "Start from its own disk", self.start, lambda: self.cluster.start(i)),
             ("Cut off", "Cut all its links", self.cut_off, lambda: self.cluster.network.isolate(i)),
+            ("Stall", "Hold its messages, lose none", self.stall, lambda: stall(self.cluster, i)),
             ("Reconnect", "Heal all its links", self.reconnect, lambda: self.cluster.network.reconnect(i)),
+            (
+                "Compact",
+                "Drop the log that its state makes needless",
+                self.compact,
+                lambda: self._compacted(i),
+            ),
         ]
         for name, tooltip, buttons, act in plan:
             pressed = partial(self._control, f"{name.lower()} {i}", act)
             buttons[i] = self._button(f"{name} {i}", f"{tooltip} (replica {i})", pressed)
-            buttons[replica_id].layout.width = "80px" if len(name) < 9 else "112px"
+            buttons[replica_id].layout.width = "auto"  # some fonts are wide
         return w.HBox(
             [buttons[replica_id] for _, _, buttons, _ in plan],
             layout=w.Layout(width="276px", flex_flow="row wrap"),
@@ -194,10 +221,15 @@ class Panel:
                 self._say("watching", _in_words(error))
 
     def refresh(self) -> None:
-        """Look at the cluster and show it. A trait that did not change costs nothing."""
+        """Look at the cluster and show it, or show what was recorded. What did not change costs nothing."""
         view = self.recorder.sample()
-        self.picture.value = picture.cluster_picture(view)
-        self.table.value = picture.status_table(view, self.recorder.lag())
+        if self._record:
+            shown = self._record[self.place.value - 1]
+            self.picture.value = _recorded(shown, view) + picture.cluster_picture(shown)
+            self.table.value = picture.status_table(shown)
+        else:
+            self.picture.value = picture.cluster_picture(view)
+            self.table.value = picture.status_table(view, self.recorder.lag())
         self.messages.value = (
             picture.message_diagram(self.recorder.messages(), view.statuses)
             if self.with_messages.value
@@ -207,6 +239,24 @@ class Panel:
             self.latency.value = view.latency
         self.pause.disabled, self.resume.disabled = view.paused, not view.paused
         self.step.disabled = not view.paused
+        at_the_end = not self._record or self.place.value == len(self._record)
+        self.forward.disabled, self.live.disabled = at_the_end, not self._record
+
+    # Back and forward over what was recorded
+
+    def _move(self, steps: int) -> None:
+        if not self._record:  # the record that is looked at stands still, whatever is recorded meanwhile
+            self._record = self.recorder.samples
+            self.place.max = len(self._record)
+            self.place.value = len(self._record)
+            self.place.disabled = False
+        self.place.value += steps  # a slider stays within its bounds
+        self.refresh()
+
+    def _go_live(self) -> None:
+        self._record = []
+        self.place.disabled = True
+        self.refresh()
 
     # Answers
 
@@ -257,6 +307,7 @@ class Panel:
         if len(self._tasks) >= MAX_WAITING:
             self._say(what, f"not sent: {MAX_WAITING} requests wait already")
             return
+        self._go_live()
         line = self._say(what, "under way…")
 
         async def run() -> None:
@@ -336,12 +387,15 @@ class Panel:
         self.recorder.mark()
         self._begin(what, request, self._asked())
 
-    def _control(self, what: str, act: Callable[[], None]) -> None:
+    def _control(self, what: str, act: Callable[[], object]) -> None:
         async def request() -> str:
-            await self._in_thread(act)
-            return "done"
+            said = await self._in_thread(act)
+            return said if isinstance(said, str) else "done"
 
         self._begin(what, request)
+
+    def _compacted(self, replica_id: int) -> str:
+        return f"the log now begins after entry {self.cluster.compact(replica_id)}"
 
     def _on_latency(self, change: dict[str, Any]) -> None:
         seconds = float(change["new"])
@@ -349,11 +403,11 @@ class Panel:
 
     def _pause(self) -> None:
         self.cluster.network.pause()
-        self.refresh()
+        self._go_live()
 
     def _resume(self) -> None:
         self.cluster.network.resume()
-        self.refresh()
+        self._go_live()
 
     def _step(self) -> None:
         event = self.cluster.network.step_one_message()
@@ -363,11 +417,12 @@ class Panel:
         if self._answers and self._answers[0][0] == "step":  # many steps share one line
             self._answers.popleft()
         self._say("step", said)
-        self.refresh()
+        self._go_live()
 
     def _heal(self) -> None:
         self.cluster.network.heal()
         self._say("heal", "all links are connected")
+        self._go_live()
 
     # The end
 
@@ -391,6 +446,11 @@ def close_widgets(widget: Any) -> None:
     for part in (getattr(widget, "style", None), widget.layout, widget):
         if part is not None:
             part.close()
+
+
+def _recorded(shown: View, now: View) -> str:
+    ago = f"{now.time - shown.time:.0f} s ago"
+    return f"<b>Recorded {ago}.</b> The cluster has gone on: press <i>Live</i> to see it as it is."
 
 
 def _in_words(error: Exception) -> str:

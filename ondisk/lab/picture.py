@@ -8,6 +8,7 @@ Colours come from JupyterLab's theme, so that light and dark both work.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from ondisk.observe import Lag, Seen, View
@@ -20,6 +21,7 @@ _MARKS = (
     ("applied", "applied_index", "its state machine holds the outcome up to here"),
     ("synced", "synced_index", "its state machine is synced to disk up to here"),
 )
+_OF_THE_LOG = ("last", "durable")
 
 STYLE = """<style>
 .ondisk { overflow-x: auto; color: var(--jp-ui-font-color1, #212121); }
@@ -47,9 +49,33 @@ STYLE = """<style>
 .ondisk caption { text-align: left; font-weight: bold; padding: 2px 0; }
 </style>"""
 
+
+@dataclass(frozen=True)
+class Picture:
+    """Something to look at, as the value of a cell. As text it is its own description."""
+
+    html: str
+    words: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def svg(title: str, words: str, width: int, height: int, parts: Sequence[str]) -> str:
+    """A picture that says its values again as text, for those who cannot see it. Sizes in pixels."""
+    return (
+        f'{STYLE}<div class="ondisk"><svg role="img" aria-label="{escape(words)}" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}"><title>{escape(title)}</title>'
+        f"<desc>{escape(words)}</desc>{''.join(parts)}</svg></div>"
+    )
+
+
 # The cluster
 
-_CARD_WIDTH, _CARD_HEIGHT, _GAP, _EDGE = 264, 172, 12, 6
+_CARD_WIDTH, _CARD_HEIGHT, _GAP, _EDGE = 264, 190, 12, 6
 _LANE = 27  # pixels between two directions of a link
 
 
@@ -79,12 +105,7 @@ def cluster_picture(view: View) -> str:
         parts.append(f'<g transform="translate({x},{height_of_links + 4})">{_card(status, low, high)}</g>')
     parts.append(_legend(height - 12, low, high, view))
     words = in_words(view)
-    return (
-        f'{STYLE}<div class="ondisk"><svg role="img" aria-label="{escape(words)}" width="{width}" '
-        f'height="{height}" viewBox="0 0 {width} {height}">'
-        f"<title>{escape(words.split('.')[0])}</title><desc>{escape(words)}</desc>"
-        f"{''.join(parts)}</svg></div>"
-    )
+    return svg(words.split(".")[0], words, width, height, parts)
 
 
 def in_words(view: View) -> str:
@@ -94,7 +115,8 @@ def in_words(view: View) -> str:
     for replica_id, status in sorted(view.statuses.items()):
         marks = ", ".join(f"{name} {getattr(status, field)}" for name, field, _ in _MARKS)
         error = f", error: {status.error}" if status.error else ""
-        said.append(f"Replica {replica_id}: {status.role}, term {status.term}, {marks}{error}")
+        log = _log_in_words(status)
+        said.append(f"Replica {replica_id}: {status.role}, term {status.term}, {marks}, {log}{error}")
     if view.cut:
         said.append("Cut: " + ", ".join(f"{a} to {b}" for a, b in sorted(view.cut)))
     under_way = len(view.in_flight)
@@ -125,7 +147,7 @@ def _window(view: View) -> tuple[int, int]:
 
 
 def _link_word(view: View, sender: int, receiver: int) -> str:
-    if any(view.statuses[end].role in ("stopped", "failed") for end in (sender, receiver)):
+    if not all(view.statuses[end].running for end in (sender, receiver)):
         return "down"
     if (sender, receiver) in view.cut:
         return "cut"
@@ -183,20 +205,28 @@ def _card(status: ReplicaStatus, low: int, high: int) -> str:
         f'<text class="bold" x="14" y="24">Replica {status.id}: {escape(status.role)}</text>',
         f'<text x="{_CARD_WIDTH - 14}" y="24" text-anchor="end">term {status.term}</text>',
     ]
-    left, right = 70, _CARD_WIDTH - 56
+    left, right = 76, _CARD_WIDTH - 72  # room for a name, and for a number of six digits
+
+    def place(index: int) -> float:
+        return left + (right - left) * (min(max(index, low), high) - low) / (high - low)
+
     for row, (name, field, meaning) in enumerate(_MARKS):
         y = 46 + row * 20
         index = getattr(status, field)
-        x = left + (right - left) * (min(max(index, low), high) - low) / (high - low)
+        x = place(index)
+        # The log begins where it was compacted; the state holds the outcome from the first entry on.
+        start = place(status.first_index - 1) if name in _OF_THE_LOG else left
         parts.append(
             f"<g><title>{name}: {meaning}</title>"
             f'<text class="small" x="14" y="{y + 4}">{name}</text>'
             f'<line class="faint" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>'
-            f'<line class="line" stroke-width="3" x1="{left}" y1="{y}" x2="{x:.1f}" y2="{y}"/>'
+            f'<line class="line" stroke-width="3" x1="{start:.1f}" y1="{y}" x2="{x:.1f}" y2="{y}"/>'
+            f"{_bracket(start, y) if start > left else ''}"
             f"{_shape(name, x, y)}"
             f'<text class="small" x="{_CARD_WIDTH - 14}" y="{y + 4}" text-anchor="end">{index}</text>'
             f"</g>"
         )
+    parts.append(f'<text class="small" x="14" y="{_CARD_HEIGHT - 36}">{_log_in_words(status)}</text>')
     y = _CARD_HEIGHT - 16
     if status.error:
         short = status.error if len(status.error) < 36 else status.error[:34] + "…"
@@ -207,6 +237,16 @@ def _card(status: ReplicaStatus, low: int, high: int) -> str:
     elif status.waiting:
         parts.append(f'<text class="small" x="14" y="{y}">unanswered requests: {status.waiting}</text>')
     return "".join(parts)
+
+
+def _log_in_words(status: ReplicaStatus) -> str:
+    first, last = status.first_index, status.last_index
+    return f"log holds entries {first} to {last}" if first <= last else f"log is empty, next is entry {first}"
+
+
+def _bracket(x: float, y: int) -> str:
+    """Here the log begins: what came before was dropped."""
+    return f'<path class="line" d="M{x + 4:.1f} {y - 7}h-4v14h4"/>'
 
 
 def _shape(name: str, x: float, y: int) -> str:
@@ -242,7 +282,7 @@ def _legend(y: int, low: int, high: int, view: View) -> str:
 def status_table(view: View, lags: dict[int, Lag] | None = None) -> str:
     """One row per replica, all numbers; with ``lags`` also how far each is behind."""
     names = [
-        "replica", "role", "term", "last", "durable", "commit", "applied", "synced", "opened at"
+        "replica", "role", "term", "first", "last", "durable", "commit", "applied", "synced", "opened at"
     ]  # fmt: skip
     if lags:
         names += ["behind", "behind (ms)"]
@@ -250,7 +290,7 @@ def status_table(view: View, lags: dict[int, Lag] | None = None) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in [*names, *["error"] * with_error])
     rows = []
     for replica_id, status in sorted(view.statuses.items()):
-        cells: list[object] = [status.role, status.term]
+        cells: list[object] = [status.role, status.term, status.first_index]
         cells += [getattr(status, field) for _, field, _ in _MARKS]
         cells.append(status.opened_index)
         if lags:
@@ -264,6 +304,21 @@ def status_table(view: View, lags: dict[int, Lag] | None = None) -> str:
     return (
         f'{STYLE}<div class="ondisk"><table><caption>{leader}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str) -> str:
+    """A plain table; the first cell of a row names it."""
+    titles = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(str(name))}</th>'
+        + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    return (
+        f'{STYLE}<div class="ondisk"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -323,11 +378,7 @@ def message_diagram(events: Sequence[Seen], ids: Iterable[int]) -> str:
     if more > 0:
         labels.append(f'<text x="{_LEFT}" y="{height - 6}">{more} later events are not shown</text>')
     words = "Messages. " + "; ".join(_sentence(event, began) for event in shown) + "."
-    return (
-        f'{STYLE}<div class="ondisk"><svg role="img" aria-label="{escape(words)}" width="{width}" '
-        f'height="{height}" viewBox="0 0 {width} {height}"><title>Messages between the replicas</title>'
-        f"<desc>{escape(words)}</desc>{''.join(parts)}{''.join(labels)}</svg></div>"
-    )
+    return svg("Messages between the replicas", words, width, height, [*parts, *labels])
 
 
 def _arrow(x1: int, y1: int, x2: int, y2: int, *, lost: bool, arrived: bool) -> str:
