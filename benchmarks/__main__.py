@@ -1,7 +1,8 @@
 """Measure ondisk beside stock PySyncObj, interleaved in rounds, in one run.
 
 A machine's speed drifts, so only what ran side by side is compared: each round measures every subject under
-one load, then under the next, and the verdicts are medians of ratios within a round.
+one load, then under the next, and the verdicts are medians of ratios within a round. Then come the
+measurements of a large state, one after the other, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.report import LOADS, SUBJECTS, Round, Subject
+from benchmarks.report import LARGE, LOADS, SUBJECTS, Figures, Round, Subject
+from benchmarks.worker import free_ports
 
 READY_WITHIN = 30.0  # seconds; stock tries a lost connection again after 5
 CLOSE_WITHIN = 15.0
@@ -108,13 +110,43 @@ class Running:
         raise RuntimeError(f"{self.name}: no leader within {READY_WITHIN:g} s")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody uses now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+class Large:
+    """A process that runs ``large.py``."""
+
+    def __init__(self, order: dict[str, Any], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.large", json.dumps(order)],
+                cwd=Path(__file__).parents[1],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    def read(self, figures: Figures, tell: Callable[[str], object]) -> None:
+        """Collect what it prints. Raises ``RuntimeError`` if it failed."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            if isinstance(told, str):
+                tell(told)
+            else:
+                row, column, value = told
+                figures.setdefault(row, {}).setdefault(column, []).append(value)
+        if self._process.wait() != 0:
+            raise RuntimeError(f"it ended with {self._process.returncode}\n{self._log.read_text()[-2000:]}")
+
+    def close(self) -> None:
+        """Break it off if it still runs; leave no process behind."""
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_WITHIN)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def progress(text: str) -> None:
@@ -122,37 +154,68 @@ def progress(text: str) -> None:
 
 
 class Benchmark:
-    """All subjects, running, and what was measured so far."""
+    """What is running, and what was measured so far."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, rounds: int, keys: int) -> None:
         self.rounds: list[Round] = []
+        self.large: dict[str, Figures] = {}
         self.failures: list[str] = []
         self._seconds = seconds
+        self._rounds = rounds
+        self._keys = keys
         self._running: list[Running] = []
+        self._large: Large | None = None
 
-    def run(self, names: list[str], rounds: int, directory: Path) -> bool:
-        """Start, measure, and end every process; say whether Ctrl-C (or SIGTERM) cut that short."""
-        completed = interrupted = False
+    def run(self, subjects: list[str], large: list[str], directory: Path) -> bool:
+        """Measure, and end every process; say whether Ctrl-C (or SIGTERM) cut that short."""
+        interrupted = False
+        try:
+            if subjects:
+                self._run_subjects(subjects, directory)
+            for name in large:
+                self._run_large(name, directory)
+        except KeyboardInterrupt:
+            interrupted = True
+            progress("interrupted; this is what was measured so far")
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would leave processes behind
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._close(hurry=True)
+        return interrupted
+
+    def _run_subjects(self, names: list[str], directory: Path) -> None:
         try:
             for name in names:
                 self._running.append(Running(name, SUBJECTS[name], directory))
             for running in self._running:
                 running.leader().ask("fill", 256, self._seconds)  # every key once; this also warms up
                 progress(f"ready: {running.name}")
-            for number in range(1, rounds + 1):
+            for number in range(1, self._rounds + 1):
                 self._run_round()
-                progress(f"round {number} of {rounds}")
-            completed = True
-        except KeyboardInterrupt:
-            interrupted = True
-            progress("interrupted; this is what was measured so far")
+                progress(f"round {number} of {self._rounds}")
+            self._close(hurry=False)
         except RuntimeError as error:
             self.failures.append(f"starting: {error}")
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would leave processes behind
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            self._close(hurry=not completed)
-        return interrupted
+            self._close(hurry=True)
+
+    def _run_large(self, name: str, directory: Path) -> None:
+        progress(f"{name}: load average {report.load_average()}")
+        order = {
+            "measure": name,
+            "keys": self._keys,
+            "rounds": self._rounds,
+            "seconds": self._seconds,
+            "prepared": str(directory / "prepared"),
+            "scratch": str(directory / name),
+        }
+        self._large = Large(order, directory / f"{name}.log")
+        try:
+            figures = self.large.setdefault(name, {})
+            self._large.read(figures, lambda text: progress(f"{name}: {text}"))
+        except RuntimeError as error:
+            self.failures.append(f"{name}: {error}")
+        self._large.close()
+        self._large = None
 
     def _run_round(self) -> None:
         cells: Round = {}
@@ -177,6 +240,9 @@ class Benchmark:
         for name, worker in workers:
             if not worker.close() and not hurry:
                 self.failures.append(f"{name}: did not close cleanly")
+        self._running = []
+        if self._large is not None:
+            self._large.close()
 
 
 def data_directory() -> str:
@@ -192,21 +258,32 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure (1.0)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS))
+    choices = [*SUBJECTS, *LARGE]
+    parser.add_argument("--keys", type=int, default=1_000_000, help="of the large state (1000000)")
+    parser.add_argument("--only", nargs="+", choices=choices, metavar="NAME", help=", ".join(choices))
     parser.add_argument("--dir", default=data_directory(), help="where the data goes meanwhile: a real disk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
     options = parser.parse_args()
-    names = [name for name in SUBJECTS if name in (options.only or SUBJECTS)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    benchmark = Benchmark(options.seconds)
+    only = options.only or choices
+    names = [name for name in SUBJECTS if name in only]
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # also if it was started with Ctrl-C ignored, in the background
+        signal.signal(number, signal.default_int_handler)
+    benchmark = Benchmark(options.seconds, options.rounds, options.keys)
     with tempfile.TemporaryDirectory(prefix="ondisk-bench-", dir=options.dir) as temporary:
         conditions = report.conditions(Path(temporary))
-        interrupted = benchmark.run(names, options.rounds, Path(temporary))
+        interrupted = benchmark.run(names, [name for name in LARGE if name in only], Path(temporary))
     conditions["load average after"] = report.load_average()
-    verdicts = report.verdicts(benchmark.rounds, names)
     for what, value in conditions.items():
         print(f"{what:18}  {value}")
-    print(f"\n{report.DURABLE}\n\n{report.tables(benchmark.rounds, names, options.seconds)}\n")
+    print(f"\n{report.DURABLE}\n")
+    if names:
+        print(f"{report.tables(benchmark.rounds, names, options.seconds)}\n")
+    for name, figures in benchmark.large.items():
+        print(report.large_table(name, figures, options.keys))
+    verdicts = [*report.verdicts(benchmark.rounds, names), *report.large_verdicts(benchmark.large)]
     for line in (*verdicts, *(f"failed: {failure}" for failure in benchmark.failures)):
         print(line)
     if options.json is not None:
@@ -214,6 +291,7 @@ def main() -> int:
             "conditions": conditions,
             "seconds": options.seconds,
             "rounds": benchmark.rounds,
+            "large": benchmark.large,
             "verdicts": [verdict._asdict() for verdict in verdicts],
             "failures": benchmark.failures,
         }

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 
 Round = dict[str, dict[str, dict[str, float]]]  # load: subject: what was measured
+Figures = dict[str, dict[str, list[float]]]  # row: column: one figure for each round
 
 
 class Subject(NamedTuple):
@@ -36,6 +37,15 @@ SUBJECTS = {
     ),
 }
 LOADS = ("put-1", "put-64", "put-256", "get-1", "get-64", "stale-1")  # what, how many at once
+LARGE = {
+    "snapshots": "A state machine saves and recovers its state; beside it a copy of the same bytes",
+    "streams": "A cluster with 64 puts in flight, while a replica exports its state or is fed with another's",
+    "compaction": "A leader compacts its log",
+    "restart": "All three replicas start again: until the first linearizable read (PySyncObj: the first put)",
+    "resident": "Three replicas in one process, overwritten and asked at random",
+    "growth": "An empty cluster takes in every key by a put, 256 in flight",
+    "failover": "The leader goes",
+}
 DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority
@@ -110,10 +120,25 @@ def table(rounds: Sequence[Round], names: Sequence[str], columns: Sequence[tuple
             values = [cells[load][name][what] for cells in rounds if name in cells.get(load, {})]
             row.append(_spread(values) if values else "-")
         rows.append([SUBJECTS[name].title, *row])
+    return _layout(rows)
+
+
+def _layout(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+        "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
     )
+
+
+def large_table(name: str, figures: Figures, keys: int) -> str:
+    """What one measurement of a large state has found."""
+    columns = list(dict.fromkeys(column for row in figures.values() for column in row))
+    over = f"; {keys:,} keys" if name != "failover" else ""
+    rows = [["", *columns]]
+    for row, found in figures.items():
+        rows.append([row, *(_spread(found[column]) if column in found else "-" for column in columns)])
+    return f"{name}: {LARGE[name]}{over}\n{_layout(rows)}\n"
 
 
 def tables(rounds: Sequence[Round], names: Sequence[str], seconds: float) -> str:
@@ -139,16 +164,52 @@ def tables(rounds: Sequence[Round], names: Sequence[str], seconds: float) -> str
 
 
 class Verdict(NamedTuple):
-    """Whether one of ours meets one bar, with the ratio of each round."""
+    """Whether something meets one bar, with what was found in each round."""
 
     subject: str
     bar: str
     met: bool
-    ratios: list[float]
+    found: list[float]
 
     def __str__(self) -> str:
-        met = "yes" if self.met else "NO"
-        return f"{SUBJECTS[self.subject].title}: {self.bar}: {met} {_spread(self.ratios)}x"
+        return f"{self.subject}: {self.bar}: {'yes' if self.met else 'NO'}, {_spread(self.found)}"
+
+
+class Bar(NamedTuple):
+    """What one column of a measurement shall be, in one row or in all. ``judge`` makes one of many rounds."""
+
+    measurement: str
+    row: str | None
+    column: str
+    text: str
+    holds: Callable[[float], bool]
+    judge: Callable[[Sequence[float]], float] = max
+
+
+BARS = (
+    Bar("snapshots", "save", "M keys/s", "M keys/s >= 1.8", lambda x: x >= 1.8, statistics.median),
+    Bar("snapshots", "recover", "M keys/s", "M keys/s >= 1.4", lambda x: x >= 1.4, statistics.median),
+    Bar("snapshots", None, "memory grew MB", "memory grows by <= 64 MB", lambda x: x <= 64),
+    Bar("snapshots", None, "wrong lookups", "no lookup fails or is wrong", lambda x: x == 0),
+    Bar("streams", None, "ratio", "puts/s >= 0.5x those alone", lambda x: x >= 0.5, statistics.median),
+    Bar("streams", None, "memory grew MB", "memory grows by <= 64 MB", lambda x: x <= 64),
+    Bar("compaction", None, "ratio", "time <= 1.5x the small state's", lambda x: x <= 1.5, statistics.median),
+    Bar("compaction", None, "record bytes", "the record has < 4096 bytes", lambda x: x < 4096),
+    Bar("restart", None, "ratio", "time <= 1.5x the small state's", lambda x: x <= 1.5, statistics.median),
+    Bar("resident", None, "MB resident at most", "resident memory <= 450 MB", lambda x: x <= 450),
+    Bar("growth", None, "MB resident at most", "resident memory <= 450 MB", lambda x: x <= 450),
+)
+
+
+def large_verdicts(large: dict[str, Figures]) -> list[Verdict]:
+    """What was measured beside the bars."""
+    return [
+        Verdict(f"{name}, {row}", bar.text, bar.holds(bar.judge(found[bar.column])), found[bar.column])
+        for name, figures in large.items()
+        for bar in BARS
+        for row, found in figures.items()
+        if bar.measurement == name and bar.row in (None, row) and bar.column in found
+    ]
 
 
 def verdicts(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:
@@ -169,8 +230,8 @@ def verdicts(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:
                 latencies.append(of[name]["p50_ms"] / of[stock_nobatch]["p50_ms"])
         if throughputs:
             bar = "puts/s with 256 in flight >= 5x the better PySyncObj"
-            found.append(Verdict(name, bar, statistics.median(throughputs) >= 5, throughputs))
+            found.append(Verdict(SUBJECTS[name].title, bar, statistics.median(throughputs) >= 5, throughputs))
         if latencies:
             bar = "time of one put <= 1.2x PySyncObj without batching"
-            found.append(Verdict(name, bar, statistics.median(latencies) <= 1.2, latencies))
+            found.append(Verdict(SUBJECTS[name].title, bar, statistics.median(latencies) <= 1.2, latencies))
     return found

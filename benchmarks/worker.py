@@ -12,10 +12,12 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -42,7 +44,7 @@ class Ondisk:
         network = TcpNetwork({id: ("127.0.0.1", port) for id, port in enumerate(ports, 1)}) if ports else None
         self._client: Client
         if member is None:
-            cluster = Cluster(directory, network=network)
+            cluster = self.cluster = Cluster(directory, network=network)
             self._client, self._status, self.close = cluster, cluster.status, cluster.close
         else:
             assert network is not None
@@ -87,6 +89,7 @@ class Stock:
         logging.disable()  # it complains at critical level under plain load, and writing that costs it time
         directory.mkdir(parents=True, exist_ok=True)
         addresses = [f"127.0.0.1:{port}" for port in ports]
+        self._directory = directory
         self._success = FAIL_REASON.SUCCESS
         self._replicas = [
             Store(
@@ -116,8 +119,19 @@ class Stock:
 
         self._used.put(key, value, callback=on_done)
 
-    def stale_get(self, key: bytes) -> object:
-        return self._used.data.get(key)
+    def stale_get(self, key: bytes) -> bytes | None:
+        found: bytes | None = self._used.data.get(key)
+        return found
+
+    def dump(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let one replica have this state and dump it; copy that for the others. Puts would take minutes."""
+        self._used.data = dict(pairs)
+        self._used.forceLogCompaction()
+        while not (dumps := list(self._directory.glob("*.dump"))):
+            time.sleep(0.01)
+        for number in range(1, len(self._replicas) + 1):
+            if (other := self._directory / f"{number}.dump") != dumps[0]:
+                shutil.copy(dumps[0], other)
 
     def close(self) -> None:
         for replica in self._replicas:
@@ -125,6 +139,15 @@ class Stock:
         for child in psutil.Process().children():  # a dump that is still being written
             with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
                 child.wait(5)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody uses now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def measured(latencies: list[float], seconds: float) -> dict[str, float]:
@@ -137,17 +160,21 @@ def measured(latencies: list[float], seconds: float) -> dict[str, float]:
     }
 
 
-def puts(subject: Ondisk | Stock, in_flight: int, seconds: float, at_least: int = 1) -> dict[str, float]:
-    """Keep ``in_flight`` puts under way from this thread."""
+def puts(
+    subject: Ondisk | Stock,
+    in_flight: int,
+    enough: Callable[[float, int], bool],
+    pairs: Iterator[tuple[bytes, bytes]] | None = None,
+) -> dict[str, float]:
+    """Keep ``in_flight`` puts under way from this thread, until ``enough(seconds, count)``."""
     ended: SimpleQueue[float | str] = SimpleQueue()
-    numbers = itertools.cycle(range(len(KEYS)))
+    pairs = pairs or itertools.cycle(zip(KEYS, VALUES, strict=True))
 
     def finish(began: float, error: object) -> None:
         ended.put(time.perf_counter() - began if error is None else f"a put failed: {error}")
 
     def begin() -> None:
-        number = next(numbers)
-        subject.put(KEYS[number], VALUES[number], partial(finish, time.perf_counter()))
+        subject.put(*next(pairs), partial(finish, time.perf_counter()))
 
     def take() -> float:
         try:
@@ -165,7 +192,7 @@ def puts(subject: Ondisk | Stock, in_flight: int, seconds: float, at_least: int 
     while True:
         latencies.append(take())
         took = time.perf_counter() - start
-        if took >= seconds and len(latencies) >= at_least:
+        if enough(took, len(latencies)):
             break
         begin()
     for _ in range(in_flight - 1):
@@ -202,9 +229,9 @@ def answer(subject: Ondisk | Stock, do: str, at_once: int, seconds: float) -> di
     if do == "look":
         return subject.look()
     if do == "fill":
-        return puts(subject, at_once, seconds, at_least=len(KEYS))
+        return puts(subject, at_once, lambda took, count: took >= seconds and count >= len(KEYS))
     if do == "put":
-        return puts(subject, at_once, seconds)
+        return puts(subject, at_once, lambda took, _: took >= seconds)
     return gets(subject.stale_get if do == "stale" else subject.get, at_once, seconds)  # type: ignore[union-attr]
 
 

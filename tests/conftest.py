@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ondisk import Cluster
 from tests.virtual import World
 
 
@@ -38,3 +39,18 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """Three replicas in virtual time."""
     return make_world()
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Open clusters below the test's directory, closed at the end."""
+    clusters: list[Cluster] = []
+
+    def make(name: str = "data", **options: object) -> Cluster:
+        cluster = Cluster(tmp_path / name, **options)  # type: ignore[arg-type]
+        clusters.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in clusters:
+        cluster.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.report import LOADS, SUBJECTS
+from benchmarks.report import BARS, LARGE, LOADS, SUBJECTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 def test_every_subject_is_measured_under_every_load_and_the_conditions_are_printed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    with start("--seconds", 0.2, "--rounds", 1, "--dir", data, "--json", tmp_path / "out") as command:
+    given = ["--seconds", 0.2, "--rounds", 1, "--dir", data, "--json", tmp_path / "out"]
+    with start(*given, "--only", *SUBJECTS) as command:
         output, progress = command.communicate()
     assert command.returncode == 0, output + progress
     measured = json.loads((tmp_path / "out").read_text())
@@ -48,19 +49,48 @@ def test_every_subject_is_measured_under_every_load_and_the_conditions_are_print
     assert not list(data.iterdir())
 
 
-def test_an_interrupted_run_reports_what_it_has_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with start("--seconds", 0.1, "--rounds", 1000, "--only", "processes", "--dir", tmp_path) as command:
+@pytest.mark.slow
+def test_every_measurement_of_a_large_state_says_what_it_found_and_what_it_should_be(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    given = ["--keys", 2000, "--seconds", 0.1, "--rounds", 1, "--dir", data, "--json", tmp_path / "out"]
+    with start(*given, "--only", *LARGE) as command:
+        output, progress = command.communicate()
+    assert command.returncode == 0, output + progress
+    measured = json.loads((tmp_path / "out").read_text())
+    assert measured["large"].keys() == LARGE.keys()
+    for name, title in LARGE.items():
+        assert f"{name}: {title}" in output
+        assert f"{name}: load average" in progress
+        for row, figures in measured["large"][name].items():
+            assert row in output
+            assert all(figures.values())
+    barred = {bar.measurement for bar in BARS}
+    assert {verdict["subject"].split(",")[0] for verdict in measured["verdicts"]} == barred
+    assert not list(data.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("only", "keys", "ready", "processes"),
+    [("processes", 1, "round 1 ", 3), ("streams", 1000, "streams: memory: round 2 ", 1)],
+)
+def test_an_interrupted_run_reports_what_it_has_and_leaves_nothing_behind(
+    only: str, keys: int, ready: str, processes: int, tmp_path: Path
+) -> None:
+    given = ["--seconds", 0.1, "--rounds", 1000, "--keys", keys, "--dir", tmp_path]
+    with start(*given, "--only", only) as command:
         assert command.stderr is not None
         for line in command.stderr:
-            if line.startswith("round 1 "):
+            if line.startswith(ready):
                 break
         workers = psutil.Process(command.pid).children(recursive=True)
-        assert len(workers) == 3
+        assert len(workers) >= processes
         command.send_signal(signal.SIGINT)
         time.sleep(0.01)
         command.send_signal(signal.SIGINT)  # impatient
         output, _ = command.communicate()
     assert command.returncode == 130, output
-    assert "Node, three processes" in output
-    assert not any(worker.is_running() for worker in workers)
+    assert {**LARGE, **{name: subject.title for name, subject in SUBJECTS.items()}}[only] in output
+    _, left = psutil.wait_procs(workers, timeout=20)  # they were told, and may need a moment
+    assert not left
     assert not list(tmp_path.iterdir())

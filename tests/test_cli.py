@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from ondisk.cli import COMMANDS, USAGE, Console, show
 from ondisk.client import Client
 from ondisk.errors import OndiskError, ReplicaStopped, StoreClosed, Timeout
 from ondisk.network import MemoryNetwork
+from ondisk.transfer import Progress
 from tests.processes import Terminal, free_ports
 from tests.waiting import wait_until
 
@@ -140,6 +142,17 @@ def test_status_shows_why_a_replica_failed() -> None:
     assert answer.endswith("\nreplica 2: disk full")
 
 
+def test_status_shows_snapshots_under_way() -> None:
+    """With whom, of which entry, and how far."""
+    under_way = (Progress("to", 3, 1000, 5_000_000), Progress("export", 0, 999, 10))
+    statuses = [ReplicaStatus(1, "leader", 2, 1, transfers=under_way)]
+    answer = Console(Refusing(OndiskError()), lambda: statuses).execute("status")
+    assert answer.endswith(
+        "\nsnapshot of entry 1000 to replica 3: 5,000,000 bytes so far"
+        "\nsnapshot of entry 999 export: 10 bytes so far"
+    )
+
+
 def test_help_explains_every_command(say: Callable[[str], str]) -> None:
     """None is missing."""
     answer = say("help")
@@ -165,6 +178,12 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
         "scan a b",
         "scan a 1 2",
         "status now",
+        "add 4",
+        "add 4 nowhere",
+        "add four localhost:1",
+        "remove",
+        "transfer x",
+        "export",
         "PUT k v",
         "put k 'v",
         "put k v\\",
@@ -198,6 +217,8 @@ class Refusing(Client):
 
     def propose_async(self, *_: Any, **__: Any) -> Any:
         raise self._error
+
+    add_replica = remove_replica = transfer_leadership = propose_async
 
     def read(self, *_: Any, **__: Any) -> Any:
         raise self._error
@@ -308,6 +329,55 @@ def test_two_terminals_go_on_when_the_leader_is_killed(
     assert one.ask("get again") == "query key: again, result: 3"
 
 
+def test_a_fourth_terminal_joins_and_the_first_one_is_removed(
+    terminals: Terminals, three: dict[int, Terminal]
+) -> None:
+    """It waits until it is added, by any member. Who was removed is told so, and its id stays out."""
+    assert three[1].ask("put k v") == "ok"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    fourth = terminals.start(4, "--addr", address, "--join")
+    fourth.expect(LAST_LINE_OF_USAGE)
+    wait_until(lambda: f"waiting until a member is told: add 4 {address}" in fourth.errors)
+    assert three[2].ask(f"add 4 {address}").startswith("ok")
+    assert fourth.ask("get k") == "query key: k, result: v"
+    wait_until(lambda: fourth.ask("members") == "voters: 1, 2, 3, 4")
+    assert three[3].ask("transfer 4") == "ok"
+    wait_until(lambda: leader_of(three[3]) == "4")
+
+    assert fourth.ask("remove 1") == "ok"
+    wait_until(lambda: fourth.ask("members") == "voters: 2, 3, 4")
+    wait_until(lambda: "removed from the group" in three[1].ask("put x y"))
+    assert three[2].ask(f"add 1 {address}").startswith("not done: replica 1 was removed")
+    assert three[2].ask("put k w") == "ok"
+
+    fourth.end_input()
+    assert fourth.wait() == 0
+    again = terminals.start(4, "--addr", address)
+    again.expect(LAST_LINE_OF_USAGE)
+    assert again.ask("get k") == "query key: k, result: w"
+
+
+def test_an_exported_snapshot_is_imported_by_every_member(
+    terminals: Terminals, three: dict[int, Terminal]
+) -> None:
+    """Into other directories: a copy of the group as it was."""
+    assert three[1].ask("put k v") == "ok"
+    assert three[2].ask("get k") == "query key: k, result: v"
+    assert re.fullmatch(r"ok: the log begins after entry \d+", three[2].ask("compact"))
+    assert re.fullmatch(r"ok: the state after entry \d+, [\d,]+ bytes", three[2].ask("export snapshot"))
+    assert three[1].ask("put k later") == "ok"
+    for terminal in three.values():
+        terminal.kill()
+    for member in (1, 2, 3):
+        importing = terminals.start(member, "--data-dir", "copy", "--import-snapshot", "snapshot")
+        assert importing.wait() == 0
+        assert importing.output.startswith(f"replica {member} holds the state after entry ")
+    copies = [terminals.start(member, "--data-dir", "copy") for member in (1, 2, 3)]
+    for copy in copies:
+        copy.expect(LAST_LINE_OF_USAGE)
+        assert copy.ask("get k") == "query key: k, result: v"
+
+
 def test_the_data_is_there_after_all_were_closed(terminals: Terminals, three: dict[int, Terminal]) -> None:
     """End of input in all three, then three new processes on the same directory."""
     assert three[1].ask("put k v") == "ok"
@@ -337,6 +407,7 @@ def test_without_a_majority_a_request_ends_within_its_deadline(
 ) -> None:
     """It is answered by one line, and the next one is taken."""
     assert three[1].ask("put k v") == "ok"
+    assert three[1].ask("get k") == "query key: k, result: v"  # it has applied it, even as a follower
     three[2].kill()
     three[3].kill()
     answer = three[1].ask("put k w")

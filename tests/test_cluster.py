@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,21 +33,6 @@ from ondisk.errors import ConfigurationError, DirectoryInUse
 from ondisk.network import MemoryNetwork
 from ondisk.replica import MAX_COMMAND_BYTES
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Open clusters in the test's directory, closed at the end."""
-    clusters: list[Cluster] = []
-
-    def make(**options: object) -> Cluster:
-        cluster = Cluster(tmp_path / "data", **options)  # type: ignore[arg-type]
-        clusters.append(cluster)
-        return cluster
-
-    yield make
-    for cluster in clusters:
-        cluster.close()
 
 
 @pytest.fixture

@@ -40,13 +40,13 @@ def copy_live(source: Path, target: Path) -> Path:
 
 
 def newest_wal(directory: Path) -> Path:
-    """The write-ahead log that was written to last."""
-    return max(directory.glob("*.log"), key=lambda log: int(log.stem))
+    """The write-ahead log that was written to last, wherever it is below the directory."""
+    return max(directory.rglob("*.log"), key=lambda log: int(log.stem))
 
 
 def largest_table(directory: Path) -> Path:
     """The table with most in it: the data, not the metadata."""
-    return max(directory.glob("*.sst"), key=lambda table: table.stat().st_size)
+    return max(directory.rglob("*.sst"), key=lambda table: table.stat().st_size)
 
 
 def flip(file: Path, position: int, bit: int) -> None:

@@ -27,13 +27,18 @@ from ondisk.messages import (
 )
 from ondisk.network import Event
 from ondisk.observe import (
+    STEP,
+    Commits,
+    Lag,
+    LagRecorder,
+    Reading,
     Recorder,
     Seen,
     View,
+    _worse,
     capture,
     changes,
     describe,
-    lags,
     wait_until_level,
     without_repeats,
 )
@@ -187,15 +192,134 @@ def test_the_messages_of_a_request_are_not_pushed_out_by_heartbeats(cluster: Clu
 
 
 def test_lag_counts_entries_and_the_time_since_the_first_missing_one_was_committed() -> None:
-    """Milliseconds of the cluster's clock; nothing is behind when all is applied."""
-    samples = [
-        view(0.0, commit=5, applied=5),
-        view(1.0, commit=6, applied=5),
-        view(1.5, commit=8, applied=5),
-        view(2.0, commit=8, applied=6),
-        view(3.0, commit=8, applied=8),
-    ]
-    assert lags(samples, 2) == [(0, 0.0), (1, 0.0), (3, 500.0), (2, 500.0), (0, 0.0)]
+    """Milliseconds of the cluster's clock; nothing is behind when all is applied, or more than was seen."""
+    commits = Commits()
+    found = []
+    for time, commit, applied in [
+        (0.0, 5, 5),
+        (1.0, 6, 5),
+        (1.5, 8, 5),
+        (2.0, 8, 6),
+        (3.0, 8, 8),
+        (4.0, 8, 9),
+    ]:
+        commits.see(commit, time)
+        found.append(commits.lag(applied, time))
+    assert found == [(0, 0.0), (1, 0.0), (3, 500.0), (2, 500.0), (0, 0.0), (0, 0.0)]
+
+
+def test_what_was_committed_is_remembered_long_enough_and_not_for_ever() -> None:
+    """The newest moments are exact; a lag from before the record counts from where the record begins."""
+    commits = Commits(keep=10)
+    for index in range(1, 1000):
+        commits.see(index, float(index))
+    assert commits.lag(990, 1000.0) == (9, 9000.0)
+    assert len(commits._indices) < 20
+    entries, milliseconds = commits.lag(0, 1000.0)
+    assert entries == 999
+    assert 10_000 <= milliseconds < 20_000
+
+
+def test_a_stalled_follower_falls_behind_in_entries_and_in_time_and_catches_up(cluster: Cluster) -> None:
+    """The readings show all of it: level, behind, further behind, level."""
+    follower = next(i for i in cluster.members if i != cluster.wait_for_leader())
+    links = [pair for i in cluster.members if i != follower for pair in ((i, follower), (follower, i))]
+    wait_until_level(cluster)
+    with LagRecorder(cluster, every=0.002) as recorder:
+        recorder.read()
+        cluster.network.stall(*links)
+        recorder.note("stalled")
+        for number in range(5):
+            cluster.put("k", str(number))
+        wait_until(lambda: recorder.read().lags[follower].milliseconds > 50)
+        cluster.network.heal()
+        wait_until(lambda: recorder.read().lags[follower] == (0, 0.0))
+        readings, notes = recorder.readings, recorder.notes
+    lags = [reading.lags[follower] for reading in readings]
+    assert lags[0] == (0, 0.0)
+    assert max(lag.entries for lag in lags) == 5
+    assert [note.text for note in notes] == ["stalled"]
+    assert [reading.time for reading in readings] == sorted(reading.time for reading in readings)
+    behind = [(r.time, r.lags[follower].milliseconds) for r in readings if r.lags[follower].entries == 5]
+    (began, first), (ended, last) = behind[0], behind[-1]
+    assert last - first == pytest.approx((ended - began) * 1000)  # time passes: 1,000 ms per second
+
+
+def test_the_data_of_a_replica_is_as_old_as_its_lag_says(cluster: Cluster) -> None:
+    """A stale read answers what the leader would have answered so many milliseconds ago."""
+    follower = next(i for i in cluster.members if i != cluster.wait_for_leader())
+    wait_until_level(cluster)
+    clock = cluster.network.clock
+    with LagRecorder(cluster, every=0.001) as recorder:
+        cluster.network.isolate(follower)
+        committed: list[tuple[float, bytes | None]] = []  # when a value was replaced, and which
+        for number in range(3):
+            old = cluster.get("k")
+            cluster.put("k", str(number))
+            committed.append((clock(), old))
+            recorder.read()
+        reading = recorder.read()
+    replaced_at, old = committed[0]
+    assert cluster.stale_get("k", via=follower) == old
+    since = reading.time - reading.lags[follower].milliseconds / 1000
+    assert since <= committed[1][0]
+    assert abs(since - replaced_at) < 0.5
+
+
+def test_readings_are_bounded_and_begin_anew_on_request(cluster: Cluster) -> None:
+    """Only the newest are kept; what came before ``begin`` is shown by ``worst`` alone."""
+    with LagRecorder(cluster, every=3600, keep=5) as recorder:
+        for _ in range(9):
+            recorder.read()
+        assert len(recorder.readings) == 5
+        recorder.note("old")
+        recorder.begin()
+        recorder.note("new")
+        assert recorder.readings == []
+        assert recorder.gaps == (0.0, 0.0)
+        assert recorder.worst(3600)
+        assert recorder.worst(0) == []
+        assert [note.text for note in recorder.notes] == ["new"]
+        kept = [recorder.read() for _ in range(3)]
+        assert recorder.readings == kept
+        times = [reading.time for reading in kept]
+        gaps = sorted((times[1] - times[0], times[2] - times[1]))
+        assert recorder.gaps == (gaps[1], gaps[1])
+    recorder.close()
+
+
+def test_a_peak_that_lasted_one_reading_shows_in_the_short_record() -> None:
+    """One point for each step, with the worst of each replica; the time is the newest one's."""
+    one = Reading(1.0, 9, {1: 9, 2: 5}, {1: Lag(0, 0.0), 2: Lag(4, 50.0)})
+    newer = Reading(1.1, 9, {1: 8, 2: 9, 3: 9}, {1: Lag(1, 2.0), 2: Lag(0, 0.0), 3: Lag(0, 0.0)})
+    worse = _worse(one, newer)
+    assert worse.time == 1.1
+    assert worse.lags == {1: (1, 2.0), 2: (4, 50.0), 3: (0, 0.0)}
+
+
+def test_the_short_record_has_one_reading_for_each_step(cluster: Cluster) -> None:
+    """However often somebody looks."""
+    with LagRecorder(cluster, every=3600) as recorder:
+        began = recorder.read().time
+        wait_until(lambda: recorder.read().time > began + 4 * STEP)
+        short = recorder.worst(3600)
+        assert len(recorder.readings) > len(short)
+    steps = [int(reading.time / STEP) for reading in short]
+    assert len(set(steps)) == len(steps) >= 4
+
+
+def test_messages_that_are_held_are_described_once(cluster: Cluster) -> None:
+    """However long a link holds them: thousands of views share what they say."""
+    leader = cluster.wait_for_leader()
+    follower = next(i for i in cluster.members if i != leader)
+    cluster.network.stall((leader, follower))
+    with Recorder(cluster) as recorder:
+        cluster.put("k", "v")
+        wait_until(lambda: recorder.sample().in_flight)
+        first = recorder.sample().in_flight[0]
+        cluster.put("k", "w")
+        assert recorder.sample().in_flight[0] is first
+    cluster.network.heal()
 
 
 def test_a_replica_that_is_cut_off_falls_behind_and_catches_up(cluster: Cluster) -> None:

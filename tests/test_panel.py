@@ -17,6 +17,7 @@ from ipywidgets.widgets.widget import _instances
 from ondisk import Cluster, ReplicaStatus
 from ondisk.lab import Panel, Prediction, picture
 from ondisk.observe import Lag, Seen, View, capture, wait_until_level
+from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
 
 STATUSES = {
@@ -26,17 +27,6 @@ STATUSES = {
 }
 ENTRIES = Seen(7, 1.0, "sent", 1, 2, "append_entries", "append_entries 17..17", 17, 17, 16)
 VIEW = View(1.1, STATUSES, 1, cut=frozenset({(1, 3), (3, 1)}), latency=0.2, paused=True, in_flight=(ENTRIES,))
-
-
-def svg_of(html: str) -> ET.Element:
-    """The picture itself; fails unless it is well formed."""
-    found = re.search(r"<svg.*</svg>", html, re.DOTALL)
-    assert found
-    return ET.fromstring(found.group())
-
-
-def texts(element: ET.Element) -> list[str]:
-    return ["".join(text.itertext()) for text in element.iter("text")]
 
 
 def test_the_picture_names_roles_terms_and_errors_in_words() -> None:
@@ -60,6 +50,28 @@ def test_every_mark_has_a_label_a_number_and_a_shape_of_its_own() -> None:
     corners = {picture._shape(name, 50, 50) for name, _, _ in picture._MARKS}
     assert len(corners) == 5
     assert len(shapes) >= 4
+
+
+def test_a_compacted_log_shows_where_it_begins() -> None:
+    """In words, and by a bracket where its two bars begin; the bars of the state reach back to the start."""
+    whole, compacted, empty = (
+        svg_of(f"<svg>{picture._card(STATUSES[2]._replace(first_index=first), 0, 17)}</svg>")
+        for first in (1, 10, 17)
+    )
+    assert "log holds entries 1 to 16" in texts(whole)
+    assert "log holds entries 10 to 16" in texts(compacted)
+    assert "log is empty, next is entry 17" in texts(empty)
+    assert len(list(whole.iter("path"))) == 0
+    assert len(list(compacted.iter("path"))) == 2
+
+    def starts(card: ET.Element) -> list[float]:
+        return [float(line.attrib["x1"]) for line in card.iter("line") if "stroke-width" in line.attrib]
+
+    left = starts(whole)[0]
+    assert starts(whole) == [left] * 5
+    last, durable, *state = starts(compacted)
+    assert last == durable > left
+    assert state == [left] * 3
 
 
 def test_a_cut_link_is_dashed_and_says_so() -> None:
@@ -90,7 +102,10 @@ def test_the_alternative_text_says_every_current_value() -> None:
     assert svg.attrib["role"] == "img"
     assert svg.findtext("desc") == words
     assert "replica 1 leads" in (svg.findtext("title") or "")
-    assert "Replica 2: follower, term 4, last 16, durable 16, commit 15, applied 14, synced 9" in words
+    assert (
+        "Replica 2: follower, term 4, last 16, durable 16, commit 15, applied 14, synced 9, "
+        "log holds entries 1 to 16" in words
+    )
     assert "Cut: 1 to 3, 3 to 1" in words
     assert "Messages under way: 1, latency 200 ms" in words
     assert "paused" in words
@@ -127,8 +142,8 @@ def test_the_table_holds_the_same_numbers() -> None:
     html = picture.status_table(VIEW, {i: Lag(i * 10, i * 100.0) for i in STATUSES})
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     cells = [re.sub(r"<[^>]+>", " ", row).split() for row in rows]
-    assert cells[2][:9] == ["2", "follower", "4", "16", "16", "15", "14", "9", "3"]
-    assert cells[2][9:11] == ["20", "200"]
+    assert cells[2][:10] == ["2", "follower", "4", "1", "16", "16", "15", "14", "9", "3"]
+    assert cells[2][10:12] == ["20", "200"]
     assert "&lt;no space&gt; &amp;" in html
 
 
@@ -295,6 +310,72 @@ def test_the_controls_do_what_they_say(on_panel: OnPanel) -> None:
     on_panel(act)
 
 
+def test_a_stalled_replica_keeps_its_messages(on_panel: OnPanel) -> None:
+    """Stall holds all its links, Reconnect lets them go on."""
+
+    async def act(panel: Panel) -> None:
+        network = panel.cluster.network
+        await press(panel, panel.stall[3])
+        assert network.stalled_links() == {(1, 3), (3, 1), (2, 3), (3, 2)}
+        panel.refresh()
+        assert "1 → 3 held" in panel.picture.value
+        await press(panel, panel.reconnect[3])
+        assert not network.stalled_links()
+
+    on_panel(act)
+
+
+def test_compact_says_and_shows_where_the_log_now_begins(on_panel: OnPanel) -> None:
+    """One button for each replica; a stopped one answers with an error."""
+
+    async def act(panel: Panel) -> None:
+        for _ in range(3):
+            await press(panel, panel.put)
+        await asyncio.to_thread(wait_until_level, panel.cluster)
+        said = await press(panel, panel.compact[2])
+        found = re.match(r"compact 2: the log now begins after entry (\d+)", said)
+        assert found
+        base = int(found[1])
+        assert base >= 3
+        first = panel.cluster.status()[2].first_index
+        assert first == base + 1
+        panel.refresh()
+        words = "log is empty, next is entry" if first > panel.cluster.status()[2].last_index else "log holds"
+        assert f"{words}" in panel.picture.value
+        await press(panel, panel.stop[2])
+        assert "ReplicaStopped: " in await press(panel, panel.compact[2])
+
+    on_panel(act)
+
+
+def test_what_was_recorded_can_be_walked_through_back_and_forward(on_panel: OnPanel) -> None:
+    """The picture shows the past and says so, until Live or any request."""
+
+    async def act(panel: Panel) -> None:
+        await press(panel, panel.stop[3])
+        assert "Replica 3: stopped" in panel.picture.value
+        assert panel.live.disabled
+        while "Replica 3: stopped" in panel.picture.value:
+            panel.back.click()
+        assert "Recorded" in panel.picture.value
+        assert not panel.live.disabled
+        while not panel.forward.disabled:
+            panel.forward.click()
+        assert "Replica 3: stopped" in panel.picture.value
+        panel.place.value = 1
+        assert "Replica 3: stopped" not in panel.picture.value
+        panel.back.click()  # there is nothing before the first one
+        assert panel.place.value == 1
+        panel.live.click()
+        assert "Recorded" not in panel.picture.value
+        assert "Replica 3: stopped" in panel.picture.value
+        panel.back.click()
+        await press(panel, panel.put)
+        assert "Recorded" not in panel.picture.value
+
+    on_panel(act)
+
+
 def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPanel) -> None:
     """Message by message; the answer comes with one of the replies."""
 
@@ -351,7 +432,7 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 3 * 5 + 5 + 1
+        assert len(controls) == 3 + 5 + 3 * 7 + 5 + 4 + 1
         assert all(control.description and control.tooltip for control in controls)
         names = [control.description for control in controls]
         assert len(set(names)) == len(names)
@@ -420,3 +501,25 @@ def test_a_prediction_stands_beside_what_happened() -> None:
     assert again.choice.value is None
     assert "no prediction" in again.compare("because").data
     assert again.outcome.value == ""
+
+
+def test_a_number_can_be_predicted_and_is_compared_as_a_ratio() -> None:
+    """Near enough is right; what is no number is told so."""
+    for typed, said in (
+        ("110", "near enough"),
+        ("1,000", "factor of 10"),
+        ("10", "factor of 10"),
+        ("0", "above zero"),
+        ("many", "not a number"),
+    ):
+        guess = Prediction("How many?", unit="entries")
+        guess.choice.value = typed
+        shown = guess.compare(100.0).data
+        assert said in shown
+        assert "100 entries" in shown
+
+
+def test_the_question_is_the_name_of_the_control() -> None:
+    """Whoever hears the control instead of seeing it hears the question."""
+    for guess in (Prediction("Why?", ["because"]), Prediction("How many?", unit="entries")):
+        assert guess.choice.description == f"Predict: {guess.question}"

@@ -333,9 +333,9 @@ def test_a_synced_truncation_stays_after_tables_are_merged(
         log.truncate_from(5 * term)
         log.sync()
         log.crash()
-        assert any((tmp_path / "rocksdb").glob("*.sst"))
         log = RaftLog(tmp_path)
         assert log.last_index == 5 * term - 1
+    assert any((tmp_path / "rocksdb").glob("*.sst"))  # or nothing was moved, and nothing shown
     terms = [entry.term for entry in state_of(log).entries]
     assert terms == sorted(terms)
     log.close()

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ondisk.disk import Disk
-from ondisk.diskkv import DiskKV
+from ondisk.diskkv import DiskKV, Scan
 from ondisk.messages import Message
-from ondisk.network import Event, MemoryNetwork
+from ondisk.network import Endpoint, Event, MemoryNetwork
 from ondisk.replica import Replica
 from ondisk.statemachine import OnDiskStateMachine
 
 TICK = 0.002  # seconds of virtual time between two looks at everybody
 
+Edit = Callable[[int, int, Message], Iterable[Message]]
+
+
+class PowerCut(BaseException):
+    """Ends the step in the middle of which the power failed."""
+
+
+class CrashingDisk(Disk):
+    """Cuts the power of its replica at the next ``point``, once."""
+
+    def __init__(self, point: str, crash: Callable[[], None]) -> None:
+        self.point: str | None = point
+        self._crash = crash
+
+    def reach(self, point: str) -> None:
+        if point == self.point:
+            self.point = None
+            self._crash()
+            raise PowerCut(point)
+
 
 class World:
     """Replicas 1..n on one network and one clock that stands still unless ``run`` moves it."""
 
-    def __init__(self, directory: Path, members: int = 3, seed: int = 1, latency: float = 0.004) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        members: int = 3,
+        seed: int = 1,
+        latency: float = 0.004,
+        machine: Callable[[Path], OnDiskStateMachine] = DiskKV,
+    ) -> None:
         self.now = 1000.0
+        self.machine = machine
         self.directory = directory
-        self.members = tuple(range(1, members + 1))
+        self.members = tuple(range(1, members + 1))  # the first ones
         self.network = MemoryNetwork(clock=lambda: self.now)
         self.network.set_latency(latency)
         self.rng = random.Random(seed)
@@ -31,36 +60,71 @@ class World:
         self.disks: dict[int, Disk] = {}
         self.machines: dict[int, Callable[[Path], OnDiskStateMachine]] = {}
         self.sent: list[Event] = []
-        self._wakeup: dict[int, float] = {}
+        self.edit: Edit | None = None  # what the network makes of a message: none, itself, others
         self.network.observe(lambda event: self.sent.append(event) if event.kind == "sent" else None)
         for member in self.members:
             self.start(member)
 
+    # Life
+
+    def folder(self, member: int) -> Path:
+        return self.directory / f"replica-{member}"
+
     def start(self, member: int) -> Replica:
-        directory = self.directory / f"replica-{member}"
-        make = self.machines.get(member, DiskKV)
+        """Start one of the first members, or one that was added or is to be."""
+        make = self.machines.get(member, self.machine)
         self.replicas[member] = replica = Replica(
             member,
-            self.members,
-            directory,
-            make(directory / "state"),
-            self.network.attach(member),
+            self.members if member in self.members else (),
+            self.folder(member),
+            make(self.folder(member) / "state"),
+            self._attach(member),
             clock=lambda: self.now,
             rng=random.Random(self.rng.random()),
             disk=self.disks.get(member),
+            lockstep=True,
         )
-        self._wakeup[member] = 0.0
         return replica
+
+    def _attach(self, member: int) -> Endpoint:
+        endpoint = self.network.attach(member)
+        send = endpoint.send
+
+        def send_edited(to: int, message: Message) -> bool:
+            if self.edit is None:
+                return send(to, message)
+            return all([send(to, edited) for edited in self.edit(member, to, message)])
+
+        endpoint.send = send_edited  # type: ignore[method-assign]
+        return endpoint
 
     def crash(self, member: int) -> None:
         self.replicas.pop(member).crash()
 
+    def crash_at(self, member: int, point: str) -> CrashingDisk:
+        """Cut the power of a replica when it reaches this point. Its disk's ``point`` is ``None`` then."""
+        disk = CrashingDisk(point, lambda: self.crash(member))
+        self.disks[member] = disk
+        if member in self.replicas:
+            replica = self.replicas[member]
+            replica._disk = replica._running_transfers._disk = disk
+        return disk
+
     def stop(self, member: int) -> None:
         self.replicas.pop(member).close()
+
+    def wipe(self, member: int) -> None:
+        """Lose all that a replica has on disk, and start it again as if nothing had been."""
+        if member in self.replicas:
+            self.crash(member)
+        shutil.rmtree(self.folder(member))
+        self.start(member)
 
     def close(self) -> None:
         for replica in self.replicas.values():
             replica.close()
+
+    # Time
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -80,6 +144,8 @@ class World:
         while not condition():
             assert self.now < until, f"not within {seconds} virtual seconds"
             self.tick()
+
+    # What can be seen
 
     @property
     def leader(self) -> Replica | None:
@@ -102,3 +168,30 @@ class World:
             for event in self.sent
             if isinstance(event.message, kind) and sender in (None, event.sender)
         ]
+
+    def content(self, member: int) -> dict[bytes, bytes]:
+        """Everything one replica holds, as it is there now."""
+        found: dict[bytes, bytes] = {}
+        start = b""
+        while page := self.replicas[member].lookup(Scan(start=start, limit=10_000)):
+            found.update(page)
+            start = page[-1][0] + b"\0"
+        return found
+
+    def converged(self) -> bool:
+        """Whether all that run have applied the same last entry, and no snapshot is under way."""
+        replicas = [replica for replica in self.replicas.values() if replica.log is not None]
+        return (
+            self.leader is not None
+            and self.leader.raft.knows_commit_index()
+            and len({replica.raft.applied_index for replica in replicas}) == 1
+            and all(replica.raft.applied_index == replica.log.last_index for replica in replicas)
+            and not any(replica._running_transfers.busy for replica in replicas)
+        )
+
+    def assert_equal(self, members: Sequence[int] = ()) -> dict[bytes, bytes]:
+        """Fail unless these replicas (all that run) hold the same; return it."""
+        first, *rest = [self.content(member) for member in members or self.replicas]
+        for other in rest:
+            assert other == first
+        return first

@@ -1,0 +1,20 @@
+"""The documents name tests: each of them exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_every_test_that_a_document_names_exists(document: Path) -> None:
+    """A table of promises is worth as much as its tests."""
+    sources = [*(ROOT / "tests").glob("*.py"), ROOT / "ondisk" / "testing.py"]
+    defined = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in sources)))
+    files = {path.stem for path in sources}
+    named = set(re.findall(r"\b(test_\w+)\b(?!\.\.\.)", document.read_text()))
+    assert named <= defined | files

@@ -1,0 +1,660 @@
+"""Who belongs to the group, and who leads it: changes of both, in virtual time, on real replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import pytest
+
+from ondisk import diskkv
+from ondisk.errors import NoLeader, ReplicaStopped, Timeout
+from ondisk.messages import (
+    AddReplica,
+    AppendEntries,
+    Change,
+    Removed,
+    RemoveReplica,
+    RequestVote,
+    SnapshotChunk,
+    TakeOver,
+    TransferLeadership,
+    Vote,
+)
+from ondisk.raftlog import LogEntry
+from ondisk.replica import Replica
+from ondisk.statemachine import Result
+from tests.virtual import World
+
+FOREVER = float("inf")
+
+
+def put(replica: Replica, key: str) -> Future[Result]:
+    return replica.propose(diskkv.put(key, "v"), FOREVER)
+
+
+def fill(world: World, count: int, key: str = "k") -> None:
+    """Put ``count`` keys through the leader and wait until they are acknowledged."""
+    leader = world.elect()
+    futures = [put(leader, f"{key}{number}") for number in range(count)]
+    world.run_until(lambda: all(future.done() for future in futures))
+
+
+def ask(world: World, change: Change, via: int | None = None) -> Result:
+    """Ask for a change and wait for the answer."""
+    replica = world.elect() if via is None else world.replicas[via]
+    future = replica.propose_change(change, FOREVER)
+    world.run_until(future.done)
+    return future.result()
+
+
+def voters(world: World) -> set[tuple[int, ...]]:
+    return {replica.status.voters for replica in world.replicas.values()}
+
+
+def join(world: World, member: int) -> Replica:
+    """Start a new replica, add it, and wait until everybody counts it."""
+    replica = world.start(member)
+    assert ask(world, AddReplica(member)) == Result()
+    world.run_until(lambda: all(member in counted for counted in voters(world)))
+    return replica
+
+
+def with_learner(world: World) -> tuple[Replica, Replica]:
+    """The leader, and replica 4: a learner that has everything and is not made a voter."""
+    leader = world.elect()
+    fill(world, 10)
+    learner = world.start(4)
+    leader.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    ask(world, AddReplica(4))
+    world.run_until(lambda: learner.status.applied_index == leader.status.applied_index)
+    assert learner.status.learners == (4,)
+    return leader, learner
+
+
+# Joining
+
+
+def test_an_addition_whose_answer_was_lost_is_done_once_and_said_to_be_done(world: World) -> None:
+    """The follower asks the next leader again, and that one has it already."""
+    leader = world.elect()
+    world.start(4)
+    world.run(0.5)
+    via = world.replicas[world.others(leader.id)[0]]
+    future = via.propose_change(AddReplica(4), FOREVER)
+    world.run_until(lambda: any(4 in each.raft.members.all for each in world.replicas.values()))
+    world.network.cut((leader.id, via.id))
+    world.run_until(lambda: 4 in leader.raft.members.voters)
+    world.crash(leader.id)
+    world.network.heal()
+    world.run_until(future.done)
+    assert future.result() == Result()
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_joining_replica_catches_up_and_becomes_a_voter(world: World, compacted: bool) -> None:
+    """By the log if that is whole, else by a stream."""
+    fill(world, 300)
+    world.run(0.5)
+    if compacted:
+        for replica in world.replicas.values():
+            replica.compact()
+        world.run(0.1)
+    join(world, 4)
+    assert voters(world) == {(1, 2, 3, 4)}
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 300
+    assert bool(world.messages(SnapshotChunk)) == compacted
+
+
+def test_a_change_asked_of_a_follower_is_done_and_answered(world: World) -> None:
+    """Any replica can be asked."""
+    leader = world.elect()
+    world.start(4)
+    world.run(0.1)
+    assert ask(world, AddReplica(4), via=world.others(leader.id)[0]) == Result()
+    world.run_until(lambda: voters(world) == {(1, 2, 3, 4)})
+
+
+def test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read(make_world: Callable[..., World]) -> None:
+    """A leader whose only other voter is away has a learner that follows, and is alone all the same."""
+    world = make_world(members=2)
+    leader, learner = with_learner(world)
+    world.network.isolate(*world.others(leader.id))
+    future, barrier = put(leader, "k"), leader.read_barrier(FOREVER)
+    world.run(1)
+    assert learner.log.last_index == leader.log.last_index
+    assert not future.done() and not barrier.done()
+    world.run(2)
+    assert leader.status.role != "leader"  # nor does it keep a leader in its place
+    world.network.heal()
+    world.run_until(barrier.done)
+
+
+def test_a_learner_asks_for_no_votes_and_its_own_does_not_count(world: World) -> None:
+    """However long it hears from nobody."""
+    leader, learner = with_learner(world)
+    term = leader.raft.term
+    candidate, third = (world.replicas[member] for member in world.others(leader.id))
+    world.crash(leader.id)
+    world.crash(third.id)
+    world.run(10)
+    assert learner.status.role == "follower" and learner.raft.term == term
+    with candidate.raft.at(world.now):
+        candidate.raft._ask_before_election()
+        for pre in (True, False):
+            candidate.raft.receive(4, Vote(term + 1, True, pre))
+            candidate.raft.tick()
+    assert (candidate.raft.role, candidate.raft.term) == ("follower", term)
+
+
+def test_a_new_voter_makes_the_majority_larger(world: World) -> None:
+    """With four voters, two do not commit any more."""
+    leader = world.elect()
+    join(world, 4)
+    away = [member for member in (1, 2, 3, 4) if member != leader.id][:2]
+    for member in away:
+        world.network.isolate(member)
+    future = put(leader, "k")
+    world.run(1)
+    assert not future.done()
+    world.network.heal()
+    world.run_until(future.done)
+    assert future.result() == Result()
+
+
+def test_a_group_of_one_grows_and_survives_a_power_cut_at_any_moment(
+    make_world: Callable[..., World],
+) -> None:
+    """Whoever counts also votes: else a group whose new voter does not vote yet could never elect again."""
+    for moment in range(0, 50, 5):
+        world = make_world(members=1)
+        leader = world.elect()
+        for number in range(4):  # more than one message holds
+            leader.propose(diskkv.put(f"k{number}", bytes(600_000)), FOREVER)
+        world.run(0.1)
+        world.start(2)
+        leader.propose_change(AddReplica(2), FOREVER)
+        for _ in range(moment):
+            world.tick()
+        world.crash(1)
+        world.run(0.01)
+        world.start(1)
+        world.elect()
+        assert len(world.content(1)) == 4
+        world.close()
+
+
+def test_a_replica_that_was_never_added_disturbs_nobody(world: World) -> None:
+    """It waits."""
+    leader = world.elect()
+    stranger = world.start(4)
+    term = leader.raft.term
+    world.run(10)
+    assert stranger.status.role == "follower" and stranger.running
+    assert (world.leader, leader.raft.term) == (leader, term)
+
+
+def test_a_joining_replica_that_does_not_know_the_members_yet_does_not_spin(world: World) -> None:
+    """It has entries that it cannot commit, and nobody to ask."""
+    joining = world.start(4)
+    fill(world, 10)
+    entries = world.leader.log.entries(1, 5)
+    with joining.raft.at(world.now):
+        joining.raft.receive(world.leader.id, AppendEntries(1, 0, 0, entries, 0, 0))
+    joining.step()
+    assert joining.step() > 0
+
+
+# One at a time
+
+
+def test_a_second_change_waits_until_the_first_is_committed(world: World) -> None:
+    """Two at once could make two majorities that have nobody in common."""
+    leader = world.elect()
+    world.run(0.5)
+    for member in world.others(leader.id):
+        world.network.stall((member, leader.id))  # nothing is acknowledged
+    first = leader.propose_change(AddReplica(4), FOREVER)
+    second = leader.propose_change(AddReplica(5), FOREVER)
+    world.run(0.3)
+    assert leader.raft.members.learners == (4,)
+    assert not first.done() and not second.done()
+    world.network.heal()
+    world.run_until(lambda: first.done() and second.done())
+    assert leader.raft.members.learners == (4, 5)
+
+
+def test_a_new_leader_changes_no_members_before_it_has_committed_an_entry_of_its_own(world: World) -> None:
+    """Until then it cannot know whether a change of the last leader is committed."""
+    leader = world.elect()
+    other = world.replicas[world.others(leader.id)[0]]
+    world.run(0.5)
+    world.edit = lambda sender, to, message: (
+        [] if sender == other.id and isinstance(message, AppendEntries) and message.entries else [message]
+    )
+    leader.propose_change(TransferLeadership(other.id), FOREVER)
+    world.run_until(lambda: other.raft.is_leader)
+    future = other.propose_change(AddReplica(4), FOREVER)
+    world.run(0.5)
+    assert other.raft.is_leader and not future.done()
+    assert other.raft.members.learners == ()
+    world.edit = None
+    world.run_until(future.done)
+
+
+def test_a_change_whose_entry_is_cut_off_is_taken_back(world: World) -> None:
+    """It counted from when it was appended; at the end it never happened."""
+    leader = world.elect()
+    world.run(0.5)
+    world.network.isolate(leader.id)
+    added = leader.propose_change(AddReplica(4), FOREVER)
+    world.run(0.1)
+    assert leader.raft.members.learners == (4,)
+    world.run_until(lambda: world.leader is not None and world.leader.id != leader.id)
+    fill(world, 3)
+    world.network.heal()
+    world.run_until(world.converged)
+    assert leader.raft.members.all == {1, 2, 3} == set(leader.status.voters)
+    assert not isinstance(added.exception(0), type(None))
+    world.run(1)
+    world.crash(leader.id)
+    assert world.start(leader.id).raft.members.all == {1, 2, 3}
+
+
+def test_a_removal_whose_entry_is_cut_off_shuts_nobody_out(world: World) -> None:
+    """The removed one is told so only when that is committed."""
+    leader = world.elect()
+    world.run(0.5)
+    victim = world.replicas[world.others(leader.id)[0]]
+    world.network.isolate(leader.id)
+    leader.propose_change(RemoveReplica(victim.id), FOREVER)
+    world.run(0.1)
+    assert victim.id not in leader.raft.members.all
+    with leader.raft.at(world.now):
+        leader.raft.receive(victim.id, RequestVote(leader.raft.term, 0, 0, pre=True))
+    world.run_until(lambda: world.leader is not None and world.leader.id != leader.id)
+    world.network.heal()
+    world.run_until(world.converged)
+    assert world.messages(Removed) == []
+    assert voters(world) == {(1, 2, 3)}
+
+
+# Removal
+
+
+def test_the_majority_is_smaller_after_a_removal(world: World) -> None:
+    """Two of two, after one of three was removed: the two that are left must both have it."""
+    leader = world.elect()
+    victim, other = world.others(leader.id)
+    ask(world, RemoveReplica(victim))
+    world.run_until(lambda: world.replicas[victim].status.role == "removed")
+    world.network.isolate(other)
+    future = put(leader, "k")
+    world.run(1)
+    assert not future.done()
+
+
+def test_a_removed_replica_is_told_and_disturbs_nobody_when_it_is_started_again(world: World) -> None:
+    """It ends with the role "removed", as often as it is tried."""
+    leader = world.elect()
+    fill(world, 10)
+    victim = world.others(leader.id)[0]
+    world.crash(victim)
+    assert ask(world, RemoveReplica(victim)) == Result()
+    term = leader.raft.term
+    for _ in range(2):
+        removed = world.start(victim)
+        world.run_until(lambda removed=removed: removed.status.role == "removed")
+        assert "removed from the group" in (removed.status.error or "")
+        with pytest.raises(ReplicaStopped, match="removed"):
+            put(removed, "k").result(0)
+        del world.replicas[victim]
+    assert (world.leader, leader.raft.term) == (leader, term)
+
+
+def test_whatever_a_removed_replica_says_is_not_heard(world: World) -> None:
+    """Its term may be higher, its log longer."""
+    leader = world.elect()
+    victim = world.others(leader.id)[0]
+    ask(world, RemoveReplica(victim))
+    term, last = leader.raft.term, leader.log.last_index
+    with leader.raft.at(world.now):
+        leader.raft.receive(victim, RequestVote(term + 5, last + 9, term + 4, pre=False))
+        leader.raft.receive(victim, AppendEntries(term + 5, last, term, [], last, 0))
+        assert not leader.raft.hear(victim, term + 5)
+    assert leader.raft.is_leader and leader.raft.term == term
+
+
+def test_a_removed_learner_is_told_too(world: World) -> None:
+    """It may not ask for votes, so it asks whether anybody is there."""
+    _, learner = with_learner(world)
+    ask(world, RemoveReplica(4))
+    world.run_until(lambda: learner.status.role == "removed")
+
+
+def test_a_removed_id_is_refused(world: World) -> None:
+    """For good: its directory started again must not find its way back."""
+    leader = world.elect()
+    victim = world.others(leader.id)[0]
+    assert ask(world, RemoveReplica(victim)) == Result()
+    assert "was removed" in str(ask(world, AddReplica(victim)).error)
+    assert ask(world, RemoveReplica(victim)) == Result()  # done twice is done once
+    world.crash(victim) if victim in world.replicas else None
+    for each in world.replicas.values():
+        each.compact()
+    world.run(1)
+    assert "was removed" in str(ask(world, AddReplica(victim)).error)
+
+
+def test_a_removal_survives_compaction_and_restart(world: World) -> None:
+    """It stands in the record of the compaction when its entry is gone."""
+    leader = world.elect()
+    victim, other = world.others(leader.id)
+    ask(world, RemoveReplica(victim))
+    fill(world, 10)
+    world.stop(victim)
+    world.run(0.5)
+    for member in (leader.id, other):
+        world.replicas[member].compact()
+    world.run(0.1)
+    for member in (leader.id, other):
+        world.crash(member)
+    for member in (leader.id, other):
+        replica = world.start(member)
+        assert replica.log.base_index > 0
+        assert set(replica.raft.members.voters) == {leader.id, other}
+        assert replica.raft.members.removed == (victim,)
+    world.elect()
+
+
+def test_a_leader_that_is_to_be_removed_hands_over_first(world: World) -> None:
+    """The next leader removes it; no election timeout passes."""
+    leader = world.elect()
+    world.run(0.5)
+    began = world.now
+    assert ask(world, RemoveReplica(leader.id), via=leader.id) == Result()
+    assert world.now - began < leader.raft.timing.election_min
+    assert world.leader is not None and world.leader.id != leader.id
+    assert leader.id not in world.leader.raft.members.all
+    world.run_until(lambda: leader.status.role == "removed")
+    fill(world, 3)
+
+
+def test_a_leader_is_removed_at_a_followers_request_too(world: World) -> None:
+    """The follower asks again until somebody has done it."""
+    leader = world.elect()
+    world.run(0.5)
+    via = world.others(leader.id)[0]
+    assert ask(world, RemoveReplica(leader.id), via=via) == Result()
+    assert world.elect().id != leader.id
+    world.run_until(lambda: leader.status.role == "removed")
+
+
+def test_the_last_voter_stays(make_world: Callable[..., World]) -> None:
+    """A group without a voter would be no group."""
+    world = make_world(members=1)
+    assert "last voter" in str(ask(world, RemoveReplica(1)).error)
+    fill(world, 1)
+
+
+def test_a_change_that_was_asked_for_but_never_answered_is_not_said_to_be_undone(world: World) -> None:
+    """It was sent to a leader that went away, so it may have happened."""
+    leader = world.elect()
+    follower = world.replicas[world.others(leader.id)[0]]
+    world.network.cut((leader.id, follower.id))
+    future = follower.propose_change(RemoveReplica(world.others(leader.id)[1]), world.now + 3)
+    world.run(0.1)
+    world.crash(leader.id)
+    world.crash(world.others(leader.id)[1])
+    world.run(5)
+    assert isinstance(future.exception(0), Timeout)
+    assert not isinstance(future.exception(0), NoLeader)
+
+
+# Leadership
+
+
+def test_leadership_is_handed_over_without_an_election_timeout_and_without_losing_a_request(
+    world: World,
+) -> None:
+    """What the old leader took in is committed by the new one; what waits is handed on."""
+    leader = world.elect()
+    world.run(0.5)
+    other, third = (world.replicas[member] for member in world.others(leader.id))
+    before = [put(leader, f"before{number}") for number in range(100)]
+    began = world.now
+    done = leader.propose_change(TransferLeadership(other.id), FOREVER)
+    world.tick()
+    during = [put(leader, f"during{number}") for number in range(100)]
+    world.run_until(done.done)
+    assert done.result() == Result()
+    assert other.raft.is_leader and world.now - began < 0.2
+    world.run_until(lambda: all(future.done() for future in before + during))
+    assert [future.exception() for future in before + during] == [None] * 200
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 200
+    assert third.raft.leader_id == other.id
+
+
+def test_a_follower_that_lags_gets_everything_before_it_is_asked_to_lead(world: World) -> None:
+    """Else its election would fail, and the group would wait for nothing."""
+    leader = world.elect()
+    world.run(0.5)
+    other = world.others(leader.id)[0]
+    world.network.cut((leader.id, other))
+    futures = [put(leader, f"k{number}") for number in range(500)]
+    world.run_until(lambda: all(future.done() for future in futures))
+    world.network.heal()
+    assert ask(world, TransferLeadership(other)) == Result()
+    assert world.elect().id == other
+    assert leader.raft.term + 0 == world.replicas[other].raft.term
+    assert len(world.messages(TakeOver)) >= 1
+
+
+def test_leadership_that_cannot_be_handed_over_stays_where_it_is(world: World) -> None:
+    """The leader gives up after an election timeout, and what waited meanwhile is done."""
+    leader = world.elect()
+    world.run(0.5)
+    other = world.others(leader.id)[0]
+    world.network.isolate(other)
+    done = leader.propose_change(TransferLeadership(other), FOREVER)
+    world.tick()
+    future = put(leader, "k")
+    world.run(1)
+    assert not done.done() and not future.done()
+    world.run_until(lambda: done.done() and future.done(), 2)
+    assert "did not take over" in str(done.result().error)
+    assert future.result() == Result()
+    assert world.leader is leader
+
+
+def test_every_wish_for_another_leader_is_answered(world: World) -> None:
+    """Also when two are asked for at once."""
+    leader = world.elect()
+    world.run(0.5)
+    wishes = [leader.propose_change(TransferLeadership(m), FOREVER) for m in world.others(leader.id)]
+    world.run_until(lambda: all(wish.done() for wish in wishes), 10)
+
+
+def test_only_the_present_leader_can_ask_another_one_to_take_over(world: World) -> None:
+    """A stale or foreign message starts no election."""
+    leader = world.elect()
+    world.run(0.5)
+    follower, third = (world.replicas[member] for member in world.others(leader.id))
+    term = leader.raft.term
+    with follower.raft.at(world.now):
+        follower.raft.receive(third.id, TakeOver(term))
+        follower.raft.receive(leader.id, TakeOver(term - 1))
+        follower.raft.receive(leader.id, TakeOver(term + 1))
+    world.run(1)
+    assert (world.leader, leader.raft.term) == (leader, term)
+
+
+def test_late_answers_to_a_prevote_do_not_depose_a_leader_that_is_back(world: World) -> None:
+    """Whoever has heard from a leader since it asked wants no election any more."""
+    leader = world.elect()
+    world.run(0.5)
+    follower, third = (world.replicas[member] for member in world.others(leader.id))
+    term = leader.raft.term
+    with follower.raft.at(world.now):
+        follower.raft._ask_before_election()
+        heartbeat = AppendEntries(term, leader.log.last_index, term, [], leader.raft.commit_index, 0)
+        follower.raft.receive(leader.id, heartbeat)
+        follower.raft.receive(third.id, Vote(term + 1, True, True))
+    world.run(1)
+    assert (world.leader, leader.raft.term) == (leader, term)
+
+
+# Replicas that have lost their directory
+
+
+def wiped_while_one_lags(world: World) -> tuple[Replica, Replica, Future[Result]]:
+    """A write is acknowledged by the leader and a second replica; then that one loses its directory.
+
+    The leader is gone, and the third replica has never had the write.
+    """
+    leader = world.elect()
+    fill(world, 5)
+    world.run(0.5)
+    wiped, lagging = world.others(leader.id)
+    world.network.isolate(lagging)
+    precious = put(leader, "precious")
+    world.run_until(precious.done)
+    world.crash(leader.id)
+    world.wipe(wiped)
+    world.network.heal()
+    return world.replicas[wiped], world.replicas[lagging], precious
+
+
+def test_a_wiped_replica_does_not_vote_before_it_has_caught_up(world: World) -> None:
+    """Its vote would elect a leader that never had an acknowledged write."""
+    wiped, lagging, precious = wiped_while_one_lags(world)
+    assert precious.result() == Result()
+    world.run(10)
+    assert world.leader is None
+    (gone,) = {1, 2, 3} - world.replicas.keys()
+    world.start(gone)
+    world.run_until(world.converged)
+    assert b"precious" in world.assert_equal()
+    assert wiped.log.admitted
+    assert {wiped.status.role, lagging.status.role} <= {"leader", "follower"}
+
+
+def test_the_vote_of_a_wiped_replica_would_lose_an_acknowledged_write(world: World) -> None:
+    """The same without the abstention: this is what it is for."""
+    wiped, lagging, precious = wiped_while_one_lags(world)
+    wiped.log.admitted = True
+    world.run_until(lambda: world.leader is lagging)
+    (gone,) = {1, 2, 3} - world.replicas.keys()
+    world.start(gone)
+    world.run(5)
+    assert precious.result() == Result()
+    assert lagging.lookup(diskkv.get("precious")) is None
+
+
+def test_a_wiped_replica_does_not_lead_before_it_has_caught_up(world: World) -> None:
+    """It has more than the one that lags, and less than it had acknowledged."""
+    leader = world.elect()
+    fill(world, 5)
+    world.run(0.5)
+    wiped, lagging = world.others(leader.id)
+    world.network.isolate(lagging)
+    futures = [leader.propose(diskkv.put(f"large{n}", bytes(400_000)), FOREVER) for n in range(20)]
+    world.run_until(lambda: all(future.done() for future in futures))
+    last = world.replicas[lagging].log.last_index
+    world.wipe(wiped)
+    world.replicas[wiped].raft._quiet_until = world.now  # the other safeguard, switched off
+    world.run_until(lambda: world.replicas[wiped].log.last_index > last)
+    assert world.replicas[wiped].log.last_index < leader.log.last_index
+    assert not world.replicas[wiped].log.admitted
+    world.crash(leader.id)
+    world.network.heal()
+    world.run(10)
+    assert world.leader is None
+    world.start(leader.id)
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 25
+
+
+def test_a_wiped_replica_counts_again_when_it_has_all_that_can_be_committed(world: World) -> None:
+    """What its leader knows to be committed is all only if an entry of the leader's own term is."""
+    world.network.isolate(1)
+    replica = world.replicas[1]
+    old = [LogEntry(index, 1, b"\x00x") for index in range(1, 5)]
+    with replica.raft.at(world.now + 10):
+        for message, admitted in [
+            (AppendEntries(9, 0, 0, old[:2], 4, 0), False),  # more is committed
+            (AppendEntries(9, 2, 1, old[2:], 3, 0), False),  # more may be committed
+            (AppendEntries(9, 4, 1, [LogEntry(5, 9, b"\x01")], 3, 0), False),
+            (AppendEntries(9, 5, 9, [], 5, 0), True),
+        ]:
+            replica.raft.receive(2, message)
+            assert replica.log.admitted == admitted
+
+
+def test_the_group_of_a_wiped_leader_goes_on(world: World) -> None:
+    """The others elect one of themselves, and feed it."""
+    leader = world.elect()
+    fill(world, 20)
+    world.run(0.5)
+    world.wipe(leader.id)
+    assert world.elect().id != leader.id
+    fill(world, 5, key="after")
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 25
+    assert world.replicas[leader.id].log.admitted
+
+
+def test_a_wiped_follower_is_noticed_and_fed_anew_though_its_leader_believes_that_it_has_all(
+    world: World,
+) -> None:
+    """What it once acknowledged counts for nothing from then on."""
+    leader = world.elect()
+    fill(world, 50)
+    world.run(0.5)
+    victim = world.others(leader.id)[0]
+    assert leader.raft.match_index[victim] == leader.log.last_index
+    world.wipe(victim)
+    world.run_until(lambda: leader.raft.match_index[victim] == 0)
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 50
+
+
+def test_a_wiped_replica_follows_whom_it_may_have_voted_for(world: World) -> None:
+    """Once it counts again it does not vote in a term in which it may have voted before."""
+    leader = world.elect()
+    fill(world, 5)
+    wiped, other = world.others(leader.id)
+    world.wipe(wiped)
+    world.run_until(world.converged)
+    replica, term = world.replicas[wiped], leader.raft.term
+    assert replica.log.admitted and replica.log.voted_for == leader.id
+    with replica.raft.at(world.now):
+        replica.raft.receive(other, RequestVote(term, 1000, term, False))
+    assert not any(isinstance(message, Vote) for _, message in replica._outbox)
+
+
+def test_a_wiped_replica_does_not_acknowledge_to_a_leader_that_it_has_helped_to_depose(
+    world: World,
+) -> None:
+    """It voted for the new leader, forgot that, and meets the old one, which does not know yet."""
+    old = world.elect()
+    fill(world, 5)
+    new, wiped = (world.replicas[member] for member in world.others(old.id))
+    world.network.cut((new.id, old.id), (wiped.id, old.id))  # nobody tells it
+    old.propose_change(TransferLeadership(new.id), FOREVER)
+    world.run_until(lambda: new.raft.is_leader)
+    world.wipe(wiped.id)
+    world.network.partition({new.id}, {old.id, wiped.id})
+    future, barrier = put(old, "k"), old.read_barrier(FOREVER)
+    world.run(0.5)
+    assert new.raft.is_leader and new.raft.term > old.raft.term
+    assert not future.done() and not barrier.done()
+
+
+def test_a_new_group_elects_although_nobody_has_any_memory(make_world: Callable[..., World]) -> None:
+    """Where nothing was ever written, nothing can be forgotten."""
+    world = make_world(members=5)
+    fill(world, 1)
+    world.run_until(lambda: all(replica.log.admitted for replica in world.replicas.values()))
