@@ -280,6 +280,12 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
+def _end(*_: object) -> None:
+    """Leave, and try again in a second: the exception may land in a callback that swallows it."""
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    sys.exit(0)
+
+
 def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: int) -> None:
     with click.progressbar(length=file.stat().st_size, label=f"replica {replica_id}", file=sys.stderr) as bar:
 
@@ -373,7 +379,8 @@ def run(
         return
     secret = secret_file.read().strip() if secret_file else None
     node = Node(replica_id, () if join else tuple(addresses), data_dir, TcpNetwork(addresses, secret=secret))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _end)
     try:
         node.start()
         host, port = addresses[replica_id]
@@ -384,7 +391,7 @@ def run(
         lines = _typed_lines(replica_id) if typed else _piped_lines(node)
         _serve(Console(node, lambda: [node.status], node), lines, typed=typed)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
         node.stop()
     if node.status.role == "failed":

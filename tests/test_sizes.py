@@ -233,6 +233,7 @@ def test_a_replica_that_was_left_behind_is_fed_while_it_answers(cluster: Cluster
     assert all(status[other].first_index > status[3].last_index + 1 for other in (1, 2))
     assert cluster.stale_get("stamp 00", via=3) == b"red"
     watching = watch(cluster, "red", "green")
+    cluster.network.set_latency(0.1)  # the stream takes several round trips: longer than between two looks
     fed = asyncio.run(feed(watching, cluster))
     assert fed.answers.old > 0 and fed.answers.new >= 100
     assert fed.answers.mixed == fed.answers.failed == 0
