@@ -4,8 +4,8 @@ A step must not wait, and saving or recovering a large state must. So that runs 
 the two exchange chunks through a bounded pipe: the job waits at its end when the pipe is full or empty, the
 step at the other end only looks.
 
-For a simulation a job can also be *settled*: that waits until the job can do nothing more without the step.
-If every step begins with that, the threads do not matter to the outcome, and a run can be repeated.
+In a simulation a job runs in *lockstep*: whatever the step does at its end of the pipe returns only when the
+job has ended or waits for the step again. So the two never run at once, and a run can be repeated.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ class Job(Generic[_T, _R]):
     """
 
     def __init__(
-        self, name: str, work: Callable[[Job[_T, _R]], _R], *, capacity: int, wake: Callable[[], None]
+        self,
+        name: str,
+        work: Callable[[Job[_T, _R]], _R],
+        *,
+        capacity: int,
+        wake: Callable[[], None],
+        lockstep: bool = False,
     ) -> None:
         self.stopped = threading.Event()
         self.taken = 0  # items that the job has got out of the pipe
         self._work = work
         self._capacity = capacity
         self._wake = wake
+        self._lockstep = lockstep
         self._items: deque[_T] = deque()
         self._changed = threading.Condition()
         self._waits_for: Callable[[], bool] | None = None  # what the job needs before it can go on
@@ -43,6 +50,7 @@ class Job(Generic[_T, _R]):
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        self._settle()
 
     def _run(self) -> None:
         try:
@@ -89,6 +97,7 @@ class Job(Generic[_T, _R]):
                 return False
             self._items.append(item)
             self._changed.notify_all()
+        self._settle()
         return True
 
     def poll(self) -> _T | None:
@@ -98,6 +107,7 @@ class Job(Generic[_T, _R]):
                 return None
             item = self._items.popleft()
             self._changed.notify_all()
+        self._settle()
         return item
 
     def stop(self) -> None:
@@ -105,9 +115,12 @@ class Job(Generic[_T, _R]):
         with self._changed:
             self.stopped.set()
             self._changed.notify_all()
+        self._settle()
 
-    def settle(self) -> None:
-        """Wait until the job has ended, or waits for this end of the pipe."""
+    def _settle(self) -> None:
+        """In lockstep: wait until the job has ended, or waits for this end of the pipe."""
+        if not self._lockstep:
+            return
         with self._changed:
             self._changed.wait_for(
                 lambda: (

@@ -24,8 +24,9 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,10 @@ class Disk:
     def sync(self, flush: Callable[[], None]) -> None:
         """Call ``flush``, which returns when the bytes are durable, or raise ``OSError``."""
         flush()
+
+    def survivors(self, unsynced: int) -> int:
+        """How many of so many bytes, written to a log and never synced, outlive a power cut."""
+        return 0
 
     def reach(self, point: str) -> None:
         """Called between two steps on the disk that a crash may separate. An experiment may crash here.
@@ -131,7 +136,7 @@ def sync_directory(path: Path, disk: Disk | None = None) -> None:
         os.close(descriptor)
 
 
-def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Generator[tuple[bytes, bytes]]:
     try:
         if backwards:
             iterator.seek_to_last()
@@ -174,8 +179,11 @@ def _refuse_recycled_records(path: Path) -> None:
             raise Corrupt(f"{path}: the stored data is damaged at byte {at + 6}")
 
 
-def _cut_after(wal: Path, sequence: int) -> None:
-    """Cut a write-ahead log before the first batch that is newer than this sequence number."""
+def _cut_after(wal: Path, sequence: int, survivors: Callable[[int], int]) -> None:
+    """Cut a write-ahead log behind the last batch that has at most this sequence number.
+
+    ``survivors`` says how many of the bytes after it are there all the same, as in a torn write.
+    """
     data = wal.read_bytes()
     for at, end, kind in _records(data):
         if kind not in (1, 2):  # neither a batch of its own nor the first of several records
@@ -183,7 +191,7 @@ def _cut_after(wal: Path, sequence: int) -> None:
         # A block may end within the number: it goes on in the next record.
         number = (data[at + _RECORD_HEADER : end] + data[end + _RECORD_HEADER : end + 15])[:8]
         if int.from_bytes(number, "little") > sequence:
-            os.truncate(wal, at)
+            os.truncate(wal, at + survivors(len(data) - at))
             return
 
 
@@ -287,6 +295,11 @@ class Store:
             value: bytes | None = self._meta.get(key)
             return value
 
+    def meta_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """All metadata whose key begins with ``prefix``, by key."""
+        with self._using(), closing(_walk(self._meta.iter(), prefix, False)) as pairs:
+            return list(takewhile(lambda pair: pair[0].startswith(prefix), pairs))
+
     @contextmanager
     def iterate(
         self, start: bytes = b"", *, backwards: bool = False
@@ -306,11 +319,14 @@ class Store:
         """A new, empty batch: whatever is put in becomes visible and durable together."""
         return WriteBatch(raw_mode=True)
 
-    def put_meta(self, batch: WriteBatch, key: bytes, value: bytes) -> None:
-        """Add a metadata key to a batch."""
+    def put_meta(self, batch: WriteBatch, key: bytes, value: bytes | None) -> None:
+        """Add a metadata key to a batch, or (``None``) that it goes."""
         if not self._open:
             raise StoreClosed(f"{self.path}: closed")
-        batch.put(key, value, self._meta_handle)
+        if value is None:
+            batch.delete(key, self._meta_handle)
+        else:
+            batch.put(key, value, self._meta_handle)
 
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
@@ -367,7 +383,7 @@ class Store:
         while not self._copy_files(self._after_cut):
             pass  # RocksDB changed its set of files meanwhile
         for wal in self._after_cut.glob("*.log"):
-            _cut_after(wal, self._durable)
+            _cut_after(wal, self._durable, self._disk.survivors)
         self.close()
         shutil.rmtree(self._before_cut, ignore_errors=True)
         self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again

@@ -69,6 +69,7 @@ class Event(NamedTuple):
 
 
 Observer = Callable[[Event], None]
+Fate = Callable[[int, int, Message], float | None]  # of a message from one replica to another
 
 
 class _Link:
@@ -96,8 +97,13 @@ class MemoryNetwork:
     left the network counts as unreachable, a cut link just swallows what is sent.
     """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, fate: Fate | None = None) -> None:
+        """``fate`` says for each message how many seconds it takes, or ``None`` if it is lost.
+
+        Without it all of them take ``latency``. Whatever it says, a link keeps its order.
+        """
         self.clock = clock or PausableClock()
+        self._fate = fate
         self._lock = threading.Lock()
         self._links: dict[tuple[int, int], _Link] = {}
         self._endpoints: dict[int, _MemoryEndpoint] = {}
@@ -254,12 +260,13 @@ class MemoryNetwork:
             link = self._links.setdefault(pair, _Link())
             receiver = self._endpoints.get(pair[1])
             self._report("sent", pair, number, message)
-            if link.cut or receiver is None:
+            delay = self._latency if self._fate is None else self._fate(*pair, message)
+            if link.cut or receiver is None or delay is None:
                 self._report("lost", pair, number, message)
                 return receiver is not None
-            if self._latency or link.queue or link.stalled or self._stepping:
+            if delay or link.queue or link.stalled or self._stepping:
                 now = self.clock()
-                link.queue.append(_Waiting(now + self._latency, now, number, message))
+                link.queue.append(_Waiting(now + delay, now, number, message))
             else:
                 self._deliver(pair, number, message)
         receiver.wake()

@@ -82,6 +82,18 @@ def _time_of_step() -> float:
 
 pysyncobj.syncobj.monotonicTime = _time_of_step
 
+
+@contextmanager
+def time_stands_still(now: float) -> Iterator[None]:
+    """For every engine of PySyncObj that is called inside, the time is ``now`` (seconds)."""
+    before = getattr(_step, "now", None)
+    _step.now = now
+    try:
+        yield
+    finally:
+        _step.now = before
+
+
 # Importing PySyncObj puts a function for Windows in this place, for the whole process.
 socket.inet_ntop = _socket.inet_ntop
 
@@ -263,7 +275,7 @@ class Raft(SyncObj):
         self._members = log.members
         self._peers: dict[Node, _Peer] = {}  # as leader: all other members
         # The state is older than the log begins (its directory was lost or rolled back): ask for a snapshot.
-        self.needs_state = applied_index < log.base_index
+        self.needs_state = self._lacks_state(applied_index)
         self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
         self._transfer: tuple[Node, float] | None = None  # who shall lead, and until when that is tried
         # For a first voter: see ``_keeps_quiet``.
@@ -299,6 +311,9 @@ class Raft(SyncObj):
             self._learners = {self._node(learner) for learner in self._members.learners} - {self.selfNode}
             self._wait_briefly_for_leader()
         use_members(self._members)
+
+    def _lacks_state(self, applied_index: int) -> bool:
+        return applied_index < self.log.base_index
 
     def _node(self, replica_id: int) -> Node:
         if replica_id == self._id:
@@ -342,15 +357,7 @@ class Raft(SyncObj):
         """As leader: up to where each follower's log is known to be equal, and durable there."""
         return {node.id: self._match[node] for node in self._peers} if self.is_leader else {}
 
-    @contextmanager
-    def at(self, now: float) -> Iterator[None]:
-        """Time stands still at ``now`` (seconds) for everything called inside."""
-        before = getattr(_step, "now", None)
-        _step.now = now
-        try:
-            yield
-        finally:
-            _step.now = before
+    at = staticmethod(time_stands_still)
 
     def set_connected(self, replica_ids: frozenset[int]) -> None:
         """Tell which replicas seem reachable."""
@@ -459,15 +466,19 @@ class Raft(SyncObj):
         return self._append_members(members)
 
     def _append_members(self, members: Members) -> int | None:
-        # Two changes under way at once could make two majorities that share nobody, and so could one that
-        # begins before this leader knows what the last leader did (thesis, 4.1, and its later correction).
-        if self.log.configuration[0] > self._commit or not self.knows_commit_index():
+        if not self._may_change_members():
             return None
         index = self.log.last_index + 1
         self.log.append([LogEntry(index, self._term, MEMBERS + encoding.encode(members))])
         self._use_members()
         self._must_send = True
         return index
+
+    def _may_change_members(self) -> bool:
+        """Two changes under way at once could make two majorities that share nobody, and so could one that
+        begins before this leader knows what the last leader did (thesis, 4.1, and its later correction).
+        """
+        return self.log.configuration[0] <= self._commit and self.knows_commit_index()
 
     def _use_members(self) -> None:
         """The newest configuration in the log counts from the moment it is there."""
@@ -688,10 +699,15 @@ class Raft(SyncObj):
         if message.term != term or pre:
             self._ballot = (message.term, False, set())
             granted = self._ballot[2]
-        if node in granted:
-            return  # PySyncObj counts messages; a voter has one vote
+        if self._has_voted(node, granted):
+            return  # PySyncObj counts messages
         granted.add(node)
         self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": message.term})
+
+    @staticmethod
+    def _has_voted(node: Node, granted: set[Node]) -> bool:
+        """A voter has one vote, however often it says so."""
+        return node in granted
 
     def _adopt_newer_term(self, term: int) -> None:
         if term > self._term:
@@ -731,13 +747,10 @@ class Raft(SyncObj):
             self._reply(node, message, success=False, index=self._conflict_hint(prev_index))
             return
         last = prev_index + len(entries)
-        if prev_index < self.log.last_index:
-            entries = self._without_matching(entries)
-        if entries:
+        if entries := self._cut_conflict(prev_index, entries):
             self.log.append(entries)
             self._use_members()
-        commit = min(message.commit_index, last)
-        self._commit = max(self._commit, commit)
+        self._commit = max(self._commit, self._proven_commit(message.commit_index, last))
         if not self.log.admitted and message.commit_index <= last and self.knows_commit_index():
             self.log.admit()  # it has all that the leader knows to be committed, and all of former terms
         self._reply(node, message, success=True, index=last)
@@ -755,8 +768,10 @@ class Raft(SyncObj):
             self._voted_for = node.id  # whomever it voted for before it forgot
             self.log.set_hard_state(term, node.id)
 
-    def _without_matching(self, entries: list[LogEntry]) -> list[LogEntry]:
-        """Drop the entries that the log already holds; cut the log where it contradicts the rest."""
+    def _cut_conflict(self, prev_index: int, entries: list[LogEntry]) -> list[LogEntry]:
+        """Cut the log where it contradicts ``entries``, and nowhere else; return those that it lacks."""
+        if prev_index >= self.log.last_index:
+            return entries
         for position, entry in enumerate(entries):
             if entry.index <= self._commit:
                 continue  # committed, hence equal
@@ -768,6 +783,11 @@ class Raft(SyncObj):
                 self._use_members()
             return entries[position:]
         return []
+
+    @staticmethod
+    def _proven_commit(commit_index: int, last: int) -> int:
+        """How much of what the leader has committed is here: up to ``last`` the logs are equal."""
+        return min(commit_index, last)
 
     def _conflict_hint(self, prev_index: int) -> int:
         """Where the leader should try next: after this log's end, or where the conflicting term begins."""
@@ -827,7 +847,7 @@ class Raft(SyncObj):
 
     def _on_append_reply(self, node: Node, message: AppendReply) -> None:
         self._adopt_newer_term(message.term)
-        if not self.is_leader or message.term != self._term:
+        if not self.is_leader or not self._of_this_term(message):
             return
         if (peer := self._peers.get(node)) is None:
             return
@@ -857,6 +877,9 @@ class Raft(SyncObj):
             self._probe(peer)
             self._send_entries(node)
 
+    def _of_this_term(self, message: AppendReply) -> bool:
+        return message.term == self._term
+
     def _on_match(self, node: Node, peer: _Peer, index: int) -> None:
         """The follower's log is known to be equal up to ``index``, and durable."""
         if peer.probing:
@@ -881,9 +904,13 @@ class Raft(SyncObj):
         """
         matches = sorted([self.log.last_index, *(self._match[node] for node in self._others)])
         majority = matches[(len(matches) - 1) // 2]
-        if majority > self._commit and self.log.term_at(majority) == self._term:
+        if majority > self._commit and self._may_commit(majority):
             self._commit = majority
             self._next_send = min(self._next_send, _time_of_step() + self.timing.commit_notice)
+
+    def _may_commit(self, index: int) -> bool:
+        """Only what is of this term: what a majority holds of an older one can still be overwritten."""
+        return self.log.term_at(index) == self._term
 
     def _forget_in_flight(self, node: Node) -> None:
         """A new connection: what was under way on the old one is lost."""

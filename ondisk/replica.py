@@ -151,6 +151,11 @@ def _drain(queue: deque[_T]) -> list[_T]:
 class Replica:
     """One member of a Raft group, with its directory, its log and its state machine."""
 
+    # What it is made of. A simulation puts others in their place, to see what each safeguard is good for.
+    log_type: type[RaftLog] = RaftLog
+    raft_type: type[Raft] = Raft
+    transfers_type: type[Transfers] = Transfers
+
     def __init__(
         self,
         replica_id: int,
@@ -183,10 +188,10 @@ class Replica:
         self._outbox: list[tuple[int, Message]] = []
         try:
             self._lock = DirectoryLock(directory)
-            log = self.log = RaftLog(directory / "log", disk, members)
+            log = self.log = self.log_type(directory / "log", disk, members)
             self.opened_index = machine.open()
-            _finish_install(log, self.opened_index)
-            self.raft = Raft(
+            self._finish_install(log, self.opened_index)
+            self.raft = self.raft_type(
                 replica_id,
                 log,
                 self.opened_index,
@@ -198,7 +203,7 @@ class Replica:
                 now=clock(),
                 timing=timing or Timing(),
             )
-            self._transfers = Transfers(
+            self._transfers = self.transfers_type(
                 replica_id,
                 machine,
                 self.raft,
@@ -215,7 +220,7 @@ class Replica:
         self._timing = self.raft.timing
         self._outcomes: dict[int, list[Outcome]] = {}
         self._answers: list[tuple[Future[Any], Result | None]] = []  # for callers in this process
-        self._next_request = rng.getrandbits(48)  # so that answers to an earlier life are not taken for ours
+        self._next_request = self._first_request(rng)
         self._synced_index = self.opened_index
         self._machine_index = self.opened_index  # the last entry that the state machine was shown
         self._sync_state_at = clock() + _SYNC_STATE_EVERY
@@ -240,6 +245,25 @@ class Replica:
         self._asked: dict[int, tuple[int, list[_Read]]] = {}  # request: leader, reads
         self._catching_up: list[tuple[int, _Read]] = []  # index, read
         self.status = self._present_status()
+
+    @staticmethod
+    def _finish_install(log: RaftLog, opened_index: int) -> None:
+        """Complete, or forget, the installation of a snapshot that a crash cut short.
+
+        The state machine replaces its state in one step, and so does the log. This holds the two together.
+        """
+        if log.installing is None:
+            return
+        if opened_index >= log.installing[0]:
+            log.install(*log.installing)
+        else:
+            log.abandon_install()
+        log.sync()
+
+    @staticmethod
+    def _first_request(rng: random.Random) -> int:
+        """Not always the same, so that answers to an earlier life are not taken for ours."""
+        return rng.getrandbits(48)
 
     @property
     def running(self) -> bool:
@@ -327,8 +351,7 @@ class Replica:
                 if self._damage is not None:
                     raise self._damage
                 self._running_transfers.look(now)
-                for sender, message in self._endpoint.receive():
-                    self._receive(sender, message)
+                self._take_in()
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
                     return float("inf")
@@ -360,6 +383,10 @@ class Replica:
         if more_to_take or alone:
             return 0.0
         return max(0.0, wakeup - now)
+
+    def _take_in(self) -> None:
+        for sender, message in self._endpoint.receive():
+            self._receive(sender, message)
 
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, Propose):
@@ -935,17 +962,3 @@ def _split(
         else:
             changes.append((proposal.command, proposal))
     return commands, changes
-
-
-def _finish_install(log: RaftLog, opened_index: int) -> None:
-    """Complete, or forget, the installation of a snapshot that a crash cut short.
-
-    The state machine replaces its state in one step, and so does the log. This holds the two together.
-    """
-    if log.installing is None:
-        return
-    if opened_index >= log.installing[0]:
-        log.install(*log.installing)
-    else:
-        log.abandon_install()
-    log.sync()

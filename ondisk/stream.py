@@ -95,8 +95,11 @@ def _checksum(chunk: Chunk, before: int) -> int:
 class Writer:
     """Cuts what a state machine writes into chunks and hands each to ``put``, which may make it wait."""
 
-    def __init__(self, header: Header, put: Callable[[Chunk], None]) -> None:
+    def __init__(
+        self, header: Header, put: Callable[[Chunk], None], chunk_bytes: int | None = None
+    ) -> None:
         self.bytes = 0  # of the state machine's own, so far
+        self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._put = put
         self._number = 0
         self._before = 0
@@ -107,8 +110,8 @@ class Writer:
         """Take any number of bytes."""
         self.bytes += len(data)
         view = memoryview(data)
-        while len(self._waiting) + len(view) >= CHUNK_BYTES:
-            taken = CHUNK_BYTES - len(self._waiting)
+        while len(self._waiting) + len(view) >= self._chunk_bytes:
+            taken = self._chunk_bytes - len(self._waiting)
             if self._waiting:
                 self._send(_DATA, bytes(self._waiting) + view[:taken])
                 self._waiting.clear()

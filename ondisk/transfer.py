@@ -74,6 +74,9 @@ class _Sending:
         name: str,
         wake: Callable[[], None],
         now: float,
+        *,
+        chunk_bytes: int | None,
+        lockstep: bool,
     ) -> None:
         self.stream = stream
         self.term = term
@@ -91,9 +94,9 @@ class _Sending:
         self._rest_until: float | None = None
 
         def work(job: Job[Chunk, None]) -> None:
-            _save(machine, view, Writer(header, job.put), job)
+            _save(machine, view, Writer(header, job.put, chunk_bytes), job)
 
-        self.job: Job[Chunk, None] = Job(name, work, capacity=4, wake=wake)
+        self.job: Job[Chunk, None] = Job(name, work, capacity=4, wake=wake, lockstep=lockstep)
 
     def on_ack(self, ack: SnapshotAck, now: float) -> None:
         while self._unacknowledged and self._unacknowledged[0].number < ack.next:
@@ -146,6 +149,8 @@ class _Receiving:
         name: str,
         wake: Callable[[], None],
         now: float,
+        *,
+        lockstep: bool,
     ) -> None:
         self.leader = leader
         self.term = message.term
@@ -157,7 +162,9 @@ class _Receiving:
         self._told = 0
         self._ended = False
 
-        self.job: Job[Chunk, None] = Job(name, lambda job: _recover(machine, job), capacity=WINDOW, wake=wake)
+        self.job: Job[Chunk, None] = Job(
+            name, lambda job: _recover(machine, job), capacity=WINDOW, wake=wake, lockstep=lockstep
+        )
         self.job.offer(message.chunk)
 
     def on_chunk(self, chunk: Chunk, now: float) -> SnapshotAck:
@@ -253,6 +260,8 @@ def _recover(machine: OnDiskStateMachine, job: Job[Chunk, None]) -> None:
 class Transfers:
     """The snapshots that one replica sends, receives and exports. Belongs to its step."""
 
+    chunk_bytes: int | None = None  # of what is sent; the stream's own size if not given
+
     def __init__(
         self,
         replica_id: int,
@@ -268,7 +277,7 @@ class Transfers:
     ) -> None:
         """``installed`` is told the index where the state and the log begin anew.
 
-        ``lockstep``: wait at the beginning of each step until the jobs stand still (see ``Job.settle``).
+        ``lockstep``: no job ever runs beside a step (see ``Job``).
         """
         self._id = replica_id
         self._machine = machine
@@ -295,9 +304,6 @@ class Transfers:
         if self._last_index != self._raft.log.last_index:
             self._last_index, self._written_at = self._raft.log.last_index, now
         self._quiet = now > self._written_at + _QUIET_SECONDS
-        if self._lockstep:
-            for job in self._jobs():
-                job.settle()
         self._ending = [job for job in self._ending if not job.done]
         if self._receiving is not None:
             self._look_at_receiving(self._receiving, now)
@@ -385,6 +391,8 @@ class Transfers:
             f"ondisk-{self._id}-save-for-{peer}",
             self._wake,
             now,
+            chunk_bytes=self.chunk_bytes,
+            lockstep=self._lockstep,
         )
 
     def _end_sending(self, peer: int) -> None:
@@ -444,8 +452,9 @@ class Transfers:
         log.sync()
         self._disk.reach("install: noted")
         self._raft.recovering = True
+        name = f"ondisk-{self._id}-recover"
         self._receiving = _Receiving(
-            leader, message, header, self._machine, f"ondisk-{self._id}-recover", self._wake, now
+            leader, message, header, self._machine, name, self._wake, now, lockstep=self._lockstep
         )
         self._send(leader, self._receiving.ack())
 

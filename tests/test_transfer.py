@@ -135,7 +135,7 @@ def test_a_linearizable_read_waits_while_the_state_is_replaced(world: World) -> 
     seen: list[bytes | None] = []
     barrier = late.read_barrier(FOREVER)
     barrier.add_done_callback(lambda _: seen.append(late.lookup(diskkv.get("k1"))))
-    world.run(0.03)
+    world.run(0.01)
     assert late.raft.recovering and not barrier.done()
     world.run_until(barrier.done)
     assert seen == [b"v" * 100]
@@ -290,7 +290,10 @@ def test_a_receiver_that_does_not_read_bounds_what_is_sent(make_world: Callable[
     assert len(sending._unacknowledged) + len(sending.job._items) <= WINDOW + 4
     sent = len(chunks(world))
     HesitantKV.go_on.set()
-    late._running_transfers._lockstep = True
+    receiving = late._running_transfers._receiving
+    assert receiving is not None
+    receiving.job._lockstep = True
+    receiving.job._settle()
     world.run_until(caught_up(late, leader))
     assert chunks(world)[sent].chunk.number == max(numbers) + 1  # it said at once that there is room again
     assert len(world.assert_equal()) == 110
