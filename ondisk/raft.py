@@ -292,7 +292,7 @@ class Raft(SyncObj):
             raftMinTimeout=timing.election_min,
             raftMaxTimeout=timing.election_max,
             appendEntriesPeriod=timing.heartbeat,
-            leaderFallbackTimeout=timing.election_max,
+            leaderFallbackTimeout=self._fallback_seconds(timing),
             connectionTimeout=timing.election_max * 2,
         )
         with self.at(now):
@@ -311,6 +311,10 @@ class Raft(SyncObj):
             self._learners = {self._node(learner) for learner in self._members.learners} - {self.selfNode}
             self._wait_briefly_for_leader()
         use_members(self._members)
+
+    def _fallback_seconds(self, timing: Timing) -> float:
+        """How long a leader goes on that a majority does not answer (CheckQuorum)."""
+        return timing.election_max
 
     def _lacks_state(self, applied_index: int) -> bool:
         return applied_index < self.log.base_index
@@ -674,6 +678,7 @@ class Raft(SyncObj):
             if not leader_is_alive and ends_with >= (self.log.last_term, self.log.last_index):
                 self._send(node.id, Vote(message.term, granted=True, pre=True))
             return
+        # PySyncObj compares the ends of the logs, and votes once in a term.
         self._SyncObj__onMessageReceived(
             node,
             {
@@ -704,8 +709,7 @@ class Raft(SyncObj):
         granted.add(node)
         self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": message.term})
 
-    @staticmethod
-    def _has_voted(node: Node, granted: set[Node]) -> bool:
+    def _has_voted(self, node: Node, granted: set[Node]) -> bool:
         """A voter has one vote, however often it says so."""
         return node in granted
 
@@ -724,9 +728,7 @@ class Raft(SyncObj):
 
     def _on_append_entries(self, node: Node, message: AppendEntries) -> None:
         if message.term < self._term:
-            # Tell a deposed leader, or it would never know. It may lead this very term by now, so the answer
-            # must not confirm a check, or deny an entry, of the term that it asked in.
-            self._send(node.id, AppendReply(self._term, False, 1, 0, 0, self.log.admitted))
+            self._tell_deposed(node)
             return
         first = message.entries[0] if message.entries else None
         if self._keeps_quiet() and not (message.prev_index == 0 and first and first.term == message.term):
@@ -754,6 +756,12 @@ class Raft(SyncObj):
         if not self.log.admitted and message.commit_index <= last and self.knows_commit_index():
             self.log.admit()  # it has all that the leader knows to be committed, and all of former terms
         self._reply(node, message, success=True, index=last)
+
+    def _tell_deposed(self, node: Node) -> None:
+        """Or it would never know. It may lead this very term by now, so the answer must not confirm a check,
+        or deny an entry, of the term that it asked in.
+        """
+        self._send(node.id, AppendReply(self._term, False, 1, 0, 0, self.log.admitted))
 
     def _follow(self, node: Node, term: int) -> None:
         """Believe in the leader of this term, which is not older than one's own."""
@@ -784,8 +792,7 @@ class Raft(SyncObj):
             return entries[position:]
         return []
 
-    @staticmethod
-    def _proven_commit(commit_index: int, last: int) -> int:
+    def _proven_commit(self, commit_index: int, last: int) -> int:
         """How much of what the leader has committed is here: up to ``last`` the logs are equal."""
         return min(commit_index, last)
 
@@ -922,13 +929,16 @@ class Raft(SyncObj):
 
     def _SyncObj__applyLogEntries(self) -> bool:
         if self._applied < self._commit:
-            self.log.sync()  # a new leader's no-op may just have been added
+            self._sync_before_apply()
         while self._applied < self._commit and not self.recovering and not self.needs_state:
             entries = self.log.entries(self._applied + 1, self._commit, self.timing.batch_bytes)
             self._apply(entries)
             self._applied = entries[-1].index
         self._take_requests()
         return self._must_send or self._next_send <= _time_of_step()
+
+    def _sync_before_apply(self) -> None:
+        self.log.sync()  # a new leader's no-op may just have been added
 
     def _SyncObj__getEntries(
         self, first: int, count: int | None = None, max_bytes: int | None = None

@@ -305,7 +305,10 @@ class RaftLog:
             return
         if self.term_at(index) == term and index <= self.synced_index:
             self.compact(index)
-            return
+        else:
+            self._begin_after(index, term, members)
+
+    def _begin_after(self, index: int, term: int, members: Members) -> None:
         self._tail, self._tail_bytes, self._bytes = [], 0, 0
         self._cut_from = self.base_index + 1
         self.synced_index = index
@@ -343,13 +346,16 @@ class RaftLog:
         self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
         self._store.write(batch)
         self._cut_from = self.synced_index + 1  # if the sync fails, the next batch replaces this one
-        self._store.sync()
+        self._make_durable()
         self.synced_index = self.last_index
         self._cut_from = self._drop_to = None
         self._hard_state_changed = self._base_changed = False
         self.syncs += 1
         self._witness.write(self._batches)
         self._trim_tail()
+
+    def _make_durable(self) -> None:
+        self._store.sync()
 
     def compaction_record(self) -> bytes:
         """All that is stored about the entries that were dropped: some dozens of bytes."""

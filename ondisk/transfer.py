@@ -473,22 +473,28 @@ class Transfers:
             self._send(receiving.leader, receiving.ack())
 
     def _end_receiving(self, receiving: _Receiving) -> None:
-        header = receiving.header
         try:
             receiving.job.result()
         except (SnapshotStopped, Corrupt) as error:
-            logger.warning("replica %d keeps its old state: %s", self._id, error)
-            self._raft.log.abandon_install()
-            self._raft.log.sync()
-            self._refuse(receiving.leader, receiving.stream)
+            self._keep_old_state(receiving, error)
         else:
-            self._disk.reach("install: state replaced")
-            self._raft.install(header.index, header.term, header.members)
-            self._raft.log.sync()
-            self._disk.reach("install: log begins anew")
-            self._installed(header.index)
-            self._send(receiving.leader, receiving.ack(installed=True))
+            self._begin_anew(receiving)
         self._raft.recovering = False
+
+    def _keep_old_state(self, receiving: _Receiving, error: Exception) -> None:
+        logger.warning("replica %d keeps its old state: %s", self._id, error)
+        self._raft.log.abandon_install()
+        self._raft.log.sync()
+        self._refuse(receiving.leader, receiving.stream)
+
+    def _begin_anew(self, receiving: _Receiving) -> None:
+        header = receiving.header
+        self._disk.reach("install: state replaced")
+        self._raft.install(header.index, header.term, header.members)
+        self._raft.log.sync()
+        self._disk.reach("install: log begins anew")
+        self._installed(header.index)
+        self._send(receiving.leader, receiving.ack(installed=True))
 
     # Exporting
 

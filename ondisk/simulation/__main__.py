@@ -1,0 +1,121 @@
+"""The command: ``python -m ondisk.simulation --seeds 0:1000``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from ondisk.simulation.group import SECONDS
+from ondisk.simulation.run import Report, Setting, reduce, run, run_all
+from ondisk.simulation.safeguards import SAFEGUARDS
+
+_EVENTS = 25  # lines of the record that are shown before a violation
+_TRIES = 200
+
+
+class _Seeds(click.ParamType):  # type: ignore[type-arg]
+    name = "FIRST:END"
+
+    def convert(self, value: str, parameter: object, context: object) -> range:
+        first, colon, end = value.partition(":")
+        try:
+            return range(int(first), int(end) if colon else int(first) + 1)
+        except ValueError:
+            self.fail(f"{value!r} is neither a seed nor FIRST:END")
+
+
+def _tell(report: Report, setting: Setting, reduced: bool) -> None:
+    """A violation: what it was, the fewest faults that do it, and what happened just before."""
+    click.echo(f"seed {report.seed}: {report.violation}")
+    if reduced:
+        with _progress(_TRIES, f"reducing the {len(report.faults)} faults of seed {report.seed}") as bar:
+            report = reduce(report, setting, tries=_TRIES, progress=lambda tried, left: bar.update(1))
+        click.echo(f"  the same with {len(report.faults)} faults: {report.violation}")
+    for fault in report.faults:
+        click.echo(f"    {fault}")
+    for happening in report.record[-_EVENTS:]:
+        click.echo(f"    {happening}")
+
+
+def _progress(length: int, label: str) -> Any:
+    return click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True)
+
+
+@click.command()
+@click.option(
+    "--seeds", type=_Seeds(), default="0:100", show_default=True, help="Which runs; END is not run."
+)
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(sorted(SAFEGUARDS)),
+    help="Take a safeguard away. Repeatable.",
+)
+@click.option("--stock", is_flag=True, help="Put stock PySyncObj to the test.")
+@click.option("--replay", type=int, metavar="SEED", help="Show all that happens in one run.")
+@click.option("--replicas", type=click.Choice(["3", "5", "both"]), default="both", show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=SECONDS, show_default=True, help="Of virtual time."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
+@click.option("--first", is_flag=True, help="Stop at the first violation.")
+@click.option("--no-reduce", is_flag=True, help="Do not look for the fewest faults.")
+def main(
+    seeds: range,
+    without: tuple[str, ...],
+    stock: bool,
+    replay: int | None,
+    replicas: str,
+    seconds: float,
+    jobs: int,
+    first: bool,
+    no_reduce: bool,
+) -> None:
+    """Run replicas in virtual time under random faults, and check that nothing is lost or contradicted.
+
+    Even seeds have 3 replicas and odd ones 5, unless --replicas says otherwise. The status is 1 if there was
+    a violation.
+    """
+    setting = Setting(0 if replicas == "both" else int(replicas), seconds, without, stock)
+    if replay is not None:
+        report = run(replay, setting)
+        for happening in report.record:
+            click.echo(str(happening))
+        click.echo(f"1 seeds, {int(report.rule is not None)} violations")
+        sys.exit(report.rule is not None)
+    sys.exit(_run_all(seeds, setting, jobs, first, not no_reduce))
+
+
+def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool) -> bool:
+    violations, ran, virtual = 0, 0, 0.0
+    faults: Counter[str] = Counter()
+    began = time.perf_counter()
+    with suppress(KeyboardInterrupt), _progress(len(seeds), "seeds") as bar:
+        for report in run_all(seeds, setting, jobs):
+            ran, virtual = ran + 1, virtual + report.seconds
+            faults.update(report.counts)
+            bar.update(1)
+            if report.rule is not None:
+                violations += 1
+                _tell(report, setting, reduced)
+                if first:
+                    break
+    if ran < len(seeds):
+        click.echo(f"stopped after {ran} of {len(seeds)} seeds")
+    took = time.perf_counter() - began
+    click.echo(
+        f"{virtual:.0f} virtual seconds in {took:.0f} s: {virtual / took:.0f} a second, in {jobs} processes"
+    )
+    click.echo("faults: " + ", ".join(f"{number} {kind}" for kind, number in faults.most_common()))
+    click.echo(f"{ran} seeds, {violations} violations")
+    return violations > 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Clients of a simulated group: they ask, wait, and remember what they were told, in a ``History``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from ondisk import diskkv
+from ondisk.errors import NotDone
+from ondisk.linearizability import History
+from ondisk.replica import Replica
+from ondisk.simulation.world import World
+from ondisk.statemachine import Result
+
+REQUEST_SECONDS = 2.0  # the deadline that a client gives
+_PATIENCE = 4.0  # then it goes on, answered or not: a replica that gets no processor answers nobody
+_THINK_SECONDS = 1.0  # at most, between an answer and the next question
+_NEW_KEYS_EVERY = 10.0  # seconds, so that no key's history becomes long
+
+
+class Service(Protocol):
+    """Where clients find replicas."""
+
+    def any_replica(self, chance: float) -> tuple[Replica, float] | None:
+        """One that runs, and its time now; ``chance`` in 0..1 picks it."""
+
+
+class Client:
+    """Asks one thing after the other, on few keys, so that operations meet."""
+
+    def __init__(self, number: int, world: World, service: Service, history: History) -> None:
+        self._world = world
+        self._service = service
+        self._history = history
+        self._rng = world.chance("client", number)
+        self._number = number
+        self._lives = 0
+        self._asked = 0  # which question is waited for
+        self._stopped = False
+        self._think()
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._stopped = True
+
+    def _think(self) -> None:
+        self._world.after(_THINK_SECONDS * self._rng.random(), self._ask)
+
+    @property
+    def _name(self) -> str:
+        # Who was never answered may still be at work, so what comes next is said by somebody else.
+        return f"{self._number}.{self._lives}"
+
+    def _ask(self) -> None:
+        if self._stopped:
+            return
+        rng, history = self._rng, self._history
+        found = self._service.any_replica(rng.random())
+        if found is None:
+            self._think()
+            return
+        replica, deadline = found[0], found[1] + REQUEST_SECONDS
+        epoch = int(self._world.elapsed / _NEW_KEYS_EVERY)
+        key, number = f"k{epoch}.{int(rng.random() * 2)}", f"n{epoch}"
+        value = f"v{self._number}.{self._asked}"
+        kind, now = rng.random(), self._world.elapsed
+        self._asked += 1
+        if kind < 0.35:
+            which = key if rng.random() < 0.7 else number
+            self._read(replica, deadline, which, history.begin(self._name, "get", which, at=now))
+            return
+        if kind < 0.6:
+            command, begun = diskkv.put(key, value), history.begin(self._name, "put", key, value, at=now)
+        elif kind < 0.8:
+            command, begun = diskkv.incr(number), history.begin(self._name, "incr", number, 1, at=now)
+        elif kind < 0.9:
+            expected = f"v{int(rng.random() * 3)}.{max(0, self._asked - 1 - int(rng.random() * 3))}"
+            command = diskkv.compare_and_set(key, expected, value)
+            begun = history.begin(self._name, "compare_and_set", key, expected, value, at=now)
+        else:
+            command, begun = diskkv.delete(key), history.begin(self._name, "delete", key, at=now)
+        self._wait(replica.propose(command, deadline), begun, lambda result: result.value)
+
+    def _read(self, replica: Replica, deadline: float, key: str, begun: int) -> None:
+        def look(_: None) -> Any:
+            return replica.lookup(diskkv.get(key))
+
+        self._wait(replica.read_barrier(deadline), begun, look)
+
+    def _wait(self, future: Future[Any], begun: int, answer: Callable[[Any], Any]) -> None:
+        asked = self._asked
+        waiting = True
+
+        def done(ended: Future[Any]) -> None:
+            nonlocal waiting
+            if not waiting:
+                return
+            waiting = False
+            self._end(ended, begun, answer)
+
+        def give_up() -> None:
+            nonlocal waiting
+            if waiting and asked == self._asked:
+                waiting = False
+                self._history.unknown(begun, at=self._world.elapsed)
+                self._lives += 1
+                self._think()
+
+        future.add_done_callback(done)
+        self._world.after(_PATIENCE, give_up)
+
+    def _end(self, ended: Future[Any], begun: int, answer: Callable[[Any], Any]) -> None:
+        record_outcome(self._history, begun, ended, answer, self._world.elapsed)
+        if ended.exception() is not None and not isinstance(ended.exception(), NotDone):
+            self._lives += 1
+        self._think()
+
+
+def record_outcome(
+    history: History, begun: int, ended: Future[Any], answer: Callable[[Any], Any], now: float
+) -> None:
+    """Tell the history how a request ended."""
+    error = ended.exception()
+    if isinstance(error, NotDone):
+        history.not_done(begun)
+    elif error is not None:
+        history.unknown(begun, at=now)
+    elif isinstance(result := ended.result(), Result) and result.error is not None:
+        history.not_done(begun)
+    else:
+        history.ok(begun, answer(result), at=now)

@@ -1,0 +1,122 @@
+"""Faults as data: what goes wrong in a run, when, for how long and to whom.
+
+A schedule is drawn before the run from its seed alone and depends on nothing that happens in it. So a fault
+can be taken out and the rest stays what it was, which is how a schedule that breaks something is reduced to
+the few faults that do it (``shrink.py``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+LEADER = 0  # as ``who``: whoever leads at that time
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong ``at`` a time (virtual seconds since the beginning) and ``lasts`` so long.
+
+    ``who`` and ``other`` pick replicas among those that are there at the time: 0 is the leader, other numbers
+    count the members. ``size`` is how bad it is; what it measures depends on the kind.
+    """
+
+    at: float
+    kind: str
+    lasts: float = 0.0
+    who: int = 0
+    other: int = 0
+    size: float = 0.0
+
+    def __str__(self) -> str:
+        words = KINDS[self.kind].words.format(
+            who=_name(self.who), other=_name(self.other), size=self.size, groups=_groups(self.who)
+        )
+        ends = f" for {self.lasts:.2f} s" if self.lasts else ""
+        return f"{self.at:6.2f} s: {words}{ends}"
+
+
+def _name(who: int) -> str:
+    return "the leader" if who == LEADER else f"member {who}"
+
+
+def _groups(mask: int) -> str:
+    return "the leader from the others" if mask == LEADER else f"the members by the bits of {mask:05b}"
+
+
+class Kind(NamedTuple):
+    """A kind of fault: how often it is drawn, compared with others, and how to draw one."""
+
+    weight: float
+    words: str
+    lasts: tuple[float, float] = (0.0, 0.0)
+    size: Callable[[random.Random], float] = lambda rng: 0.0
+
+
+def between(low: float, high: float) -> Callable[[random.Random], float]:
+    return lambda rng: low + (high - low) * rng.random()
+
+
+def one_of(*choices: float) -> Callable[[random.Random], float]:
+    return lambda rng: choices[int(rng.random() * len(choices))]
+
+
+KINDS: Mapping[str, Kind] = {
+    "crash": Kind(
+        4,
+        "cut the power of {who}, and {size:.0%} of its unsynced bytes survive",
+        (0.05, 6.0),
+        one_of(0, 0, 0.5, 1),
+    ),
+    "crash in a write": Kind(
+        2, "cut the power of {who} between two steps of a write", (0.05, 4.0), between(0, 3)
+    ),
+    "disk error": Kind(1, "the disk of {who} fails in a write", (0.05, 4.0), between(0, 4)),
+    "crash all": Kind(0.5, "cut the power of all", (0.05, 2.0), one_of(0, 0.5)),
+    "pause": Kind(2, "{who} gets no processor", (0.05, 4.0)),
+    "partition": Kind(4, "part {groups}", (0.2, 8.0)),
+    "cut": Kind(3, "lose all from {who} to {other}", (0.2, 8.0)),
+    "stall": Kind(2, "hold back all from {who} to {other}", (0.2, 4.0)),
+    "loss": Kind(1, "lose {size:.0%} of all messages", (0.2, 6.0), one_of(0.02, 0.1, 0.3)),
+    "latency": Kind(2, "messages take up to {size:.3f} s", (0.5, 6.0), one_of(0.001, 0.02, 0.06, 0.25)),
+    "slow disk": Kind(2, "each sync of {who} takes {size:.3f} s", (0.2, 5.0), one_of(0.01, 0.1, 0.7)),
+    "skew": Kind(1, "the clock of {who} runs at {size:.2f} of its speed", (2.0, 20.0), between(0.9, 1.1)),
+    "burst": Kind(4, "{size:.0f} puts at once, by way of {who}", size=one_of(5, 20, 60)),
+    "compact": Kind(3, "compact the log of {who}"),
+    "transfer": Kind(1, "hand leadership to {other}"),
+    "damage": Kind(0.5, "damage a chunk of a snapshot to {who}", (1.0, 10.0)),
+    "wipe": Kind(1, "lose the directory of {who}"),
+    "lose state": Kind(0.5, "lose the state of {who}, but not its log"),
+    "join": Kind(0.7, "add a replica"),
+    "remove": Kind(0.7, "remove {who}"),
+}
+
+
+def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) -> tuple[Fault, ...]:
+    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some close together."""
+    faults: list[Fault] = []
+    at = 0.5
+    while True:
+        at += 0.3 * rng.random() if rng.random() < 0.5 else 5.0 * rng.random()
+        if at >= seconds:
+            return tuple(faults)
+        name = _any_kind(rng, kinds)
+        kind = kinds[name]
+        low, high = kind.lasts
+        who = LEADER if rng.random() < 0.4 else _someone(rng)
+        lasts = low + (high - low) * rng.random() ** 2
+        size = kind.size(rng)
+        faults.append(Fault(round(at, 3), name, round(lasts, 3), who, _someone(rng), round(size, 3)))
+
+
+def _any_kind(rng: random.Random, kinds: Mapping[str, Kind]) -> str:
+    drawn = rng.random() * sum(kind.weight for kind in kinds.values())
+    for name, kind in kinds.items():
+        drawn -= kind.weight
+        if drawn < 0:
+            return name
+    return name  # a rounding error away
+
+
+def _someone(rng: random.Random) -> int:
+    return 1 + int(rng.random() * 31)

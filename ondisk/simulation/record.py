@@ -1,0 +1,40 @@
+"""What happened in a run, in words."""
+
+from __future__ import annotations
+
+from ondisk.messages import (
+    AppendEntries,
+    AppendReply,
+    Message,
+    Outcomes,
+    Propose,
+    RequestVote,
+    SnapshotAck,
+    SnapshotChunk,
+    Vote,
+)
+
+
+def describe(message: Message) -> str:
+    """A message in a few words. Nothing in it differs from run to run."""
+    match message:
+        case AppendEntries():
+            last = message.prev_index + len(message.entries)
+            place = f"{message.prev_index}/{message.prev_term}..{last}"
+            return f"append {place} commit {message.commit_index} t{message.term}"
+        case AppendReply():
+            return f"{'equal to' if message.success else 'try'} {message.index} t{message.term}"
+        case RequestVote():
+            name = "prevote" if message.pre else "vote"
+            return f"{name}? {message.last_index}/{message.last_term} t{message.term}"
+        case Vote():
+            return f"{'pre' if message.pre else ''}vote {'yes' if message.granted else 'no'} t{message.term}"
+        case SnapshotChunk():
+            return f"chunk {message.chunk.number} t{message.term}"
+        case SnapshotAck():
+            return f"chunks until {message.next}{' refused' if message.refused else ''}"
+        case Propose():
+            return f"propose {len(message.commands)}"
+        case Outcomes():
+            return "outcomes " + " ".join(outcome.verdict for outcome in message.outcomes)
+    return type(message).__name__

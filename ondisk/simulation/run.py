@@ -1,0 +1,166 @@
+"""Runs: one seed, many of them, and the smallest schedule of faults that still breaks something."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ondisk.linearizability import Operation
+from ondisk.simulation.faults import Fault
+from ondisk.simulation.group import SECONDS, Simulation
+from ondisk.simulation.invariants import Violation
+from ondisk.simulation.safeguards import replica_without
+from ondisk.simulation.stock import StockSimulation
+from ondisk.simulation.world import Happening, World
+
+
+class Setting(NamedTuple):
+    """What a run is like, apart from its seed.
+
+    ``replicas``: 0 means 3 for even seeds and 5 for odd ones. ``seconds``: of virtual time, while there are
+    faults. ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
+    """
+
+    replicas: int = 0
+    seconds: float = SECONDS
+    without: tuple[str, ...] = ()
+    stock: bool = False
+
+
+class Report(NamedTuple):
+    """What came of one run. ``seconds``: how long it was, in virtual time."""
+
+    seed: int
+    rule: str | None  # the one that was violated
+    violation: str | None  # in words
+    seconds: float
+    faults: tuple[Fault, ...]
+    record: tuple[Happening, ...]
+    history: tuple[Operation, ...]
+    counts: Mapping[str, int]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What replicas complain of is in the record."""
+    loggers = [logging.getLogger(name) for name in ("ondisk", "pysyncobj.syncobj")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _fast_directory() -> str | None:
+    """A RAM disk if there is one: syncs are for nothing here, a power cut takes away what was not synced."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def run(
+    seed: int,
+    setting: Setting = Setting(),  # noqa: B008  an immutable value
+    faults: Sequence[Fault] | None = None,
+    observe: Callable[[World], None] | None = None,
+) -> Report:
+    """One run. ``faults`` are drawn from the seed if not given; ``observe`` is called after each step."""
+    replicas = setting.replicas or (3 if seed % 2 == 0 else 5)
+    violation: Violation | None = None
+    with tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=_fast_directory()) as folder, _quiet():
+        simulation: Simulation | StockSimulation
+        if setting.stock:
+            simulation = StockSimulation(
+                seed,
+                Path(folder),
+                replicas=replicas,
+                seconds=setting.seconds,
+                schedule=faults,
+                observe=observe,
+            )
+        else:
+            simulation = Simulation(
+                seed,
+                Path(folder),
+                replicas=replicas,
+                seconds=setting.seconds,
+                schedule=faults,
+                replica_type=replica_without(setting.without),
+                observe=observe,
+            )
+        try:
+            simulation.run()
+        except Violation as found:
+            violation = found
+            simulation.note("violation", str(found))
+    history = () if isinstance(simulation, StockSimulation) else simulation.history.operations
+    return Report(
+        seed,
+        violation.rule if violation else None,
+        str(violation) if violation else None,
+        simulation.elapsed,
+        simulation.faults,
+        tuple(simulation.record),
+        history,
+        dict(simulation.counts),
+    )
+
+
+def _brief(seed: int, setting: Setting) -> Report:
+    """Without what nobody needs of a run that was as it should be."""
+    report = run(seed, setting)
+    return report if report.rule else report._replace(record=(), history=())
+
+
+def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[Report]:
+    """Many runs, in so many processes; the reports as they become known."""
+    if jobs == 1:
+        yield from (_brief(seed, setting) for seed in seeds)
+        return
+    # Not forked: RocksDB has threads.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(_brief, seed, setting) for seed in seeds]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def reduce(
+    report: Report,
+    setting: Setting,
+    *,
+    tries: int = 200,
+    progress: Callable[[int, int], object] = lambda tried, left: None,
+) -> Report:
+    """The run with the fewest faults, found in so many tries, that violates the same rule.
+
+    Delta debugging (Zeller and Hildebrandt, 2002): leave out halves, then quarters, and so on, as long as
+    the rest still does it. ``progress`` is told how many were tried, and how many faults are left.
+    """
+    best, parts, tried = report, 2, 0
+    while best.faults and tried < tries:
+        size = -(-len(best.faults) // parts)
+        for first in range(0, len(best.faults), size):
+            rest = best.faults[:first] + best.faults[first + size :]
+            tried += 1
+            found = run(report.seed, setting, rest)
+            progress(tried, len(best.faults))
+            if found.rule == report.rule:
+                best, parts = found, max(2, parts - 1)
+                break
+            if tried == tries:
+                return best
+        else:
+            if size == 1:
+                return best
+            parts = min(2 * parts, len(best.faults))
+    return best

@@ -1,0 +1,290 @@
+"""What each safeguard is good for: take one away, and see what goes wrong.
+
+Every class here removes one safeguard from Raft, the log, the transfer of snapshots or the replica, mostly
+by doing what stock PySyncObj does in that place. Nothing outside the simulator and its notebook uses them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pysyncobj.node import Node
+
+from ondisk.members import Members
+from ondisk.messages import AppendReply, RequestVote
+from ondisk.raft import Raft, Timing
+from ondisk.raftlog import LogEntry, RaftLog
+from ondisk.replica import Replica
+from ondisk.transfer import Transfers, _Receiving
+
+
+class Safeguard(NamedTuple):
+    """A safeguard that can be taken away.
+
+    ``without`` are the classes that lack it. ``found_by`` is ``chance`` if the simulator finds its absence,
+    else the directed test that does, with the reason why chance does not.
+    """
+
+    rule: str
+    without: tuple[type, ...]
+    found_by: str = "chance"
+
+
+# Raft
+
+
+class _CutsTheLogAlways(Raft):
+    def _cut_conflict(self, prev_index: int, entries: list[LogEntry]) -> list[LogEntry]:
+        if prev_index < self.log.last_index:
+            self.log.truncate_from(prev_index + 1)
+            self._use_members()
+        return entries
+
+
+class _CommitsWithoutAMatch(Raft):
+    def _conflict_hint(self, prev_index: int) -> int:
+        self._commit = max(self._commit, min(self._leader_commit or 0, self.log.last_index))
+        return super()._conflict_hint(prev_index)
+
+
+class _CommitsItsOwnTail(Raft):
+    def _proven_commit(self, commit_index: int, last: int) -> int:
+        return min(commit_index, self.log.last_index)
+
+
+class _BelievesOldReplies(Raft):
+    def _of_this_term(self, message: AppendReply) -> bool:
+        return True
+
+
+class _CountsVotesTwice(Raft):
+    def _has_voted(self, node: Node, granted: set[Node]) -> bool:
+        return False
+
+
+class _VotesForAnyLog(Raft):
+    def _on_request_vote(self, node: Node, message: RequestVote) -> None:
+        super()._on_request_vote(node, RequestVote(message.term, message.last_index, 1 << 60, message.pre))
+
+
+class _CommitsOlderTerms(Raft):
+    def _may_commit(self, index: int) -> bool:
+        return True
+
+
+class _BacksUpOneByOne(Raft):
+    def _conflict_hint(self, prev_index: int) -> int:
+        return prev_index
+
+
+class _ElectsAtOnce(Raft):
+    def _ask_before_election(self) -> None:
+        super()._ask_before_election()
+        self._ballot = (self._term + 1, True, set(self._others))
+        self._start_election_if_wanted()
+
+
+class _LeadsWithoutAMajority(Raft):
+    def _fallback_seconds(self, timing: Timing) -> float:
+        return 30.0
+
+
+class _LeavesTheDeposedAlone(Raft):
+    def _tell_deposed(self, node: Node) -> None:
+        pass
+
+
+class _ReadsUnconfirmed(Raft):
+    def confirmed_round(self) -> int:
+        return self.round
+
+
+class _TrustsItsFirstCommitIndex(Raft):
+    def knows_commit_index(self) -> bool:
+        return True
+
+
+class _ChangesMembersAtAnyTime(Raft):
+    def _may_change_members(self) -> bool:
+        return True
+
+
+class _VotesWithoutMemory(Raft):
+    def _must_abstain(self, message: RequestVote) -> bool:
+        return False
+
+
+class _AnswersWithoutMemory(Raft):
+    def _keeps_quiet(self) -> bool:
+        return False
+
+
+class _AppliesAcrossAGap(Raft):
+    def _lacks_state(self, applied_index: int) -> bool:
+        return False
+
+
+class _AppliesUnsynced(Raft):
+    def _sync_before_apply(self) -> None:
+        pass
+
+
+# The log
+
+
+class _NeverSyncs(RaftLog):
+    def _make_durable(self) -> None:
+        pass
+
+
+class _ForgetsItsVote(RaftLog):
+    def set_hard_state(self, term: int, voted_for: int | None) -> None:
+        self.term, self.voted_for = term, voted_for
+
+
+class _InstallsOverItsTail(RaftLog):
+    def install(self, index: int, term: int, members: Members) -> None:
+        self.installing = None
+        self._begin_after(index, term, members)
+
+
+# Snapshots
+
+
+class _AcknowledgesAFailedInstall(Transfers):
+    def _keep_old_state(self, receiving: _Receiving, error: Exception) -> None:
+        self._begin_anew(receiving)
+
+
+# The replica
+
+
+class _LeaderDoesNotSync(Replica):
+    def _flush(self) -> None:
+        log = self.log
+        assert log is not None
+        if self.raft.is_leader:
+            log.sync, sync = (lambda: None), log.sync  # type: ignore[method-assign]
+            try:
+                super()._flush()
+            finally:
+                log.sync = sync  # type: ignore[method-assign]
+        else:
+            super()._flush()
+
+
+class _ClearsItsLogAtRestart(Replica):
+    @staticmethod
+    def _finish_install(log: RaftLog, opened_index: int) -> None:
+        Replica._finish_install(log, opened_index)
+        term = log.term_at(opened_index)
+        if opened_index > log.base_index and term is not None:
+            log._begin_after(opened_index, term, log.members_at(opened_index))
+            log.sync()
+
+
+class _GoesOnAfterAnError(Replica):
+    def fail(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            super().fail(error)
+
+
+class _NumbersFromOne(Replica):
+    @staticmethod
+    def _first_request(rng: random.Random) -> int:
+        return 1
+
+
+class _LooksAtTimersFirst(Replica):
+    def _take_in(self) -> None:
+        self.raft.tick()
+        super()._take_in()
+
+
+class _CompactsUnsynced(Replica):
+    def _sync_machine(self) -> None:
+        self._synced_index = self.raft.applied_index
+
+
+def _in(file: str, test: str, why: str) -> str:
+    return f"tests/{file}::{test}, because {why}"
+
+
+SAFEGUARDS: Mapping[str, Safeguard] = {
+    "keep-matching-entries": Safeguard(
+        "The log is cut only where an entry contradicts it.", (_CutsTheLogAlways,)
+    ),
+    "match-before-commit": Safeguard(
+        "A message whose previous entry does not match commits nothing.", (_CommitsWithoutAMatch,)
+    ),
+    "commit-what-is-proven": Safeguard(
+        "A follower commits no further than the message has shown to be equal.", (_CommitsItsOwnTail,)
+    ),
+    "refuse-failed-install": Safeguard(
+        "A snapshot counts as installed only when the state is in place.", (_AcknowledgesAFailedInstall,)
+    ),
+    "terms-in-replies": Safeguard("Replies of another term count for nothing.", (_BelievesOldReplies,)),
+    "install-keeps-tail": Safeguard(
+        "What the log holds beyond a snapshot stays, if it belongs to it.", (_InstallsOverItsTail,)
+    ),
+    "restart-keeps-log": Safeguard(
+        "A restart takes nothing from the log, however new the state is.", (_ClearsItsLogAtRestart,)
+    ),
+    "one-vote-a-voter": Safeguard("A voter counts once in an election.", (_CountsVotesTwice,)),
+    "sync-the-log": Safeguard("The log is on the disk before anything is said.", (_NeverSyncs,)),
+    "remember-the-vote": Safeguard(
+        "Term and vote are on the disk before the vote is given.", (_ForgetsItsVote,)
+    ),
+    "leader-syncs-too": Safeguard(
+        "A leader counts itself for a majority only when its own log is durable.",
+        (_LeaderDoesNotSync, _AppliesUnsynced),
+    ),
+    "conflict-hint": Safeguard("A follower says where its log can agree.", (_BacksUpOneByOne,)),
+    "stop-on-error": Safeguard("A replica whose disk has failed stops.", (_GoesOnAfterAnError,)),
+    "fresh-request-numbers": Safeguard(
+        "Request numbers of two lives of a replica differ.", (_NumbersFromOne,)
+    ),
+    "messages-before-timers": Safeguard(
+        "Messages are taken in before timers are looked at.", (_LooksAtTimersFirst,)
+    ),
+    "pre-vote": Safeguard("An election begins only when a majority would take part.", (_ElectsAtOnce,)),
+    "check-quorum": Safeguard(
+        "A leader that a majority does not answer steps down.", (_LeadsWithoutAMajority,)
+    ),
+    "answer-old-terms": Safeguard("Who leads an old term is told so.", (_LeavesTheDeposedAlone,)),
+    "confirm-reads": Safeguard("A leader asks a majority before it answers a read.", (_ReadsUnconfirmed,)),
+    "own-term-first": Safeguard(
+        "A new leader answers reads, and changes members, only after an entry of its own term.",
+        (_TrustsItsFirstCommitIndex,),
+    ),
+    "wait-for-state": Safeguard("A state older than its log waits for a snapshot.", (_AppliesAcrossAGap,)),
+    "sync-before-compaction": Safeguard(
+        "The log forgets only what the state machine has made durable.", (_CompactsUnsynced,)
+    ),
+    "up-to-date-leader": Safeguard("Nobody votes for a log that is behind its own.", (_VotesForAnyLog,)),
+    "commit-own-term": Safeguard(
+        "What a majority holds of an older term is not committed by counting.", (_CommitsOlderTerms,)
+    ),
+    "one-change-at-a-time": Safeguard("Members change one at a time.", (_ChangesMembersAtAnyTime,)),
+    "abstain-without-memory": Safeguard(
+        "Who has lost its directory does not vote until it has caught up.", (_VotesWithoutMemory,)
+    ),
+    "quiet-without-memory": Safeguard(
+        "Who has lost its directory does not answer leaders for a while.", (_AnswersWithoutMemory,)
+    ),
+}
+
+
+def replica_without(names: Iterable[str]) -> type[Replica]:
+    """A ``Replica`` that lacks these safeguards. Raises ``KeyError`` for an unknown name."""
+    classes = [lacking for name in names for lacking in SAFEGUARDS[name].without]
+
+    def mixed(base: type) -> Any:
+        mixins = tuple(lacking for lacking in classes if issubclass(lacking, base))
+        return type(base.__name__, (*mixins, base), {}) if mixins else base
+
+    parts = {"raft_type": mixed(Raft), "log_type": mixed(RaftLog), "transfers_type": mixed(Transfers)}
+    weak: type[Replica] = type("Replica", (mixed(Replica),), parts)
+    return weak

@@ -1,0 +1,233 @@
+"""Virtual time: one thread, one clock that jumps from event to event, and machines that know no better.
+
+Everything that happens is an event in one queue, ordered by time and then by who asked first. Chance comes
+from generators that follow from the seed. So the same seed gives the same run, event for event, and a second
+in here costs as long as the work that is done in it (FoundationDB and TigerBeetle test themselves like this).
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ondisk.disk import Disk
+from ondisk.messages import Message
+from ondisk.network import MemoryNetwork
+
+_STEP_SECONDS = 0.0002  # processor time of a step
+BEGINNING = 1000.0  # the first moment, in seconds
+
+
+class PowerCut(BaseException):
+    """Ends the step in the middle of which the power failed."""
+
+
+class Happening(NamedTuple):
+    """One line of the record of a run. ``time`` in virtual seconds since the beginning."""
+
+    time: float
+    kind: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.time:10.6f} {self.kind:<10} {self.words}"
+
+
+class SkewedClock:
+    """A clock that does not run at the same speed as the others, and never backwards."""
+
+    def __init__(self, time: Callable[[], float], shows: float) -> None:
+        self._time = time
+        self._since = time()
+        self._shown = shows
+        self.rate = 1.0
+
+    def __call__(self) -> float:
+        """Its own seconds."""
+        return self._shown + (self._time() - self._since) * self.rate
+
+    def run_at(self, rate: float) -> None:
+        """From now on one second of the others is ``rate`` seconds here."""
+        self._shown, self._since = self(), self._time()
+        self.rate = rate
+
+
+class SimulatedDisk(Disk):
+    """A real disk whose syncs may take long, and whose power may fail between two steps of a write."""
+
+    def __init__(self, computer: Computer, rng: random.Random) -> None:
+        self.sync_seconds = 0.0
+        self.crash_in: int | None = None  # so many points from now the power fails
+        self.fail_in: int | None = None  # so many points from now there is an error
+        self.failed = False
+        self.surviving = 0.0  # the part of what was not synced that outlives a power cut
+        self._computer = computer
+        self._rng = rng
+        self._thread = threading.current_thread()
+
+    def sync(self, flush: Callable[[], None]) -> None:
+        flush()
+        if threading.current_thread() is self._thread:  # work in the background keeps nobody waiting
+            self._computer.be_busy(self.sync_seconds)
+
+    def survivors(self, unsynced: int) -> int:
+        return int(self.surviving * unsynced)
+
+    def reach(self, point: str) -> None:
+        if threading.current_thread() is not self._thread:
+            return
+        if self.fail_in is not None:
+            self.fail_in -= 1
+            if self.fail_in < 0:
+                self.fail_in = self.crash_in = None
+                self.failed = True
+                raise OSError(errno.EIO, "Input/output error", point)
+        if self.crash_in is not None:
+            self.crash_in -= 1
+            if self.crash_in < 0:
+                self.crash_in = None
+                self._computer.cut_power()
+                raise PowerCut(point)
+
+    def mend(self) -> None:
+        """Nothing is wrong with it any more."""
+        self.crash_in = self.fail_in = None
+        self.failed = False
+        self.sync_seconds = 0.0
+
+
+class Computer:
+    """Where one replica runs: a clock, a disk, a processor, and a power supply."""
+
+    def __init__(self, member: int, world: World) -> None:
+        self.member = member
+        self.world = world
+        self.clock = SkewedClock(lambda: world.now, BEGINNING + 100 * world.chance("clock", member).random())
+        self.disk = SimulatedDisk(self, world.chance("disk", member))
+        self.busy_until = 0.0
+        self.paused = False
+        self.lives = 0  # how often it was started
+        self.wake_at: float | None = None
+        self._turn = 0
+
+    def be_busy(self, seconds: float) -> None:
+        """Nothing else happens here for so long, and what is sent leaves only then."""
+        self.busy_until = max(self.busy_until, self.world.now) + seconds
+
+    def cut_power(self) -> None:
+        """What was not synced is lost."""
+        self.world.crash(self.member)
+
+    def wake(self, at: float) -> None:
+        """Take a step at this time, or earlier."""
+        at = max(at, self.busy_until)
+        if self.wake_at is not None and self.wake_at <= at:
+            return
+        self.wake_at = at
+        self._turn += 1
+        turn = self._turn
+        self.world.at(at, lambda: self._take_turn(turn))
+
+    def _take_turn(self, turn: int) -> None:
+        if turn != self._turn:
+            return  # an earlier one was asked for since
+        self.wake_at = None
+        if self.paused:
+            return
+        if self.busy_until > self.world.now:
+            self.wake(self.busy_until)
+            return
+        self.be_busy(_STEP_SECONDS)
+        self.world.step(self)
+
+
+class World:
+    """Computers on one network and in one time. What runs on them is up to the subclass."""
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.seed = seed
+        self.directory = directory
+        self.now = BEGINNING
+        self.network = MemoryNetwork(clock=lambda: self.now, fate=self._fate)
+        self.latency = 0.004  # the longest that a message takes, in seconds
+        self.loss = 0.0  # the part of messages that is lost
+        self.computers: dict[int, Computer] = {}
+        self.record: list[Happening] = []
+        self._links: dict[tuple[int, int], random.Random] = {}
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._asked = 0
+
+    def chance(self, *what: object) -> random.Random:
+        """A generator of its own for each thing, so that one has no influence on any other."""
+        return random.Random(f"{self.seed} {what}")
+
+    # What runs on the computers
+
+    def step(self, computer: Computer) -> None:
+        """Let the replica of this computer take one step."""
+        raise NotImplementedError
+
+    def crash(self, member: int) -> None:
+        """Cut the power of one computer."""
+        raise NotImplementedError
+
+    # Time
+
+    @property
+    def elapsed(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self.now - BEGINNING
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do something at this time."""
+        self._asked += 1
+        heapq.heappush(self._queue, (max(time, self.now), self._asked, action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in so many seconds."""
+        self.at(self.now + seconds, action)
+
+    def run_until(self, time: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Let everything happen up to this time, or until it is ``done``; say whether it was."""
+        while not done():
+            if not self._queue or self._queue[0][0] > time:
+                self.now = time
+                return done()
+            self.now, _, action = heapq.heappop(self._queue)
+            action()
+        return True
+
+    # The network
+
+    def _fate(self, sender: int, receiver: int, message: Message) -> float | None:
+        """How long a message takes, or ``None`` if it is lost. No link has an influence on another."""
+        link = self._links.get((sender, receiver))
+        if link is None:
+            link = self._links[sender, receiver] = self.chance("link", sender, receiver)
+        part, lost = link.random(), link.random() < self.loss
+        if lost:
+            return None
+        delay = self.latency * (0.1 + 0.9 * part) + max(0.0, self.computers[sender].busy_until - self.now)
+        self.computers[receiver].wake(self.now + delay)
+        return delay
+
+    def heal(self, *pairs: tuple[int, int]) -> None:
+        """End cuts and stalls of these links, of all if none is named."""
+        self.network.heal(*pairs)
+        self.wake_all()
+
+    def wake_all(self) -> None:
+        """Let everybody look around."""
+        for computer in self.computers.values():
+            computer.wake(self.now)
+
+    # The record
+
+    def note(self, kind: str, words: str) -> None:
+        """Write a line into the record."""
+        self.record.append(Happening(self.elapsed, kind, words))
