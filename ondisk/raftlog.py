@@ -338,8 +338,7 @@ class RaftLog:
             for entry in self._tail[self.synced_index - self.last_index :]:
                 batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
         if self._hard_state_changed:
-            hard_state = (self.term, self.voted_for, self.admitted)
-            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(hard_state))
+            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(self._hard_state()))
         if self._base_changed:
             self._store.put_meta(batch, _BASE, self.compaction_record())
         self._batches += 1
@@ -353,6 +352,9 @@ class RaftLog:
         self.syncs += 1
         self._witness.write(self._batches)
         self._trim_tail()
+
+    def _hard_state(self) -> tuple[int, int | None, bool]:
+        return self.term, self.voted_for, self.admitted
 
     def _make_durable(self) -> None:
         self._store.sync()

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from ondisk import Cluster
+from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
 from tests.virtual import World
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--without NAME``: take a safeguard from every replica in virtual time; some test must notice."""
+    parser.addoption("--without", choices=sorted(SAFEGUARDS))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the weaker replica in its place."""
+    if (name := config.getoption("--without")) is not None:
+        World.replica_type = replica_without([name])
 
 
 @pytest.fixture(autouse=True)

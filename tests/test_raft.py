@@ -177,6 +177,18 @@ def test_a_follower_commits_no_further_than_the_message_proved(world: World) -> 
     assert follower.raft.commit_index == commit
 
 
+def test_a_message_that_does_not_match_commits_nothing(world: World) -> None:
+    """What the follower has instead may be the tail of a deposed leader."""
+    leader = world.elect()
+    world.run(0.5)
+    follower = follower_of(world, leader)
+    term, commit = leader.raft.term, follower.raft.commit_index
+    follower.log.append([LogEntry(commit + n, term, b"\x00stale") for n in (1, 2, 3)])
+    with follower.raft.at(world.now):
+        follower.raft.receive(leader.id, AppendEntries(term + 1, commit + 3, term + 1, [], commit + 3, 0))
+    assert follower.raft.commit_index == commit
+
+
 def test_a_reply_from_another_term_counts_for_nothing(world: World) -> None:
     """Stock's replies carry no term: an old success raises the match index of a new leader."""
     leader = world.elect()

@@ -585,7 +585,7 @@ def test_a_snapshot_replaces_no_more_of_the_log_than_it_must(
     tmp_path: Path, index: int, term: int, kept: list[int], reopened: bool
 ) -> None:
     """Entries after it that fit were acknowledged, and a majority may rest on them (paper, figure 13)."""
-    log = RaftLog(tmp_path, members=(1, 2, 3))
+    log = World.replica_type.log_type(tmp_path, members=(1, 2, 3))
     log.append([LogEntry(number, 1, b"\x00x") for number in range(1, 11)])
     log.sync()
     log.compact(3)

@@ -21,15 +21,15 @@ from ondisk.transfer import Transfers, _Receiving
 
 
 class Safeguard(NamedTuple):
-    """A safeguard that can be taken away.
+    """A safeguard that can be taken away: what it says, and the classes that lack it.
 
-    ``without`` are the classes that lack it. ``found_by`` is ``chance`` if the simulator finds its absence,
-    else the directed test that does, with the reason why chance does not.
+    ``why_not``: why chance does not show its absence, if it does not. ``tests/test_safeguards.py`` has for each
+    a test that fails without it, and for the others a seed.
     """
 
     rule: str
     without: tuple[type, ...]
-    found_by: str = "chance"
+    why_not: str = ""
 
 
 # Raft
@@ -140,8 +140,8 @@ class _NeverSyncs(RaftLog):
 
 
 class _ForgetsItsVote(RaftLog):
-    def set_hard_state(self, term: int, voted_for: int | None) -> None:
-        self.term, self.voted_for = term, voted_for
+    def _hard_state(self) -> tuple[int, int | None, bool]:
+        return self.term, None, self.admitted
 
 
 class _InstallsOverItsTail(RaftLog):
@@ -208,71 +208,117 @@ class _CompactsUnsynced(Replica):
         self._synced_index = self.raft.applied_index
 
 
-def _in(file: str, test: str, why: str) -> str:
-    return f"tests/{file}::{test}, because {why}"
-
-
 SAFEGUARDS: Mapping[str, Safeguard] = {
     "keep-matching-entries": Safeguard(
-        "The log is cut only where an entry contradicts it.", (_CutsTheLogAlways,)
+        "The log is cut only where an entry contradicts it.",
+        (_CutsTheLogAlways,),
     ),
     "match-before-commit": Safeguard(
-        "A message whose previous entry does not match commits nothing.", (_CommitsWithoutAMatch,)
+        "A message whose previous entry does not match commits nothing.",
+        (_CommitsWithoutAMatch,),
     ),
     "commit-what-is-proven": Safeguard(
-        "A follower commits no further than the message has shown to be equal.", (_CommitsItsOwnTail,)
+        "A follower commits no further than the message has shown to be equal.",
+        (_CommitsItsOwnTail,),
     ),
     "refuse-failed-install": Safeguard(
-        "A snapshot counts as installed only when the state is in place.", (_AcknowledgesAFailedInstall,)
+        "A snapshot counts as installed only when the state is in place.",
+        (_AcknowledgesAFailedInstall,),
     ),
-    "terms-in-replies": Safeguard("Replies of another term count for nothing.", (_BelievesOldReplies,)),
+    "terms-in-replies": Safeguard(
+        "Replies of another term count for nothing.",
+        (_BelievesOldReplies,),
+    ),
     "install-keeps-tail": Safeguard(
-        "What the log holds beyond a snapshot stays, if it belongs to it.", (_InstallsOverItsTail,)
+        "What the log holds beyond a snapshot stays, if it belongs to it.",
+        (_InstallsOverItsTail,),
     ),
     "restart-keeps-log": Safeguard(
-        "A restart takes nothing from the log, however new the state is.", (_ClearsItsLogAtRestart,)
+        "A restart takes nothing from the log, however new the state is.",
+        (_ClearsItsLogAtRestart,),
     ),
-    "one-vote-a-voter": Safeguard("A voter counts once in an election.", (_CountsVotesTwice,)),
-    "sync-the-log": Safeguard("The log is on the disk before anything is said.", (_NeverSyncs,)),
+    "one-vote-a-voter": Safeguard(
+        "A voter counts once in an election.",
+        (_CountsVotesTwice,),
+    ),
+    "sync-the-log": Safeguard(
+        "The log is on the disk before anything is said.",
+        (_NeverSyncs,),
+    ),
     "remember-the-vote": Safeguard(
-        "Term and vote are on the disk before the vote is given.", (_ForgetsItsVote,)
+        "Term and vote are on the disk before the vote is given.",
+        (_ForgetsItsVote,),
     ),
     "leader-syncs-too": Safeguard(
         "A leader counts itself for a majority only when its own log is durable.",
-        (_LeaderDoesNotSync, _AppliesUnsynced),
+        (
+            _LeaderDoesNotSync,
+            _AppliesUnsynced,
+        ),
     ),
-    "conflict-hint": Safeguard("A follower says where its log can agree.", (_BacksUpOneByOne,)),
-    "stop-on-error": Safeguard("A replica whose disk has failed stops.", (_GoesOnAfterAnError,)),
+    "conflict-hint": Safeguard(
+        "A follower says where its log can agree.",
+        (_BacksUpOneByOne,),
+    ),
+    "stop-on-error": Safeguard(
+        "A replica whose disk has failed stops.",
+        (_GoesOnAfterAnError,),
+    ),
     "fresh-request-numbers": Safeguard(
-        "Request numbers of two lives of a replica differ.", (_NumbersFromOne,)
+        "Request numbers of two lives of a replica differ.",
+        (_NumbersFromOne,),
     ),
     "messages-before-timers": Safeguard(
-        "Messages are taken in before timers are looked at.", (_LooksAtTimersFirst,)
+        "Messages are taken in before timers are looked at.",
+        (_LooksAtTimersFirst,),
     ),
-    "pre-vote": Safeguard("An election begins only when a majority would take part.", (_ElectsAtOnce,)),
+    "pre-vote": Safeguard(
+        "An election begins only when a majority would take part.",
+        (_ElectsAtOnce,),
+    ),
     "check-quorum": Safeguard(
-        "A leader that a majority does not answer steps down.", (_LeadsWithoutAMajority,)
+        "A leader that a majority does not answer steps down.",
+        (_LeadsWithoutAMajority,),
     ),
-    "answer-old-terms": Safeguard("Who leads an old term is told so.", (_LeavesTheDeposedAlone,)),
-    "confirm-reads": Safeguard("A leader asks a majority before it answers a read.", (_ReadsUnconfirmed,)),
+    "answer-old-terms": Safeguard(
+        "Who leads an old term is told so.",
+        (_LeavesTheDeposedAlone,),
+    ),
+    "confirm-reads": Safeguard(
+        "A leader asks a majority before it answers a read.",
+        (_ReadsUnconfirmed,),
+    ),
     "own-term-first": Safeguard(
         "A new leader answers reads, and changes members, only after an entry of its own term.",
         (_TrustsItsFirstCommitIndex,),
     ),
-    "wait-for-state": Safeguard("A state older than its log waits for a snapshot.", (_AppliesAcrossAGap,)),
+    "wait-for-state": Safeguard(
+        "A state older than its log waits for a snapshot.",
+        (_AppliesAcrossAGap,),
+    ),
     "sync-before-compaction": Safeguard(
-        "The log forgets only what the state machine has made durable.", (_CompactsUnsynced,)
+        "The log forgets only what the state machine has made durable.",
+        (_CompactsUnsynced,),
     ),
-    "up-to-date-leader": Safeguard("Nobody votes for a log that is behind its own.", (_VotesForAnyLog,)),
+    "up-to-date-leader": Safeguard(
+        "Nobody votes for a log that is behind its own.",
+        (_VotesForAnyLog,),
+    ),
     "commit-own-term": Safeguard(
-        "What a majority holds of an older term is not committed by counting.", (_CommitsOlderTerms,)
+        "What a majority holds of an older term is not committed by counting.",
+        (_CommitsOlderTerms,),
     ),
-    "one-change-at-a-time": Safeguard("Members change one at a time.", (_ChangesMembersAtAnyTime,)),
+    "one-change-at-a-time": Safeguard(
+        "Members change one at a time.",
+        (_ChangesMembersAtAnyTime,),
+    ),
     "abstain-without-memory": Safeguard(
-        "Who has lost its directory does not vote until it has caught up.", (_VotesWithoutMemory,)
+        "Who has lost its directory does not vote until it has caught up.",
+        (_VotesWithoutMemory,),
     ),
     "quiet-without-memory": Safeguard(
-        "Who has lost its directory does not answer leaders for a while.", (_AnswersWithoutMemory,)
+        "Who has lost its directory does not answer leaders for a while.",
+        (_AnswersWithoutMemory,),
     ),
 }
 
