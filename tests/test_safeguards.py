@@ -1,4 +1,4 @@
-"""Every safeguard is good for something: some test fails without it, and the simulator finds it or says why not."""
+"""Every safeguard is good for something: a test fails without it, and mostly chance shows it too."""
 
 from __future__ import annotations
 
@@ -11,34 +11,41 @@ import pytest
 from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import SAFEGUARDS
 
+RAFT, MEMBERS, TRANSFER = "test_raft.py::", "test_members.py::", "test_transfer.py::"
+
+# The test that fails without it.
 TESTS = {
-    "keep-matching-entries": "test_raft.py::test_messages_that_repeat_known_entries_never_truncate_the_log",
-    "match-before-commit": "test_raft.py::test_a_message_that_does_not_match_commits_nothing",
-    "commit-what-is-proven": "test_raft.py::test_a_follower_commits_no_further_than_the_message_proved",
-    "refuse-failed-install": "test_transfer.py::test_the_stream_of_a_deposed_leader_ends_and_the_receiver_keeps_its_old_state",
-    "terms-in-replies": "test_raft.py::test_a_reply_from_another_term_counts_for_nothing",
-    "install-keeps-tail": "test_transfer.py::test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
-    "restart-keeps-log": "test_transfer.py::test_a_power_cut_at_any_point_of_a_compaction_loses_nothing",
-    "one-vote-a-voter": "test_raft.py::test_one_voter_cannot_elect_a_leader_by_voting_twice",
-    "sync-the-log": "test_raft.py::test_a_vote_survives_a_power_cut_after_it_was_given",
-    "remember-the-vote": "test_raft.py::test_a_vote_survives_a_power_cut_after_it_was_given",
-    "leader-syncs-too": "test_raft.py::test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
-    "conflict-hint": "test_raft.py::test_a_follower_that_missed_thousands_of_entries_is_found_in_a_few_round_trips",
-    "stop-on-error": "test_raft.py::test_an_exception_in_the_state_machine_stops_that_replica_alone",
-    "fresh-request-numbers": "test_raft.py::test_an_answer_to_an_earlier_life_is_not_taken_for_a_new_request",
-    "messages-before-timers": "test_raft.py::test_a_stall_longer_than_the_election_timeout_starts_no_election",
-    "pre-vote": "test_raft.py::test_a_replica_that_was_cut_off_deposes_nobody_when_it_comes_back",
-    "check-quorum": "test_raft.py::test_a_leader_without_a_majority_steps_down_within_an_election_timeout",
-    "answer-old-terms": "test_raft.py::test_a_deposed_leader_learns_its_fate_from_the_answer",
-    "confirm-reads": "test_members.py::test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read",
-    "own-term-first": "test_members.py::test_a_new_leader_changes_no_members_before_it_has_committed_an_entry_of_its_own",
-    "wait-for-state": "test_transfer.py::test_a_lost_state_is_reported_and_fetched_from_the_leader",
-    "sync-before-compaction": "test_members.py::test_a_removal_survives_compaction_and_restart",
-    "up-to-date-leader": "test_raft.py::test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends",
-    "commit-own-term": "test_raft.py::test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas",
-    "one-change-at-a-time": "test_members.py::test_a_second_change_waits_until_the_first_is_committed",
-    "abstain-without-memory": "test_members.py::test_a_wiped_replica_does_not_vote_before_it_has_caught_up",
-    "quiet-without-memory": "test_members.py::test_a_wiped_replica_does_not_acknowledge_to_a_leader_that_it_has_helped_to_depose",
+    "keep-matching-entries": RAFT + "test_messages_that_repeat_known_entries_never_truncate_the_log",
+    "match-before-commit": RAFT + "test_a_message_that_does_not_match_commits_nothing",
+    "commit-what-is-proven": RAFT + "test_a_follower_commits_no_further_than_the_message_proved",
+    "refuse-failed-install": TRANSFER
+    + "test_the_stream_of_a_deposed_leader_ends_and_the_receiver_keeps_its_old_state",
+    "terms-in-replies": RAFT + "test_a_reply_from_another_term_counts_for_nothing",
+    "install-keeps-tail": TRANSFER + "test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
+    "restart-keeps-log": TRANSFER + "test_a_power_cut_at_any_point_of_a_compaction_loses_nothing",
+    "one-vote-a-voter": RAFT + "test_one_voter_cannot_elect_a_leader_by_voting_twice",
+    "sync-the-log": RAFT + "test_a_vote_survives_a_power_cut_after_it_was_given",
+    "remember-the-vote": RAFT + "test_a_vote_survives_a_power_cut_after_it_was_given",
+    "leader-syncs-too": RAFT
+    + "test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
+    "conflict-hint": RAFT + "test_a_follower_that_missed_thousands_of_entries_is_found_in_a_few_round_trips",
+    "stop-on-error": RAFT + "test_an_exception_in_the_state_machine_stops_that_replica_alone",
+    "fresh-request-numbers": RAFT + "test_an_answer_to_an_earlier_life_is_not_taken_for_a_new_request",
+    "messages-before-timers": RAFT + "test_a_stall_longer_than_the_election_timeout_starts_no_election",
+    "pre-vote": RAFT + "test_a_replica_that_was_cut_off_deposes_nobody_when_it_comes_back",
+    "check-quorum": RAFT + "test_a_leader_without_a_majority_steps_down_within_an_election_timeout",
+    "answer-old-terms": RAFT + "test_a_deposed_leader_learns_its_fate_from_the_answer",
+    "confirm-reads": MEMBERS + "test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read",
+    "own-term-first": MEMBERS
+    + "test_a_new_leader_changes_no_members_before_it_has_committed_an_entry_of_its_own",
+    "wait-for-state": TRANSFER + "test_a_lost_state_is_reported_and_fetched_from_the_leader",
+    "sync-before-compaction": MEMBERS + "test_a_removal_survives_compaction_and_restart",
+    "up-to-date-leader": RAFT + "test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends",
+    "commit-own-term": RAFT + "test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas",
+    "one-change-at-a-time": MEMBERS + "test_a_second_change_waits_until_the_first_is_committed",
+    "abstain-without-memory": MEMBERS + "test_a_wiped_replica_does_not_vote_before_it_has_caught_up",
+    "quiet-without-memory": MEMBERS
+    + "test_a_wiped_replica_does_not_acknowledge_to_a_leader_that_it_has_helped_to_depose",
 }
 # Where the simulator finds out, and how many seeds it may try if the code has changed since.
 SEEDS = {

@@ -110,6 +110,10 @@ class Simulation(World):
                 client.stop()
             self.run_until(self.now + 5.0)
             self._conclude()
+        except Violation:
+            if self._observe is not None:
+                self._observe(self)  # what it looks like when it is found
+            raise
         finally:
             self.close()
 

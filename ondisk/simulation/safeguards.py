@@ -23,8 +23,8 @@ from ondisk.transfer import Transfers, _Receiving
 class Safeguard(NamedTuple):
     """A safeguard that can be taken away: what it says, and the classes that lack it.
 
-    ``why_not``: why chance does not show its absence, if it does not. ``tests/test_safeguards.py`` has for each
-    a test that fails without it, and for the others a seed.
+    ``why_not``: why chance does not show its absence, if it does not. ``tests/test_safeguards.py`` has a test
+    for each that fails without it, and a seed for those that chance shows.
     """
 
     rule: str

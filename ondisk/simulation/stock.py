@@ -25,16 +25,14 @@ from ondisk.simulation.faults import LEADER, Fault, draw, one_of
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.world import BEGINNING, Computer, World
 
-KINDS = {name: faults.KINDS[name] for name in ("crash", "crash all", "pause", "partition", "stall")}
-KINDS["latency"] = faults.KINDS["latency"]._replace(
-    weight=4, lasts=(2.0, 20.0), size=one_of(0.06, 0.12, 0.25)
-)
+KINDS = {name: faults.KINDS[name] for name in ("crash", "pause", "partition", "stall")}
+KINDS["crash"] = KINDS["crash"]._replace(size=one_of(1.0))  # it is the process that ends
 KINDS["burst"] = faults.KINDS["burst"]._replace(weight=8, size=one_of(100, 300))
 _TICK = 0.05  # seconds: PySyncObj's own default
 _PUT_EVERY = 0.1  # seconds
 _CALM_SECONDS = 60.0
 _VALUE = "v" * 1000  # some dozens fill a message
-_LATENCY = 0.004
+_LATENCY = 0.06  # seconds, the longest: as between cities
 
 
 class _Number(Node):
@@ -86,6 +84,17 @@ class StockReplica(SyncObj):
         self.data[key] = value
 
 
+def describe(message: Any) -> str:
+    """A message of PySyncObj in a few words."""
+    words = str(message.get("type", "?"))
+    if words == "append_entries":
+        entries = message.get("entries") or []
+        return f"append {len(entries)} after {message.get('prevLogIdx')}, commit {message['commit_index']}"
+    if words == "next_node_idx":
+        return f"next {message['next_node_idx']}, {'success' if message['success'] else 'failure'}"
+    return words
+
+
 class StockSimulation(World):
     """One run of stock PySyncObj. Raises ``Violation`` if an acknowledged write is lost."""
 
@@ -128,6 +137,10 @@ class StockSimulation(World):
             self._keep_putting(self.chance("client"))
             self.run_until(BEGINNING + self.seconds)
             self._conclude()
+        except Violation:
+            if self._observe is not None:
+                self._observe(self)  # what it looks like when it is found
+            raise
         finally:
             self.close()
             random.setstate(before)
@@ -181,16 +194,7 @@ class StockSimulation(World):
             self._observe(self)
 
     def _on_event(self, event: Event) -> None:
-        message: Any = event.message
-        words = message.get("type", "?")
-        if words == "append_entries":
-            entries = message.get("entries") or []
-            words = (
-                f"append {len(entries)} after {message.get('prevLogIdx')}, commit {message['commit_index']}"
-            )
-        elif words == "next_node_idx":
-            words = f"next {message['next_node_idx']}, {'success' if message['success'] else 'failure'}"
-        self.note(event.kind, f"{event.sender} -> {event.receiver} {words}")
+        self.note(event.kind, f"{event.sender} -> {event.receiver} {describe(event.message)}")
 
     # Requests
 
