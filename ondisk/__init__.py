@@ -5,6 +5,7 @@ Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machi
 
 from importlib.metadata import version
 
+from ondisk.client import Session
 from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
@@ -17,9 +18,11 @@ from ondisk.errors import (
     OutcomeUnknown,
     Rejected,
     ReplicaStopped,
+    SessionExpired,
     SnapshotStopped,
     StorageError,
     Timeout,
+    Unfinished,
 )
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
@@ -52,11 +55,14 @@ __all__ = [
     "ReplicaStatus",
     "ReplicaStopped",
     "Result",
+    "Session",
+    "SessionExpired",
     "SnapshotReader",
     "SnapshotStopped",
     "SnapshotView",
     "SnapshotWriter",
     "StorageError",
     "Timeout",
+    "Unfinished",
     "import_snapshot",
 ]

@@ -3,20 +3,41 @@
 Every call has a deadline, ``timeout`` in seconds. Errors say whether a write may have happened: see
 ``errors.py``. A ``Result`` that carries an error is raised as ``Rejected`` by the key-value calls, and
 returned as it is by ``propose``.
+
+A write through a ``Session`` is applied once, however often it had to be sent: see ``sessions.py``.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from ondisk import diskkv
+from ondisk import diskkv, sessions
 from ondisk.diskkv import Text
-from ondisk.errors import NoLeader, Rejected, Timeout
+from ondisk.errors import (
+    CommandTooLarge,
+    InvalidCommand,
+    NoLeader,
+    NotDone,
+    OndiskError,
+    OutcomeUnknown,
+    Rejected,
+    SessionExpiredNotDone,
+    SessionExpiredUnknown,
+    Timeout,
+    Unfinished,
+)
 from ondisk.statemachine import Result
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
+
+_FIRST_ATTEMPT = 1.0  # seconds that a session waits before it sends again; then twice as long, and so on
+_PAUSE = 0.02  # seconds between two attempts, for the first may have failed at once
 
 _T = TypeVar("_T")
 
@@ -35,7 +56,74 @@ def wait_for(future: Future[_T], timeout: float) -> _T:
         ) from None
 
 
-class Client(ABC):
+def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = False) -> tuple[Result, bool]:
+    """``ask`` again and again until there is an answer: for requests that may be repeated.
+
+    It is told how many seconds it has, and ``deadline`` is a time of ``time.monotonic``. Returns the answer,
+    and whether some earlier attempt had an unknown outcome (``unknown``: it is so from the start). Raises
+    ``OutcomeUnknown`` if one had, and otherwise what the last attempt raised: then none has had any effect.
+    """
+    seconds = _FIRST_ATTEMPT
+    while True:
+        try:
+            return ask(min(seconds, max(0.0, deadline - time.monotonic()))), unknown
+        except OutcomeUnknown:
+            unknown = True
+        except OndiskError as error:
+            hopeless = isinstance(error, CommandTooLarge | InvalidCommand) or not isinstance(error, NotDone)
+            if not unknown and (hopeless or time.monotonic() >= deadline):
+                raise
+            if hopeless:
+                raise OutcomeUnknown(f"{error}. An earlier attempt may have been applied") from error
+        if time.monotonic() >= deadline:
+            raise Timeout("proposed, but not known to be applied before the deadline")
+        time.sleep(_PAUSE)
+        seconds *= 2
+
+
+class Writes(ABC):
+    """The commands of ``DiskKV``, for whoever can ``propose``."""
+
+    @abstractmethod
+    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Replicate a command and wait until it is applied."""
+
+    def put(
+        self, key: Text, value: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Result:
+        """Set a key. Returns when the write is durable on a majority and applied."""
+        return self._command(diskkv.put(key, value), via, timeout)
+
+    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Remove a key. ``Result.value`` says whether it was there."""
+        return self._command(diskkv.delete(key), via, timeout)
+
+    def incr(
+        self, key: Text, by: int = 1, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Result:
+        """Add to a number (a missing key counts as 0). ``Result.value`` is the new number."""
+        return self._command(diskkv.incr(key, by), via, timeout)
+
+    def compare_and_set(
+        self,
+        key: Text,
+        expected: Text | None,
+        value: Text,
+        *,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Result:
+        """Set a key if it holds ``expected`` (``None``: if it is missing). ``Result.value`` says whether."""
+        return self._command(diskkv.compare_and_set(key, expected, value), via, timeout)
+
+    def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
+        result = self.propose(command, via=via, timeout=timeout)
+        if result.error is not None:
+            raise Rejected(result.error)
+        return result
+
+
+class Client(Writes):
     """Proposals and reads for any state machine, and the commands of ``DiskKV``."""
 
     # Any state machine
@@ -69,6 +157,25 @@ class Client(ABC):
         """
         return wait_for(self.propose_async(command, via=via, timeout=timeout), timeout)
 
+    def session(self, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Session:
+        """Open a session: what is written through it is applied once, however often it had to be sent.
+
+        Costs one write. Raises ``ConfigurationError`` if the state machine offers no sessions, and otherwise
+        what ``propose`` raises: a session that nobody uses does no harm.
+        """
+
+        def register(seconds: float) -> Result:
+            self._check_sessions(via)
+            return self.propose(sessions.register(), via=via, timeout=seconds)
+
+        result, _ = insist(register, time.monotonic() + timeout)
+        if not isinstance(result.value, int):
+            raise Rejected(f"no session was opened: {result.error}")
+        return Session(self, result.value)
+
+    def _check_sessions(self, via: int | None) -> None:
+        """Raise ``ConfigurationError`` if it can be told that the state machine offers no sessions."""
+
     # The group
 
     @abstractmethod
@@ -89,39 +196,11 @@ class Client(ABC):
 
     # DiskKV
 
-    def put(
-        self, key: Text, value: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
-        """Set a key. Returns when the write is durable on a majority and applied."""
-        return self._command(diskkv.put(key, value), via, timeout)
-
     def put_async(
         self, key: Text, value: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Set a key without waiting; have as many under way as you like."""
         return self.propose_async(diskkv.put(key, value), via=via, timeout=timeout)
-
-    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
-        """Remove a key. ``Result.value`` says whether it was there."""
-        return self._command(diskkv.delete(key), via, timeout)
-
-    def incr(
-        self, key: Text, by: int = 1, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
-        """Add to a number (a missing key counts as 0). ``Result.value`` is the new number."""
-        return self._command(diskkv.incr(key, by), via, timeout)
-
-    def compare_and_set(
-        self,
-        key: Text,
-        expected: Text | None,
-        value: Text,
-        *,
-        via: int | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> Result:
-        """Set a key if it holds ``expected`` (``None``: if it is missing). ``Result.value`` says whether."""
-        return self._command(diskkv.compare_and_set(key, expected, value), via, timeout)
 
     def get(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""
@@ -147,8 +226,95 @@ class Client(ABC):
         pairs: list[tuple[bytes, bytes]] = self.read(query, via=via, timeout=timeout)
         return pairs
 
-    def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
-        result = self.propose(command, via=via, timeout=timeout)
-        if result.error is not None:
-            raise Rejected(result.error)
+
+class Session(Writes):
+    """Writes that are applied once each: what was sent again because nobody heard its outcome is recognized.
+
+    A context manager. Used by one caller at a time (a second one waits); they are cheap, so have many. The
+    group remembers the 4096 that were used last.
+
+    Each call sends its command until the outcome is known, or ``timeout`` has passed; ``via`` names the only
+    replica to ask, otherwise it is any that runs. If ``OutcomeUnknown`` is raised, the session remembers the
+    command: ``resume`` finishes it, and until then others are refused with ``Unfinished``. (Doing the old one
+    first, silently, would count an ``incr`` twice for everybody who answers the error by another ``incr``.)
+    """
+
+    def __init__(self, client: Client, session_id: int) -> None:
+        """Made by ``Client.session``."""
+        self.id = session_id
+        self._client = client
+        self._turn = threading.Lock()
+        self._sequence = 0
+        self._unfinished: bytes | None = None  # the last envelope, if its outcome is unknown
+        self._closed = False
+
+    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Apply a command once, and return its result: a small one, see ``sessions.py``.
+
+        Raises ``NotDone`` (it had no effect), ``OutcomeUnknown`` (call ``resume``), or ``SessionExpired``.
+        """
+        with self._my_turn(timeout) as deadline:
+            if self._closed:
+                raise SessionExpiredNotDone("the session is closed")
+            if self._unfinished is not None:
+                raise Unfinished("the outcome of the command before is unknown: resume() it first")
+            self._sequence += 1  # not used again, whatever happens
+            return self._finish(sessions.once(self.id, self._sequence, command), via, deadline)
+
+    def resume(self, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Finish the command whose outcome is unknown, and return its result as ``propose`` does.
+
+        Raises ``OutcomeUnknown`` again, ``SessionExpired``, or ``Rejected`` if there is no such command.
+        """
+        with self._my_turn(timeout) as deadline:
+            if self._unfinished is None:
+                raise Rejected("no command of this session is unfinished")
+            if self._closed:
+                raise SessionExpiredUnknown("the session was closed before the outcome was known")
+            return self._finish(self._unfinished, via, deadline)
+
+    def close(self, *, timeout: float = 1.0) -> None:
+        """Let the group forget the session. A second call does nothing.
+
+        If that cannot be done within ``timeout`` it is left open: newer ones will push it out.
+        """
+        with self._my_turn(DEFAULT_TIMEOUT):
+            if not self._closed:
+                self._closed = True
+                with suppress(OndiskError):
+                    wait_for(self._client.propose_async(sessions.close(self.id), timeout=timeout), timeout)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _my_turn(self, timeout: float) -> Iterator[float]:
+        """Wait until no other call is under way; ``with`` is told the deadline."""
+        deadline = time.monotonic() + timeout
+        if not self._turn.acquire(timeout=max(0.0, timeout)):
+            raise Unfinished("another call of this session is under way")
+        try:
+            yield deadline
+        finally:
+            self._turn.release()
+
+    def _finish(self, envelope: bytes, via: int | None, deadline: float) -> Result:
+        again, self._unfinished = self._unfinished is not None, envelope  # a Ctrl-C leaves it unfinished, too
+        try:
+            result, unknown = insist(
+                lambda seconds: self._client.propose(envelope, via=via, timeout=seconds),
+                deadline,
+                unknown=again,
+            )
+        except OutcomeUnknown as error:
+            raise type(error)(f"{error}. The session remembers it: resume() finishes it") from error
+        except OndiskError:
+            self._unfinished = None
+            raise
+        self._unfinished = None
+        if result.error in (sessions.UNKNOWN_SESSION, sessions.OUTDATED):
+            raise SessionExpiredUnknown(result.error) if unknown else SessionExpiredNotDone(result.error)
         return result

@@ -250,6 +250,9 @@ class Cluster(Client):
         """What one replica's own state says: the leader's, unless ``via`` names another."""
         return self._choose(via).stale_read(query)
 
+    def _check_sessions(self, via: int | None) -> None:
+        self._choose(via)._check_sessions(None)
+
     def _while_not_done(self, via: int | None, timeout: float, request: Callable[[Node, float], _T]) -> _T:
         deadline = time.monotonic() + timeout
         while True:

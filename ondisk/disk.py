@@ -313,7 +313,7 @@ class Store:
             try:
                 yield walk
             finally:
-                walk.close()  # type: ignore[attr-defined]
+                walk.close()
 
     def batch(self) -> WriteBatch:
         """A new, empty batch: whatever is put in becomes visible and durable together."""

@@ -4,7 +4,8 @@ The whole trick is at the end of ``update``: one ``WriteBatch`` carries the new 
 the last entry. RocksDB stores a batch entirely or not at all, so after any crash the index says exactly
 which commands the data holds.
 
-The index lives in a column family of its own, because a user may well have a key of the same name.
+The index lives in a column family of its own, because a user may well have a key of the same name. So do the
+records of client sessions (``sessions.py``), which the same batch stores.
 
 A snapshot is the database itself. A view is a second one with hard links to the same tables, which never
 change once they are written; saving it copies its files into a stream (``filestream.py``). Recovering builds
@@ -17,8 +18,9 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -26,6 +28,7 @@ from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, InvalidCommand, StorageError, StoreClosed
 from ondisk.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
+from ondisk.sessions import MAGIC, Batch, Sessions, is_envelope
 from ondisk.statemachine import (
     Entry,
     OnDiskStateMachine,
@@ -54,6 +57,7 @@ POINTS = (
 
 _DONE = Result()
 _APPLIED_INDEX = b"applied_index"
+_SESSION = b"session/"  # and 8 bytes: which one
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,19}")
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -201,6 +205,8 @@ class DiskKVView:
 class DiskKV(OnDiskStateMachine):
     """The key-value state machine. Commands and queries are made by the functions of this module."""
 
+    offers_sessions: ClassVar[bool] = True
+
     def __init__(
         self, path: Path | str, *, sync_every_update: bool = False, disk: Disk | None = None
     ) -> None:
@@ -216,6 +222,7 @@ class DiskKV(OnDiskStateMachine):
         self._generations = Generations(self._path, self._disk)
         self._store: Store | None = None
         self._applied = 0
+        self._sessions = Sessions()
         self._views: set[DiskKVView] = set()
 
     @property
@@ -229,6 +236,7 @@ class DiskKV(OnDiskStateMachine):
         store = self._generations.open()
         try:
             self._applied = _applied_index(store)
+            self._sessions = _stored_sessions(store)
         except BaseException:
             store.close()
             self._generations.close()
@@ -239,12 +247,18 @@ class DiskKV(OnDiskStateMachine):
     def update(self, entries: Sequence[Entry]) -> list[Result]:
         """Apply entries as one atomic batch, together with the index of the last one."""
         changes: dict[bytes, bytes | None] = {}  # later commands of the batch must see earlier ones
+        sessions: Batch | None = None  # and so must later envelopes
         results = []
         applied = self._applied
         for entry in entries:
             if entry.index <= applied:
                 raise StorageError(f"entry {entry.index} was handed over after entry {applied}")
-            results.append(self._apply(entry.command, changes))
+            # The comparison alone would do for commands made here, which all begin lower, and costs nothing.
+            if entry.command >= MAGIC and is_envelope(entry.command):
+                sessions = sessions or self._sessions.batch()
+                results.append(sessions.answer(entry, partial(self._apply, changes=changes)))
+            else:
+                results.append(self._apply(entry.command, changes))
             applied = entry.index
         store = self._open_store
         batch = store.batch()
@@ -253,9 +267,14 @@ class DiskKV(OnDiskStateMachine):
                 batch.delete(key)
             else:
                 batch.put(key, value)
+        if sessions is not None:
+            for session, record in sessions.records():
+                store.put_meta(batch, _SESSION + session, record)
         store.put_meta(batch, _APPLIED_INDEX, applied.to_bytes(8, "big"))
         store.write(batch)
         self._applied = applied
+        if sessions is not None:
+            sessions.commit()
         if self._sync_every_update:
             store.sync()
         return results
@@ -345,6 +364,7 @@ class DiskKV(OnDiskStateMachine):
             self._disk.reach("recover: database opened")
             if (applied := _applied_index(new)) != index:
                 raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
+            sessions = _stored_sessions(new)
             generations.point_to(path)
         except BaseException:
             if new is not None:
@@ -354,6 +374,7 @@ class DiskKV(OnDiskStateMachine):
             else:
                 remove(path)
             raise
+        self._sessions = sessions
         self._store, self._applied = new, index  # from here on lookups ask the new one
         self._disk.reach("recover: switched")
         with suppress(StorageError):  # what cannot be closed or removed now is a leftover like any other
@@ -388,6 +409,13 @@ class DiskKV(OnDiskStateMachine):
 
 def _applied_index(store: Store) -> int:
     return int.from_bytes(store.get_meta(_APPLIED_INDEX) or b"", "big")
+
+
+def _stored_sessions(store: Store) -> Sessions:
+    try:
+        return Sessions((key[len(_SESSION) :], record) for key, record in store.meta_items(_SESSION))
+    except Corrupt as error:
+        raise Corrupt(f"{store.path}: {error}") from None
 
 
 def _scan(store: Store, query: Scan) -> list[tuple[bytes, bytes]]:

@@ -48,12 +48,35 @@ class ReplicaStopped(NotDone):
 class OutcomeUnknown(OndiskError):
     """The request was proposed, and nobody knows yet whether it will commit.
 
-    It may take effect later, once, or never. Read the value before you try again.
+    It may take effect later, once, or never. Read the value before you try again, or use a session, which
+    tries again by itself and takes effect once.
     """
 
 
 class Timeout(OutcomeUnknown, TimeoutError):
     """The deadline passed after the request had been proposed."""
+
+
+class Unfinished(Rejected):
+    """The session has an earlier command whose outcome is unknown: ``resume`` it first."""
+
+
+class SessionExpired(OndiskError):
+    """The session is not known any more: closed, or pushed out by newer ones. Open another one.
+
+    It is raised as one of the next two, which say whether the command may have happened.
+    """
+
+
+class SessionExpiredNotDone(SessionExpired, Rejected):
+    """The session has expired, and the command did not happen."""
+
+
+class SessionExpiredUnknown(SessionExpired, OutcomeUnknown):
+    """The session has expired, and with it what was known of an earlier attempt at the same command.
+
+    The command may have happened, once; it will not happen any more.
+    """
 
 
 class DirectoryInUse(OndiskError):

@@ -17,7 +17,7 @@ from ondisk.client import DEFAULT_TIMEOUT, Client, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
-from ondisk.errors import DirectoryInUse, Rejected, ReplicaStopped
+from ondisk.errors import ConfigurationError, DirectoryInUse, Rejected, ReplicaStopped
 from ondisk.members import Members
 from ondisk.messages import AddReplica, Change, RemoveReplica, TransferLeadership
 from ondisk.network import Endpoint, Network
@@ -188,6 +188,13 @@ class Node(Client):
         replica = self._running_replica(via)
         wait_for(replica.read_barrier(self._clock() + timeout), timeout)
         return replica.lookup(query)
+
+    def _check_sessions(self, via: int | None) -> None:
+        machine = self._running_replica(via).machine
+        if not machine.offers_sessions:
+            raise ConfigurationError(
+                f"{type(machine).__name__} offers no sessions (see OnDiskStateMachine.offers_sessions)"
+            )
 
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What this replica's own state says."""

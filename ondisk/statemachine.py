@@ -22,7 +22,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ class OnDiskStateMachine(ABC):
 
     ``ondisk.testing`` has a battery of tests for all that is said here.
     """
+
+    # Whether ``update`` understands the envelopes of ``sessions.py``: then clients may open sessions, and a
+    # command that they send twice is applied once. To a machine that does not, they are odd commands.
+    offers_sessions: ClassVar[bool] = False
 
     @abstractmethod
     def open(self) -> int:
