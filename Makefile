@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 LAB_ARGS ?=
 LOCK_ARGS ?=
+SEEDS ?= 0:1000
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,7 +20,7 @@ python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint format bench lock clean
+.PHONY: help lab test soak lint format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...
 
 test: $(VENV)/.test $(OVERRIDES) ## Run the tests (ARGS=... for pytest)
 	$(PY) -m pytest tests/ $(ARGS)
+
+soak: $(VENV)/.test ## Simulate for long: a thousand seeds, or SEEDS=FIRST:END
+	$(PY) -m ondisk.simulation --seeds $(SEEDS)
 
 lint: $(VENV)/.test ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

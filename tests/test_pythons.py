@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.digests import digest
+
 ROOT = Path(__file__).parent.parent
 CORE = ["test_raft.py", "test_raftlog.py", "test_diskkv.py", "test_network.py", "test_cluster.py"]
 
@@ -52,3 +54,8 @@ def test_the_core_works_on_every_supported_python(version: str, tmp_path: Path) 
     )
     print(done.stdout[-4000:])
     assert done.returncode == 0, done.stdout[-4000:]
+    for seed in (0, 1):
+        simulated = subprocess.run(
+            [python, "-m", "tests.digests", str(seed)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert simulated.stdout.strip() == digest(seed), f"seed {seed} is another run on Python {version}"

@@ -204,6 +204,17 @@ def test_a_reply_from_another_term_counts_for_nothing(world: World) -> None:
     assert leader.raft.commit_index == commit
 
 
+@pytest.mark.parametrize("granted", [None, False], ids=["in a reply", "in a vote"])
+def test_a_leader_that_hears_of_a_newer_term_leads_no_more(world: World, granted: bool | None) -> None:
+    """Whoever leads that term may have been elected without its knowing."""
+    leader = world.elect()
+    term = leader.raft.term + 1
+    news = AppendReply(term, False, 1, 0, 0) if granted is None else Vote(term, granted=False, pre=False)
+    with leader.raft.at(world.now):
+        leader.raft.receive(follower_of(world, leader).id, news)
+    assert (leader.raft.role, leader.raft.term, leader.raft.leader_id) == ("follower", term, None)
+
+
 def test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas(world: World) -> None:
     """Figure 8 of the Raft paper: only an entry of the leader's own term commits, and all before with it."""
     leader = world.elect()

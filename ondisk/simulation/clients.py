@@ -6,10 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from ondisk import diskkv
+from ondisk import diskkv, sessions
 from ondisk.errors import NotDone
 from ondisk.linearizability import History
 from ondisk.replica import Replica
+from ondisk.simulation.invariants import Violation
 from ondisk.simulation.world import World
 from ondisk.statemachine import Result
 
@@ -24,6 +25,9 @@ class Service(Protocol):
 
     def any_replica(self, chance: float) -> tuple[Replica, float] | None:
         """One that runs, and its time now; ``chance`` in 0..1 picks it."""
+
+    def report(self, violation: Violation) -> None:
+        """End the run with this. (An exception in a future's callback would be swallowed.)"""
 
 
 class Client:
@@ -115,6 +119,78 @@ class Client:
         if ended.exception() is not None and not isinstance(ended.exception(), NotDone):
             self._lives += 1
         self._think()
+
+
+class SessionClient:
+    """Counts in a session: sends each increment again, with its number, until the outcome is known.
+
+    For the history that is one operation, however often it was sent. Applied twice, it would show.
+    """
+
+    def __init__(self, number: int, world: World, service: Service, history: History) -> None:
+        self._world = world
+        self._service = service
+        self._history = history
+        self._rng = world.chance("session client", number)
+        self._name = f"session {number}"
+        self._session = 0
+        self._sequence = 0
+        self._attempts = 0
+        self._begun: int | None = None
+        self._stopped = False
+        self._send(sessions.register(), self._registered)
+
+    def stop(self) -> None:
+        """Begin nothing more; what is unfinished has no known outcome."""
+        self._stopped = True
+
+    def _registered(self, result: Result) -> None:
+        assert isinstance(result.value, int)
+        self._session = result.value
+        self._next()
+
+    def _next(self) -> None:
+        self._world.after(_THINK_SECONDS * self._rng.random(), self._count)
+
+    def _count(self) -> None:
+        if self._stopped:
+            return
+        self._sequence += 1
+        key = f"s{int(self._world.elapsed / _NEW_KEYS_EVERY)}"
+        self._begun = self._history.begin(self._name, "incr", key, 1, at=self._world.elapsed)
+        self._send(sessions.once(self._session, self._sequence, diskkv.incr(key)), self._counted)
+
+    def _counted(self, result: Result) -> None:
+        assert self._begun is not None
+        if result.error is not None:
+            self._service.report(Violation("exactly once", f"{self._name}: {result.error}"))
+            return
+        self._history.ok(self._begun, result.value, at=self._world.elapsed)
+        self._begun = None
+        self._next()
+
+    def _send(self, command: bytes, then: Callable[[Result], None]) -> None:
+        """Until it is known what came of it."""
+        self._attempts += 1
+        attempt = self._attempts
+        found = self._service.any_replica(self._rng.random())
+
+        def again() -> None:
+            if attempt == self._attempts:
+                self._send(command, then)
+
+        def done(ended: Future[Result]) -> None:
+            if attempt != self._attempts:
+                return
+            if ended.exception() is not None:
+                self._world.after(0.1, again)
+            else:
+                self._attempts += 1
+                then(ended.result())
+
+        if found is not None:
+            found[0].propose(command, found[1] + REQUEST_SECONDS).add_done_callback(done)
+        self._world.after(_PATIENCE if found is not None else 0.5, again)
 
 
 def record_outcome(

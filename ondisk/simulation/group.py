@@ -22,7 +22,7 @@ from ondisk.messages import AddReplica, Change, Message, RemoveReplica, Snapshot
 from ondisk.network import Endpoint, Event
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
-from ondisk.simulation.clients import REQUEST_SECONDS, Client, record_outcome
+from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome
 from ondisk.simulation.faults import LEADER, Fault, draw
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV
@@ -101,7 +101,10 @@ class Simulation(World):
         try:
             for member in self.first_members:
                 self.start(member)
-            clients = [Client(number, self, self, self.history) for number in range(_CLIENTS)]
+            clients: list[Client | SessionClient] = [
+                *(Client(number, self, self, self.history) for number in range(_CLIENTS)),
+                SessionClient(0, self, self, self.history),
+            ]
             for number, fault in enumerate(self.faults):
                 self.at(BEGINNING + fault.at, lambda number=number, fault=fault: self._begin(number, fault))  # type: ignore[misc]
             self.run_until(BEGINNING + self.seconds)
@@ -187,12 +190,16 @@ class Simulation(World):
         transfers._installed = checked_install
         transfers.chunk_bytes = _CHUNK_BYTES
 
+    def report(self, violation: Violation) -> None:
+        """End the run with this, after the present step."""
+        self._violation = self._violation or violation
+
     def _check(self, rule: Callable[..., None], *about: object) -> None:
         """Check something in the middle of a step, which would take a violation for an error of its own."""
         try:
             rule(*about)
         except Violation as violation:
-            self._violation = self._violation or violation
+            self.report(violation)
             for computer in self.computers.values():
                 computer.disk.mend()  # the run is over, and all that is left is to close
             raise

@@ -1,0 +1,260 @@
+"""Faults made on purpose, and the test that notices each: ``python -m tests.mutants [NAME...]``.
+
+A test suite is as good as the faults it notices. Each of these is put into a copy of the project, one at a
+time, and a test that passes without it must fail. The table in ``docs/mutations.md`` is this list.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """A fault: in ``file`` the text ``old`` becomes ``new``, and ``test`` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    # The replica
+    Mutant(
+        "messages leave before the log is synced",
+        "replica.py",
+        "        self.log.sync()\n        outbox",
+        "        outbox",
+        "test_raft.py::test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
+    ),
+    Mutant(
+        "a put is answered when it is in the leader's log",
+        "replica.py",
+        "                self._await(index, proposal)\n        for change",
+        "                self._answer(proposal.reply, Result())\n        for change",
+        "test_raft.py::test_a_proposal_whose_entry_is_overwritten_is_known_not_to_have_happened",
+    ),
+    Mutant(
+        "a waiting caller gets the answer of whatever entry took the place of its own",
+        "replica.py",
+        "            if term == entry.term:\n",
+        "            if term <= entry.term:\n",
+        "test_raft.py::test_a_proposal_whose_entry_is_overwritten_is_known_not_to_have_happened",
+    ),
+    Mutant(
+        "a read does not wait until what it must see is applied",
+        "replica.py",
+        "                if index > applied:",
+        "                if index > applied + 1000:",
+        "test_raft.py::test_a_read_waits_until_the_index_it_was_told_is_applied_here",
+    ),
+    Mutant(
+        "the log is compacted before the state is synced",
+        "replica.py",
+        "        self._sync_machine()\n        self._disk.reach",
+        "        self._disk.reach",
+        "test_transfer.py::test_compaction_syncs_the_state_first_and_makes_no_snapshot",
+    ),
+    Mutant(
+        "Raft's own entries after the last command are compacted away",
+        "replica.py",
+        "        index = self._machine_index  # not",
+        "        index = self.raft.applied_index  # not",
+        "test_transfer.py::test_compaction_never_passes_what_the_state_holds_when_it_is_reopened",
+    ),
+    Mutant(
+        "a forwarded command is said to be undone when the leader goes away",
+        "replica.py",
+        'proposal.reply, OutcomeUnknown("the leader went',
+        'proposal.reply, Rejected("the leader went',
+        "test_raft.py::test_a_forwarded_proposal_fails_as_unknown_when_the_leader_goes_away",
+    ),
+    Mutant(
+        "an installation that a crash cut short is always forgotten",
+        "replica.py",
+        "        if opened_index >= log.installing[0]:",
+        "        if opened_index > log.installing[0] + 1000:",
+        "test_transfer.py::test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new",
+    ),
+    # Raft
+    Mutant(
+        "entries are applied twice",
+        "raft.py",
+        "            self._applied = entries[-1].index\n        self._take_requests()",
+        "            self._applied = entries[-1].index\n            self._apply(entries[-1:])\n"
+        "        self._take_requests()",
+        "test_cluster.py::test_ten_thousand_puts_through_all_replicas_reach_all_replicas",
+    ),
+    Mutant(
+        "one replica less than a majority commits",
+        "raft.py",
+        "        majority = matches[(len(matches) - 1) // 2]",
+        "        majority = matches[len(matches) // 2 + 1 if len(matches) > 2 else 0]",
+        "test_members.py::test_a_new_voter_makes_the_majority_larger",
+    ),
+    Mutant(
+        "learners are counted for a commit",
+        "raft.py",
+        "*(self._match[node] for node in self._others)])\n        majority",
+        "*(self._match[node] for node in self._others | self._learners)])\n        majority",
+        "test_members.py::test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read",
+    ),
+    Mutant(
+        "a voter that lags decides about reads",
+        "raft.py",
+        "        return rounds[(len(rounds) - 1) // 2]",
+        "        return rounds[-1]",
+        "test_members.py::test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read",
+    ),
+    Mutant(
+        "a conflicting tail stays in the log",
+        "raft.py",
+        "            if term is not None:\n                self.log.truncate_from(entry.index)\n",
+        "            if term is not None:\n                return []\n",
+        "test_raft.py::test_a_conflicting_tail_is_replaced_and_the_matching_part_kept",
+    ),
+    Mutant(
+        "a leader that heard of a newer term goes on",
+        "raft.py",
+        "        if term > self._term:\n            self._SyncObj__setCurrentTerm(term, None)\n"
+        "            self._SyncObj__setState(_FOLLOWER)",
+        "        if term > self._term:\n            self._SyncObj__setCurrentTerm(term, None)",
+        "test_raft.py::test_a_leader_that_hears_of_a_newer_term_leads_no_more",
+    ),
+    Mutant(
+        "a removed replica is heard",
+        "raft.py",
+        "        if sender in self._removed():",
+        "        if sender in ():",
+        "test_members.py::test_whatever_a_removed_replica_says_is_not_heard",
+    ),
+    # The log
+    Mutant(
+        "the vote is not stored",
+        "raftlog.py",
+        "        return self.term, self.voted_for, self.admitted",
+        "        return self.term, None, self.admitted",
+        "test_raft.py::test_a_vote_survives_a_power_cut_after_it_was_given",
+    ),
+    Mutant(
+        "what was cut off is there again after a restart",
+        "raftlog.py",
+        "            self._cut_from = index  # lower",
+        "            self._cut_from = None  # lower",
+        "test_raftlog.py",
+    ),
+    Mutant(
+        "a lost end of the log is not noticed",
+        "raftlog.py",
+        "        if (durable := self._witness.read()) > self._batches:",
+        "        if (durable := self._witness.read()) > self._batches + 1000000:",
+        "test_raftlog.py",
+    ),
+    Mutant(
+        "members that were changed by an entry stay changed when it is cut off",
+        "raftlog.py",
+        "            self._configurations.pop()",
+        "            break",
+        "test_members.py::test_a_change_whose_entry_is_cut_off_is_taken_back",
+    ),
+    Mutant(
+        "a snapshot drops what the log holds beyond it",
+        "raftlog.py",
+        "        if self.term_at(index) == term and index <= self.synced_index:",
+        "        if False:",
+        "test_transfer.py::test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
+    ),
+    # The state machine
+    Mutant(
+        "the index is stored in a write of its own, after the data",
+        "diskkv.py",
+        "        store.put_meta(batch, _APPLIED_INDEX,",
+        "        store.write(batch)\n        batch = store.batch()\n"
+        "        store.put_meta(batch, _APPLIED_INDEX,",
+        "test_torn_wal.py",
+    ),
+    Mutant(
+        "a command does not see the ones before it in the same batch",
+        "diskkv.py",
+        "        present = changes[key] if key in changes else self._open_store.get(key)",
+        "        present = self._open_store.get(key)",
+        "test_diskkv.py",
+    ),
+    Mutant(
+        "an entry that was applied before is applied again",
+        "diskkv.py",
+        "            if entry.index <= applied:",
+        "            if entry.index <= applied - 1000:",
+        "test_diskkv.py",
+    ),
+    Mutant(
+        "the pointer to the live database is replaced without waiting for the disk",
+        "generations.py",
+        "            new.rename(self.path / _POINTER)\n"
+        '            self._disk.reach("pointer: renamed")\n'
+        "            sync_directory(self.path, self._disk)\n",
+        '            new.rename(self.path / _POINTER)\n            self._disk.reach("pointer: renamed")\n',
+        "test_diskkv_snapshots.py",
+    ),
+    # Snapshots and the network
+    Mutant(
+        "a damaged chunk of a snapshot is taken",
+        "stream.py",
+        "        if chunk.checksum != _checksum(chunk, self._before):",
+        "        if False:",
+        "test_transfer.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
+    ),
+)
+
+
+def check(mutant: Mutant) -> str | None:
+    """Put the fault into a copy, and run the test. ``None`` if it was noticed, else what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="ondisk-mutant-") as folder:
+        copy = Path(folder)
+        for part in ("ondisk", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, copy / name)
+        target = copy / "ondisk" / mutant.file
+        text = target.read_text()
+        if text.count(mutant.old) != 1:
+            return f"the text to change stands {text.count(mutant.old)} times in {mutant.file}"
+        target.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+        done = subprocess.run(
+            [*command, f"tests/{mutant.test}"],
+            cwd=copy,
+            env={"PYTHONPATH": folder, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    if done.returncode == 1:
+        return None
+    return f"pytest ended with {done.returncode}: {done.stdout.splitlines()[-1:]}"
+
+
+def main() -> int:
+    """Check those that are named, or all."""
+    chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or mutant.name in sys.argv[1:]]
+    survived = 0
+    with ThreadPoolExecutor(2) as pool:
+        for mutant, problem in zip(chosen, pool.map(check, chosen), strict=True):
+            survived += problem is not None
+            print(f"NOT NOTICED {mutant.name}: {problem}" if problem else f"noticed     {mutant.name}")
+    print(f"{len(chosen)} faults, {survived} not noticed")
+    return survived > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
