@@ -95,9 +95,7 @@ def _checksum(chunk: Chunk, before: int) -> int:
 class Writer:
     """Cuts what a state machine writes into chunks and hands each to ``put``, which may make it wait."""
 
-    def __init__(
-        self, header: Header, put: Callable[[Chunk], None], chunk_bytes: int | None = None
-    ) -> None:
+    def __init__(self, header: Header, put: Callable[[Chunk], None], chunk_bytes: int | None = None) -> None:
         self.bytes = 0  # of the state machine's own, so far
         self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._put = put
