@@ -185,8 +185,8 @@ def _smallest_prefix(search: _Search, model: Model, limit: int) -> tuple[float, 
     """The time of the first end that no order explains, and the verdict for this key.
 
     It is where the search got stuck, or later: the search knows from the start how everything will end, and
-    what is under way at that end could still have another outcome. Knowing less, the search for the prefix may
-    become too large; then the prefix is the whole history, which is known to be bad.
+    what is under way at that end could still have another outcome. Knowing less, the search for the prefix
+    may become too large; then the prefix is the whole history, which is known to be bad.
     """
     assert search.stuck is not None
     order: tuple[Operation, ...] = ()

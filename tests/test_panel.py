@@ -420,6 +420,72 @@ def test_the_messages_of_the_last_request_can_be_shown(on_panel: OnPanel) -> Non
     on_panel(act)
 
 
+def test_what_was_asked_makes_a_history(on_panel: OnPanel) -> None:
+    """With its answers; what certainly did not happen is left out, and what may have happened is not."""
+
+    async def act(panel: Panel) -> None:
+        cluster = panel.cluster
+        leader = cluster.wait_for_leader()
+        panel.key.value = "n"
+        for button in (panel.incr, panel.get, panel.delete, panel.stale_get):
+            await press(panel, button)
+        panel.value.value = "v" * (1 << 20) + "v"
+        await press(panel, panel.put)  # refused
+        panel.value.value = "v"
+        for other in set(cluster.members) - {leader}:
+            await press(panel, panel.stop[other])
+        panel.via.value = leader
+        await press(panel, panel.put)
+        client = f"replica {leader}"
+        assert [(each[:4], each.end is None, each.result) for each in panel.history.operations] == [
+            ((client, "incr", "n", (1,)), False, 1),
+            ((client, "get", "n", ()), False, "1"),
+            ((client, "delete", "n", ()), False, True),
+            ((f"{client}, stale", "get", "n", ()), False, None),
+            ((client, "put", "n", ("v",)), True, None),
+        ]
+
+    on_panel(act)
+
+
+def test_the_verdict_on_what_was_asked_follows_the_clicks(on_panel: OnPanel) -> None:
+    """On demand; a stale read through a replica that is cut off is found out; Forget begins anew."""
+
+    async def act(panel: Panel) -> None:
+        cluster = panel.cluster
+        follower = next(i for i in cluster.members if i != cluster.wait_for_leader())
+        await press(panel, panel.put)
+        assert panel.verdict.value == ""
+        panel.with_verdict.value = True
+        assert "Linearizable: an order explains all 1 operations" in panel.verdict.value
+        await asyncio.to_thread(wait_until_level, cluster)
+        await press(panel, panel.cut_off[follower])
+        panel.value.value = "green"
+        await press(panel, panel.put)
+        panel.via.value = follower
+        await press(panel, panel.stale_get)
+        await press(panel, panel.reconnect[follower])
+        said = " ".join(texts(svg_of(panel.verdict.value)))
+        assert "Not linearizable: no order explains the first 3 operations on 'colour'" in said
+        assert f"replica {follower}, stale" in said
+        drawn = panel.verdict.value
+        panel.refresh()
+        assert panel.verdict.value is drawn, "nothing new: nothing is drawn"
+        panel.forget.click()
+        await until(lambda: panel.verdict.value == "Nothing was asked yet.")
+        panel.with_verdict.value = False
+        assert panel.verdict.value == ""
+        panel.key.value = "shape"
+        cluster.put("shape", "round")
+        await press(panel, panel.delete)
+        assert [each[:4] for each in panel.history.operations] == [
+            ("before", "put", "shape", ("round",)),
+            (f"replica {follower}", "delete", "shape", ()),
+        ]
+
+    on_panel(act)
+
+
 def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> None:
     """A description and a tooltip on each widget that can be used."""
 
@@ -432,7 +498,7 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 3 * 7 + 5 + 4 + 1
+        assert len(controls) == 3 + 5 + 3 * 7 + 5 + 4 + 1 + 2
         assert all(control.description and control.tooltip for control in controls)
         names = [control.description for control in controls]
         assert len(set(names)) == len(names)

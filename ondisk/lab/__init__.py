@@ -11,7 +11,9 @@ from ondisk.lab.crash_picture import crash_picture, crash_table, cut_picture, cu
 from ondisk.observe import Recorder, wait_until, wait_until_level
 
 if TYPE_CHECKING:
+    from ondisk.lab.failures import Clients, RecordingClient, fail_the_leader, show_outages
     from ondisk.lab.faults import SlowDisk, slow, stall, undo_faults
+    from ondisk.lab.history_picture import judge
     from ondisk.lab.lag import LagPanel, compare_absences, go_away
     from ondisk.lab.load import Load, measure_puts
     from ondisk.lab.panel import Panel
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     predict = Prediction
 
 __all__ = [
+    "Clients",
     "LagPanel",
     "Load",
     "Panel",
     "Prediction",
     "Recorder",
+    "RecordingClient",
     "SlowDisk",
     "Workload",
     "check",
@@ -38,14 +42,17 @@ __all__ = [
     "cut_picture",
     "cut_table",
     "cut_wal",
+    "fail_the_leader",
     "go_away",
     "hint",
+    "judge",
     "measure_puts",
     "plot_group_commit",
     "plot_lag",
     "plot_latencies",
     "predict",
     "show_messages",
+    "show_outages",
     "show_status",
     "slow",
     "stall",
@@ -57,19 +64,24 @@ __all__ = [
 # Imported when the first of them is used: a child process that is going to be crashed needs no widgets, and
 # neither does a machine without Jupyter.
 _WITH_WIDGETS = {
+    "Clients": "failures.Clients",
     "LagPanel": "lag.LagPanel",
     "Load": "load.Load",
     "Panel": "panel.Panel",
     "Prediction": "predict.Prediction",
+    "RecordingClient": "failures.RecordingClient",
     "SlowDisk": "faults.SlowDisk",
     "compare_absences": "lag.compare_absences",
+    "fail_the_leader": "failures.fail_the_leader",
     "go_away": "lag.go_away",
+    "judge": "history_picture.judge",
     "measure_puts": "load.measure_puts",
     "plot_group_commit": "plots.plot_group_commit",
     "plot_lag": "plots.plot_lag",
     "plot_latencies": "plots.plot_latencies",
     "predict": "predict.Prediction",
     "show_messages": "show.show_messages",
+    "show_outages": "failures.show_outages",
     "show_status": "show.show_status",
     "slow": "faults.slow",
     "stall": "faults.stall",

@@ -3,6 +3,8 @@
 Only the kernel's own asyncio loop touches a widget. One task polls the cluster and sets the picture if it
 changed; a button starts a task that awaits the answer, so that the kernel stays free. What may block
 (a read, a stop) runs in one of a few threads, which know nothing of widgets.
+
+What is asked and answered here makes a history: was it linearizable?
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -23,14 +26,18 @@ import ipywidgets as w
 from ondisk import diskkv
 from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.cluster import Cluster
-from ondisk.errors import ConfigurationError, OutcomeUnknown, Rejected
+from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, Rejected
+from ondisk.histories import History, Operation
 from ondisk.lab import picture
 from ondisk.lab.faults import stall
+from ondisk.lab.history_picture import history_picture
+from ondisk.linearizability import Undecided, check
 from ondisk.observe import Recorder, View, describe
 from ondisk.statemachine import Result
 
 MAX_WAITING = 16  # requests of one panel that have not been answered
 MAX_ANSWERS = 4
+_CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
 _TIMEOUT_PAUSED = 30.0  # seconds; nobody can answer while the network stands still
 
 _T = TypeVar("_T")
@@ -43,6 +50,10 @@ class Panel:
 
     There is one panel for a data directory: a new one closes the former, so a cell can be run again. The
     widgets are public, so that a program can press them: ``panel.put.click()``, ``await panel.idle()``.
+
+    ``history`` holds what was asked here and answered, since *Forget* was pressed: an operation a request,
+    whose client is the replica that was asked. A stale get is in it as a get: whether it is as good as one is
+    the question. What a key held before comes first, as a put. What other clients write is not in it.
     """
 
     def __init__(self, cluster: Cluster, *, every: float = 0.1) -> None:
@@ -57,6 +68,8 @@ class Panel:
         self._answers: deque[list[str]] = deque(maxlen=MAX_ANSWERS)
         self._closed = False
         self._record: list[View] = []  # empty: the picture is live
+        self.history = History()
+        self._judged: tuple[Operation, ...] | None = None
         self._make_widgets()
         self.refresh()
         self._poller = self._loop.create_task(self._poll(), name="ondisk-panel")
@@ -148,6 +161,15 @@ class Panel:
         )
         self.with_messages.observe(lambda _: self.refresh(), "value")
 
+        self.verdict = w.HTML()
+        self.with_verdict = w.ToggleButton(
+            description="Verdict on what I asked",
+            tooltip="Is there an order that explains every answer since Forget was pressed?",
+            layout=w.Layout(width="240px"),
+        )
+        self.with_verdict.observe(lambda _: self.refresh(), "value")
+        self.forget = self._button("Forget", "Begin a new history: nothing was asked yet", self._forget_asked)
+
         self.stop: dict[int, Any] = {}
         self.crash: dict[int, Any] = {}
         self.start: dict[int, Any] = {}
@@ -169,6 +191,8 @@ class Panel:
                 self.table,
                 self.with_messages,
                 self.messages,
+                w.HBox([self.with_verdict, self.forget], layout=wrap),
+                self.verdict,
             ]
         )
 
@@ -235,12 +259,31 @@ class Panel:
             if self.with_messages.value
             else ""
         )
+        self._judge()
         if self.latency.value != view.latency:
             self.latency.value = view.latency
         self.pause.disabled, self.resume.disabled = view.paused, not view.paused
         self.step.disabled = not view.paused
         at_the_end = not self._record or self.place.value == len(self._record)
         self.forward.disabled, self.live.disabled = at_the_end, not self._record
+
+    def _judge(self) -> None:
+        """Draw the verdict, if it is wanted and something was asked or answered since it was drawn."""
+        asked = self.history.operations if self.with_verdict.value else None
+        if asked == self._judged:
+            return
+        self._judged = asked
+        if not asked:
+            self.verdict.value = "" if asked is None else "Nothing was asked yet."
+            return
+        try:
+            self.verdict.value = history_picture(asked, check(asked, limit=_CONFIGURATIONS)).html
+        except Undecided as error:
+            self.verdict.value = escape(_in_words(error))
+
+    def _forget_asked(self) -> None:
+        self.history = History()
+        self.refresh()
 
     # Back and forward over what was recorded
 
@@ -344,48 +387,102 @@ class Panel:
         replica_id = self._via() or self.cluster.leader_id
         return f", replica {replica_id}" if replica_id else ", no leader known"
 
-    def _write(self, what: str, future: Callable[[], Future[Result]], say: Callable[[Result], str]) -> None:
-        async def request() -> str:
+    def _ask(
+        self,
+        what: str,
+        operation: tuple[str, *tuple[Any, ...]],
+        request: Callable[[], Awaitable[_T]],
+        say: Callable[[_T], str],
+        *,
+        stale: bool = False,
+    ) -> None:
+        """Make a request of a client. ``operation`` is its name, key and arguments, for the history."""
+        asked = self._via() or self.cluster.leader_id
+        client = (f"replica {asked}" if asked else "no leader") + ", stale" * stale
+
+        async def answer() -> str:
+            history = self.history
+            name, key, *arguments = operation
+            self._note_what_was_there(history, key)
+            number = history.begin(client, name, key, *arguments)
+            try:
+                answered = await request()
+            except NotDone:
+                history.not_done(number)
+                raise
+            except BaseException:  # nobody will hear the answer
+                history.unknown(number)
+                raise
+            history.ok(number, answered.value if isinstance(answered, Result) else answered)
+            return say(answered)
+
+        self.recorder.mark()
+        self._begin(what, answer, self._asked())
+
+    def _note_what_was_there(self, history: History, key: str) -> None:
+        """The first time that a key is asked for: what the replica that has applied most has in it."""
+        if any(operation.key == key for operation in history.operations):
+            return
+        statuses = self.cluster.status().values()
+        newest = max(statuses, key=lambda status: (status.running, status.applied_index))
+        with suppress(OndiskError):  # nobody runs
+            if (value := self.cluster.stale_get(key, via=newest.id)) is not None:
+                history.ok(history.begin("before", "put", key, value))
+
+    def _write(
+        self,
+        what: str,
+        operation: tuple[str, *tuple[Any, ...]],
+        future: Callable[[], Future[Result]],
+        say: Callable[[Result], str],
+    ) -> None:
+        async def request() -> Result:
             result = await asyncio.wrap_future(future())
             if result.error is not None:
                 raise Rejected(result.error)
-            return say(result)
+            return result
 
-        self.recorder.mark()
-        self._begin(what, request, self._asked())
+        self._ask(what, operation, request, say)
 
     def _put(self) -> None:
         key, value, via, timeout = self.key.value, self.value.value, self._via(), self._timeout()
         self._write(
             f"put {key} = {value}",
+            ("put", key, value),
             lambda: self.cluster.put_async(key, value, via=via, timeout=timeout),
             lambda _: "done",
         )
 
     def _delete(self) -> None:
-        self._propose(f"delete {self.key.value}", diskkv.delete(self.key.value), _say_deleted)
+        key = self.key.value
+        self._propose(f"delete {key}", ("delete", key), diskkv.delete(key), _say_deleted)
 
     def _incr(self) -> None:
-        self._propose(f"incr {self.key.value}", diskkv.incr(self.key.value), _say_number)
+        key = self.key.value
+        self._propose(f"incr {key}", ("incr", key, 1), diskkv.incr(key), _say_number)
 
-    def _propose(self, what: str, command: bytes, say: Callable[[Result], str]) -> None:
+    def _propose(
+        self,
+        what: str,
+        operation: tuple[str, *tuple[Any, ...]],
+        command: bytes,
+        say: Callable[[Result], str],
+    ) -> None:
         via, timeout = self._via(), self._timeout()
-        self._write(what, lambda: self.cluster.propose_async(command, via=via, timeout=timeout), say)
+        self._write(
+            what, operation, lambda: self.cluster.propose_async(command, via=via, timeout=timeout), say
+        )
 
     def _get(self) -> None:
         key, via, timeout = self.key.value, self._via(), self._timeout()
-        self._read(f"get {key}", lambda: self.cluster.get(key, via=via, timeout=timeout))
+        self._read(f"get {key}", key, lambda: self.cluster.get(key, via=via, timeout=timeout))
 
     def _stale_get(self) -> None:
         key, via = self.key.value, self._via()
-        self._read(f"stale get {key}", lambda: self.cluster.stale_get(key, via=via))
+        self._read(f"stale get {key}", key, lambda: self.cluster.stale_get(key, via=via), stale=True)
 
-    def _read(self, what: str, read: Callable[[], bytes | None]) -> None:
-        async def request() -> str:
-            return _shown(await self._in_thread(read))
-
-        self.recorder.mark()
-        self._begin(what, request, self._asked())
+    def _read(self, what: str, key: str, read: Callable[[], bytes | None], *, stale: bool = False) -> None:
+        self._ask(what, ("get", key), lambda: self._in_thread(read), _shown, stale=stale)
 
     def _control(self, what: str, act: Callable[[], object]) -> None:
         async def request() -> str:
