@@ -3,15 +3,22 @@
 PySyncObj brings a TCP transport, but it unpickles what anybody sends, believes any length, listens on every
 interface and buffers without limit. So this is our own, and deliberately plain:
 
-* A frame is a length, a payload and a MAC. Before the handshake a frame may have 128 bytes, afterwards
-  8 MB. What does not fit, or does not verify, ends the connection and nothing else.
-* Handshake: both sides say who they are and a fresh nonce, then each proves that it knows the shared secret
-  for exactly these two nonces. From then on each direction has a key and a counter of its own, so frames
-  cannot be forged, replayed, dropped or reordered without notice.
-* Messages are decoded by ``messages.py``, type by type. Nothing is ever unpickled.
+* Handshake: two *hellos* of 56 bytes say who calls whom, with a fresh random number (a *nonce*) each. Then
+  the caller proves that it knows the shared secret, for exactly these two hellos, and then the called one
+  does: who calls and does not know it gets nothing to try guesses on. Of a stranger no more than 88 bytes
+  are read, and no decoder sees them.
+* A frame is a length, a payload of at most 8 MB and a MAC. Each direction of each connection has a key and
+  a counter of its own, so a frame that was forged, repeated, left out, reordered, sent back, or taken from
+  another connection does not verify. That ends the connection and nothing else.
+* Only then is the payload decoded, by ``messages.py``, type by type. Nothing is ever unpickled.
 
-On loopback the secret may be left out: then any local user can speak to the port. The bytes are not
-encrypted: between machines use a private network or a tunnel.
+The idea is that of TLS 1.3 with a pre-shared key (RFC 8446), without its encryption: HMAC-SHA256 over what
+both sides said makes proofs and keys, and keyed BLAKE2b (RFC 7693) seals the frames. Anybody who can listen
+can read them: between machines use a private network or a tunnel. The secret is that of the group: who knows
+it can speak as any member.
+
+On loopback the secret may be left out, and then it is a word that everybody knows: nothing keeps another
+user of this machine, or a program in a sandbox that may open connections, from speaking as a member.
 
 The endpoint has no thread. Its owner calls ``wait``, and sockets are served in there.
 """
@@ -22,13 +29,17 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import math
 import os
 import selectors
 import socket
+import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -40,15 +51,19 @@ from ondisk.messages import Message, decoder, encoder
 Address = tuple[str, int]
 
 MAX_FRAME_BYTES = 8 << 20
-MAX_HELLO_BYTES = 128
 MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft sends it again
 MAX_STRANGERS = 64  # connections that have not finished their handshake
 _HANDSHAKE_SECONDS = 3.0
+_SILENCE_SECONDS = 10.0  # a machine that lost its power says no goodbye
 _RECONNECT_SECONDS = 0.2
 _COMPLAIN_SECONDS = 60.0
 _READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
+_PROOF_BYTES = 32
+_MAGIC = b"ondisk-2"
+_HELLO = struct.Struct(">8sQQ32s")  # the magic, sender, receiver, nonce
+_KNOWN_TO_ALL = b"loopback"  # in place of a secret
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +105,7 @@ class TcpNetwork:
         elif len(secret) < 16:
             raise ConfigurationError("the shared secret needs at least 16 bytes")
         self.addresses = dict(addresses)
-        self._secret = secret or b"loopback"
+        self._secret = secret
 
     def attach(self, replica_id: int) -> TcpEndpoint:
         """Listen at this member's address. Raises ``PortInUse`` or ``ConfigurationError``."""
@@ -101,80 +116,73 @@ class TcpNetwork:
         return TcpEndpoint(replica_id, self.addresses, self._secret)
 
 
-class _Hello(msgspec.Struct, frozen=True, array_like=True, tag="ondisk-1"):
-    """Who is calling whom, and a fresh random number."""
+class _Hello(NamedTuple):
+    """Who calls whom, and a fresh random number. Nothing of it is believed before the proof."""
 
     sender: int
-    receiver: int | None  # the caller names whom it wants; the called side leaves it open
+    receiver: int
     nonce: bytes
 
-
-class _Proof(msgspec.Struct, frozen=True, array_like=True, tag="proof"):
-    """Only who knows the secret can say this after these two hellos."""
-
-    proof: bytes
-
-
-_hello_decoder = msgspec.msgpack.Decoder(_Hello)
-_proof_decoder = msgspec.msgpack.Decoder(_Proof)
+    def encode(self) -> bytes:
+        return _HELLO.pack(_MAGIC, *self)
 
 
 class _Refused(Exception):
-    """The other side broke the protocol; the connection must end."""
+    """The other side broke the protocol; the connection must end. The arguments are those of a log call."""
+
+    def __str__(self) -> str:
+        text, *values = self.args
+        return str(text % tuple(values))
 
 
 class _Connection:
     """One TCP connection: framing, handshake, and buffers with limits."""
 
-    def __init__(self, sock: socket.socket, endpoint: TcpEndpoint, calling: int | None) -> None:
+    def __init__(
+        self, sock: socket.socket, endpoint: TcpEndpoint, address: Address, calling: int | None
+    ) -> None:
         self.sock = sock
+        self.address = address
+        self.calling = calling  # whom, or ``None`` if the other side called
         self.peer: int | None = None  # known, and proved, once the handshake is done
         self.born = time.monotonic()
-        self.unsent = deque[bytes]()
+        self.unsent = deque[bytes | memoryview]()
         self.unsent_bytes = 0
         self.connecting = calling is not None
         self._endpoint = endpoint
-        self._calling = calling
         self._nonce = os.urandom(32)
-        self._hello: _Hello | None = None
+        self._hellos: tuple[_Hello, _Hello] | None = None  # the caller's, then that of the called one
         self._received = bytearray()
         self._send_key = self._receive_key = b""
         self._sent_frames = self._received_frames = 0
-        self._queue(encoder.encode(_Hello(endpoint.id, calling, self._nonce)))
-
-    @property
-    def name(self) -> tuple[str, int]:
-        try:
-            return self.sock.getpeername()[:2]  # type: ignore[no-any-return]
-        except OSError:
-            return "an address that is gone", 0
+        if calling is not None:
+            self._queue(self._hello(calling).encode())
 
     # Out
 
     def send(self, message: Message) -> bool:
-        """Queue a message; ``False`` if there is no room because the other side does not keep up."""
+        """Queue a message; ``False`` if there is no room because the other side does not keep up.
+
+        Or if it is too large: the other side would end the connection for it.
+        """
         if self.unsent_bytes >= MAX_UNSENT_BYTES:
             return False
-        self._queue(encoder.encode(message))
-        return True
-
-    def _queue(self, payload: bytes) -> None:
+        payload = encoder.encode(message)
+        if len(payload) > MAX_FRAME_BYTES:
+            return False
         mac = self._mac(self._send_key, self._sent_frames, payload)
         self._sent_frames += 1
-        frame = len(payload).to_bytes(_LENGTH_BYTES, "big") + payload + mac
-        self.unsent.append(frame)
-        self.unsent_bytes += len(frame)
+        self._queue(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload + mac)
+        return True
 
-    @staticmethod
-    def _mac(key: bytes, number: int, payload: bytes) -> bytes:
-        mac = hashlib.blake2b(number.to_bytes(8, "big"), key=key, digest_size=_MAC_BYTES)
-        mac.update(payload)
-        return mac.digest()
+    def _queue(self, data: bytes) -> None:
+        self.unsent.append(data)
+        self.unsent_bytes += len(data)
 
     def flush(self) -> None:
         """Write what the socket takes. Raises ``OSError`` if the connection is broken."""
         while self.unsent:
-            frames = list(self.unsent)[:64]
+            frames = list(islice(self.unsent, 64))
             try:
                 written = self.sock.sendmsg(frames)
             except (BlockingIOError, InterruptedError):
@@ -183,7 +191,7 @@ class _Connection:
             while written:
                 frame = self.unsent.popleft()
                 if written < len(frame):
-                    self.unsent.appendleft(frame[written:])
+                    self.unsent.appendleft(memoryview(frame)[written:])  # no copy for each bit of progress
                     break
                 written -= len(frame)
 
@@ -191,75 +199,117 @@ class _Connection:
 
     def read(self) -> list[Message]:
         """The messages that have arrived. Raises ``_Refused``, ``EOFError`` or ``OSError``."""
+        wanted = _READ_BYTES if self.peer is not None else self._handshake_bytes - len(self._received)
         try:
-            data = self.sock.recv(_READ_BYTES)
+            data = self.sock.recv(wanted)
         except (BlockingIOError, InterruptedError):
             return []
         if not data:
-            raise EOFError
+            self._on_end()
         self._received += data
+        if self.peer is None:
+            self._shake_hands()
+            return []
         messages: list[Message] = []
         while (payload := self._next_frame()) is not None:
             try:
-                if self.peer is not None:
-                    messages.append(decoder.decode(payload))
-                elif self._hello is None:
-                    self._on_hello(_hello_decoder.decode(payload))
-                else:
-                    self._on_proof(_proof_decoder.decode(payload))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise _Refused(f"not a message: {error}") from None
+                messages.append(decoder.decode(payload))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+                raise _Refused("not a message: %s", error) from None
         return messages
+
+    def _on_end(self) -> None:
+        if self.peer is None and self.calling is not None and self._hellos is not None:
+            raise _Refused(
+                "replica %d hung up when this side had proved itself: maybe it has another shared secret",
+                self.calling,
+            )
+        raise EOFError
 
     def _next_frame(self) -> bytes | None:
         if len(self._received) < _LENGTH_BYTES:
             return None
         length = int.from_bytes(self._received[:_LENGTH_BYTES], "big")
-        limit = MAX_HELLO_BYTES if self.peer is None else MAX_FRAME_BYTES
-        if length > limit:
-            raise _Refused(f"a frame of {length:,} bytes; at most {limit:,} are allowed")
+        if length > MAX_FRAME_BYTES:
+            raise _Refused(
+                "a frame of %s bytes; at most %s are allowed", f"{length:,}", f"{MAX_FRAME_BYTES:,}"
+            )
         end = _LENGTH_BYTES + length + _MAC_BYTES
         if len(self._received) < end:
             return None
         payload = bytes(self._received[_LENGTH_BYTES : _LENGTH_BYTES + length])
         mac = self._mac(self._receive_key, self._received_frames, payload)
         if not hmac.compare_digest(mac, bytes(self._received[end - _MAC_BYTES : end])):
-            raise _Refused("a frame that was not sealed with the shared secret, or was tampered with")
+            raise _Refused("a frame that was tampered with, or that does not belong here")
         self._received_frames += 1
         del self._received[:end]
         return payload
 
+    # The handshake. Nothing of the next step is read before this one is done: what a stranger sends
+    # beyond it stays in the kernel.
+
+    @property
+    def _handshake_bytes(self) -> int:
+        return _HELLO.size if self._hellos is None else _PROOF_BYTES
+
+    def _shake_hands(self) -> None:
+        if self._hellos is None and not _MAGIC.startswith(self._received[: len(_MAGIC)]):
+            raise _Refused("what it says is not the beginning of a conversation between replicas")
+        if len(self._received) < self._handshake_bytes:
+            return
+        data = bytes(self._received)
+        self._received.clear()
+        if self._hellos is None:
+            self._on_hello(_Hello(*_HELLO.unpack(data)[1:]))
+        else:
+            self._on_proof(data)
+
+    def _hello(self, receiver: int) -> _Hello:
+        return _Hello(self._endpoint.id, receiver, self._nonce)
+
     def _on_hello(self, hello: _Hello) -> None:
         mine = self._endpoint
-        if len(hello.nonce) != len(self._nonce):
-            raise _Refused("a hello with a nonce of the wrong length")
-        if self._calling is not None and hello.sender != self._calling:
-            raise _Refused(f"replica {hello.sender} answered instead of replica {self._calling}")
-        if self._calling is None and hello.receiver != mine.id:
-            raise _Refused(f"a call for replica {hello.receiver}; this is replica {mine.id}")
-        if hello.sender not in mine.addresses or hello.sender == mine.id:
-            raise _Refused(f"replica {hello.sender} is not a member")
-        self._hello = hello
-        self._queue(encoder.encode(_Proof(self._derive(b"proof", mine.id))))
+        if hello.receiver != mine.id:
+            raise _Refused("a call for replica %d; this is replica %d", hello.receiver, mine.id)
+        if self.calling is not None:
+            if hello.sender != self.calling:
+                raise _Refused("replica %d answered instead of replica %d", hello.sender, self.calling)
+            self._hellos = self._hello(hello.sender), hello
+            self._queue(self._proof(mine.id))
+            return
+        if hello.sender not in mine.addresses:
+            raise _Refused("replica %d is not a member", hello.sender)
+        if hello.sender <= mine.id:
+            raise _Refused("replica %d has no reason to call replica %d", hello.sender, mine.id)
+        self._hellos = hello, self._hello(hello.sender)
+        self._queue(self._hellos[1].encode())
 
-    def _on_proof(self, proof: _Proof) -> None:
-        assert self._hello is not None
-        peer = self._hello.sender
-        if not hmac.compare_digest(proof.proof, self._derive(b"proof", peer)):
-            raise _Refused(f"who claims to be replica {peer} does not know the shared secret")
+    def _on_proof(self, proof: bytes) -> None:
+        assert self._hellos is not None
+        peer = self._hellos[0].sender if self.calling is None else self.calling
+        if not hmac.compare_digest(proof, self._proof(peer)):
+            raise _Refused("who claims to be replica %d does not know the shared secret", peer)
+        if self.calling is None:
+            self._queue(self._proof(self._endpoint.id))
         self._send_key = self._derive(b"frames", self._endpoint.id)
         self._receive_key = self._derive(b"frames", peer)
         self.peer = peer
 
+    def _proof(self, sender: int) -> bytes:
+        return self._derive(b"proof", sender)
+
     def _derive(self, purpose: bytes, sender: int) -> bytes:
-        """A key that belongs to this connection, this purpose and what ``sender`` says on it."""
-        assert self._hello is not None
-        caller_first = self._calling is not None
-        nonces = (self._nonce, self._hello.nonce) if caller_first else (self._hello.nonce, self._nonce)
-        ids = (self._endpoint.id, self._hello.sender)
-        caller, called = ids if caller_first else ids[::-1]
-        what = encoder.encode((purpose, sender, caller, called, *nonces))
+        """32 bytes that belong to this connection, this purpose and what ``sender`` says on it."""
+        assert self._hellos is not None
+        caller, called = self._hellos
+        what = struct.pack(">8sQ", purpose, sender) + caller.encode() + called.encode()
         return hmac.digest(self._endpoint.secret, what, "sha256")
+
+    @staticmethod
+    def _mac(key: bytes, number: int, payload: bytes) -> bytes:
+        mac = hashlib.blake2b(number.to_bytes(8, "big"), key=key, digest_size=_MAC_BYTES)
+        mac.update(payload)
+        return mac.digest()
 
 
 class TcpEndpoint:
@@ -268,13 +318,14 @@ class TcpEndpoint:
     Of two members the one with the higher id calls the other, so that there is one connection for each pair.
     """
 
-    def __init__(self, replica_id: int, addresses: Mapping[int, Address], secret: bytes) -> None:
+    def __init__(self, replica_id: int, addresses: Mapping[int, Address], secret: bytes | None) -> None:
         self.id = replica_id
         self.addresses = dict(addresses)
-        self.secret = secret
+        self.secret = _KNOWN_TO_ALL if secret is None else secret
+        self._has_secret = secret is not None
         self._inbox: list[tuple[int, Message]] = []
         self._connections: dict[int, _Connection] = {}  # proved peers
-        self._strangers: set[_Connection] = set()
+        self._strangers: dict[_Connection, None] = {}  # the oldest first
         self._call_at = {peer: 0.0 for peer in addresses if peer < replica_id}
         self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
@@ -306,12 +357,26 @@ class TcpEndpoint:
         return frozenset(self._connections)
 
     def meet(self, addresses: Mapping[int, str]) -> None:
-        """Learn where members are that were added to the group."""
+        """Learn where members are that were added to the group.
+
+        The log says so, and this must not stop a replica: an address that is no use is ignored, aloud.
+        """
         for member, text in addresses.items():
-            if member != self.id and self.addresses.get(member) != (address := parse_address(text)):
-                self.addresses[member] = address
-                if member < self.id:
-                    self._call_at[member] = 0.0
+            try:
+                address = parse_address(text)
+            except ConfigurationError as error:
+                self._complain(("the log", 0), _Refused("the address of replica %d: %s", member, error))
+                continue
+            if member == self.id or self.addresses.get(member) == address:
+                continue
+            if not self._has_secret and not _is_loopback(address[0]):
+                self._complain(
+                    address, _Refused("replica %d is beyond loopback: a shared secret is required", member)
+                )
+                continue
+            self.addresses[member] = address
+            if member < self.id:
+                self._call_at[member] = 0.0
 
     def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
@@ -342,7 +407,7 @@ class TcpEndpoint:
             self._closed = True
         for connection in (*self._connections.values(), *self._strangers):
             connection.sock.close()
-        self._connections, self._strangers = {}, set()
+        self._connections, self._strangers = {}, {}
         self._selector.close()
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.close()
@@ -362,7 +427,7 @@ class TcpEndpoint:
             else:
                 self._serve_connection(key.data, events)
         for connection in [c for c in self._strangers if c.born + _HANDSHAKE_SECONDS < now]:
-            self._drop(connection, "it did not finish the handshake in time")
+            self._drop(connection, _Refused("it did not finish the handshake in time"))
 
     def _serve_connection(self, connection: _Connection, events: int) -> None:
         if connection.sock.fileno() < 0:
@@ -381,7 +446,7 @@ class TcpEndpoint:
         try:
             messages = connection.read()
         except _Refused as error:
-            self._drop(connection, str(error))
+            self._drop(connection, error)
             return False
         except (OSError, EOFError):
             self._drop(connection)
@@ -393,7 +458,7 @@ class TcpEndpoint:
         return True
 
     def _welcome(self, connection: _Connection, peer: int) -> None:
-        self._strangers.discard(connection)
+        self._strangers.pop(connection, None)
         former = self._connections.get(peer)
         if former is not None:  # the peer was restarted, and this side has not noticed yet
             self._drop(former)
@@ -409,41 +474,46 @@ class TcpEndpoint:
         if self._selector.get_key(connection.sock).events != events:
             self._selector.modify(connection.sock, events, connection)
 
-    def _drop(self, connection: _Connection, complaint: str | None = None) -> None:
-        if complaint is not None:
-            self._complain(connection, complaint)
+    def _drop(self, connection: _Connection, refused: _Refused | None = None) -> None:
+        if refused is not None:
+            self._complain(connection.address, refused)
         self._selector.unregister(connection.sock)
         connection.sock.close()
-        self._strangers.discard(connection)
+        self._strangers.pop(connection, None)
         if connection.peer is not None and self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
 
-    def _complain(self, connection: _Connection, complaint: str) -> None:
-        """Log it, but not each time that the same host tries again."""
-        host, port = connection.name
+    def _complain(self, address: Address, refused: _Refused) -> None:
+        """Log it, but not each time that the same host tries again, and never without limit."""
         now = time.monotonic()
-        if self._complained.get((host, complaint), 0.0) < now - _COMPLAIN_SECONDS:
-            if len(self._complained) >= MAX_STRANGERS:
-                self._complained.clear()
-            self._complained[host, complaint] = now
-            logger.warning("replica %d dropped %s:%s: %s", self.id, host, port, complaint)
+        recently = {what: when for what, when in self._complained.items() if now - when < _COMPLAIN_SECONDS}
+        what = address[0], str(refused.args[0])  # whatever numbers the other side has made up this time
+        if what not in recently and len(recently) < MAX_STRANGERS:
+            recently[what] = now
+            logger.warning("replica %d dropped %s:%s: %s", self.id, *address, refused)
+        self._complained = recently
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, address = self._listener.accept()
         except OSError:
             return  # gone before it was answered, or no file descriptor is left
-        if len(self._strangers) >= MAX_STRANGERS:
-            sock.close()
-            return
-        self._adopt(sock, None)
+        self._make_room()
+        self._adopt(sock, address[:2], None)
+
+    def _make_room(self) -> None:
+        """Let go of the oldest stranger from the host that has most: so nobody can keep others out."""
+        callers = [stranger for stranger in self._strangers if stranger.calling is None]
+        if len(callers) >= MAX_STRANGERS:
+            ((host, _),) = Counter(caller.address[0] for caller in callers).most_common(1)
+            self._drop(next(caller for caller in callers if caller.address[0] == host))
 
     def _call_missing(self, now: float) -> None:
         for peer, call_at in self._call_at.items():
             if now < call_at or peer in self._connections:
                 continue
             self._call_at[peer] = now + _RECONNECT_SECONDS
-            if any(stranger._calling == peer for stranger in self._strangers):
+            if any(stranger.calling == peer for stranger in self._strangers):
                 continue
             try:
                 family, kind, protocol, _, address = socket.getaddrinfo(
@@ -451,7 +521,7 @@ class TcpEndpoint:
                 )[0]
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:
-                logger.warning("replica %d cannot call replica %d: %s", self.id, peer, error)
+                self._complain(self.addresses[peer], _Refused("it cannot be called: %s", error))
                 continue
             sock.setblocking(False)
             try:
@@ -461,15 +531,36 @@ class TcpEndpoint:
             except OSError:
                 sock.close()
                 continue
-            self._adopt(sock, peer)
+            self._adopt(sock, self.addresses[peer], peer)
 
-    def _adopt(self, sock: socket.socket, calling: int | None) -> None:
+    def _adopt(self, sock: socket.socket, address: Address, calling: int | None) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = _Connection(sock, self, calling)
-        self._strangers.add(connection)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _notice_silence(sock)
+        except OSError:  # macOS: the other side has gone already
+            sock.close()
+            return
+        connection = _Connection(sock, self, address, calling)
+        self._strangers[connection] = None
         self._selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+
+
+def _notice_silence(sock: socket.socket) -> None:
+    """Let the kernel end a connection whose other side does not answer, or takes nothing, for so long.
+
+    Otherwise a peer that lost its power and came back would be reached only when a retransmission comes
+    round, which can take minutes.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", math.ceil(_SILENCE_SECONDS / 2)),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", math.ceil(_SILENCE_SECONDS / 2)),
+        ("TCP_USER_TIMEOUT", int(_SILENCE_SECONDS * 1000)),  # of what was sent, not of silence
+    ):
+        if hasattr(socket, option):  # not every system has each
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _listen(address: Address) -> socket.socket:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import os
 import pty
 import re
@@ -10,7 +13,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from ondisk import Node, NotDone, OutcomeUnknown
+from ondisk.client import Client
+from ondisk.tcp import Address, TcpNetwork
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a prompt's colours and movements of the cursor
 
@@ -159,3 +168,142 @@ class Terminal:
                 stream.close()
         if self._tty is not None:
             os.close(self._tty)
+
+
+Outcome = tuple[str, Any]
+"""``ok`` and the result, ``not_done`` or ``unknown``: the words of ``History``."""
+
+REQUEST_SECONDS = 1.0
+
+
+def carry_out(client: Client, name: str, key: str, arguments: list[Any], via: int | None = None) -> Outcome:
+    """One request for ``DiskKV``, through a ``Node`` or a ``Cluster``."""
+    try:
+        if name == "get":
+            value = client.get(key, via=via, timeout=REQUEST_SECONDS)
+            return "ok", None if value is None else value.decode()
+        result = getattr(client, name)(key, *arguments, via=via, timeout=REQUEST_SECONDS).value
+        return "ok", None if name == "put" else result
+    except NotDone:
+        return "not_done", None
+    except OutcomeUnknown:
+        return "unknown", None
+
+
+class Server:
+    """A replica in a process of its own that carries out many requests at once, a line for each.
+
+    Where the terminal is for one person, this is for many clients: ``ask`` may be called from any thread.
+    A context manager; at its end the process is killed if it still runs.
+    """
+
+    def __init__(self, replica_id: int, addresses: Mapping[int, Address], data_dir: Path) -> None:
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[Outcome]] = {}
+        self._lock = threading.Lock()
+        self._ended = False
+        self._errors = (data_dir / f"errors-{replica_id}").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes", str(replica_id), json.dumps(addresses), str(data_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=Path(__file__).parent.parent,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, name=f"answers-of-{replica_id}")
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was killed in the middle of it
+            number, outcome, result = json.loads(line)
+            if outcome == "ready":
+                self.ready.set()
+                continue
+            with self._lock:
+                waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                waiting.set_result((outcome, result))
+        with self._lock:
+            self._ended = True
+            left, self._waiting = self._waiting, {}
+        for waiting in left.values():
+            waiting.set_result(("unknown", None))
+
+    def ask(self, name: str, key: str, *arguments: Any, timeout: float = 3.0) -> Outcome:
+        """Send a request and wait for its outcome: unknown if the process ends or does not answer."""
+        waiting: Future[Outcome] = Future()
+        with self._lock:
+            if self._ended:
+                return "not_done", None
+            number = next(self._numbers)
+            self._waiting[number] = waiting
+            line = json.dumps([number, name, key, arguments]) + "\n"
+            try:
+                assert self._process.stdin is not None
+                os.write(self._process.stdin.fileno(), line.encode())  # at once: it is short
+            except BrokenPipeError:  # nobody has read it, and nobody will
+                del self._waiting[number]
+                return "not_done", None
+        try:
+            return waiting.result(timeout)
+        except TimeoutError:
+            with self._lock:
+                self._waiting.pop(number, None)
+            return "unknown", None
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> int:
+        """Close its stdin, so that it stops cleanly, and return its exit status."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._process.wait(30)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def _serve(replica_id: int, addresses: dict[int, Address], data_dir: str) -> None:
+    """What a ``Server`` runs."""
+    lock = threading.Lock()
+
+    def answer(number: int, outcome: str, result: Any = None) -> None:
+        with lock:
+            print(json.dumps([number, outcome, result]), flush=True)
+
+    def request(number: int, name: str, key: str, arguments: list[Any]) -> None:
+        answer(number, *carry_out(node, name, key, arguments))
+
+    node = Node(replica_id, tuple(addresses), data_dir, TcpNetwork(addresses, secret=b"of sixteen bytes"))
+    node.start()
+    answer(-1, "ready")
+    with ThreadPoolExecutor(16) as requests:
+        for line in sys.stdin:
+            requests.submit(request, *json.loads(line))
+    node.stop()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), {int(k): tuple(v) for k, v in json.loads(sys.argv[2]).items()}, sys.argv[3])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 import logging
 import os
 import pickle
 import socket
 import struct
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ondisk import Cluster
+from ondisk import Cluster, tcp
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.messages import AppendEntries, AskReadIndex, Message
+from ondisk.messages import AppendEntries, AskReadIndex, Message, Propose, encoder
 from ondisk.raftlog import LogEntry
 from ondisk.tcp import (
     MAX_FRAME_BYTES,
@@ -118,6 +124,92 @@ def test_a_peer_that_does_not_read_costs_bounded_memory(attach: Callable[..., Tc
     assert connection.unsent_bytes < MAX_UNSENT_BYTES + MAX_FRAME_BYTES
 
 
+class Drip:
+    """A socket that takes some bytes of what it is offered, and then no more for now."""
+
+    def __init__(self, takes: int) -> None:
+        self._takes = takes
+        self._ready = True
+
+    def sendmsg(self, frames: list[bytes]) -> int:
+        self._ready = not self._ready
+        if self._ready or not self._takes:
+            raise BlockingIOError
+        return min(self._takes, len(frames[0]))
+
+
+def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
+    """Neither the rest of a large frame whenever a little of it has left, nor the queue at every send."""
+    endpoint = attach(TcpNetwork(free_addresses(1)), 1)
+    connection = tcp._Connection(Drip(512), endpoint, ("", 0), None)  # type: ignore[arg-type]
+    begun = time.thread_time()
+    connection.send(Propose(1, [bytes(8_000_000)]))
+    while connection.unsent_bytes:
+        connection.flush()
+    large = time.thread_time() - begun
+    connection.sock = Drip(0)  # type: ignore[assignment]
+    connection.unsent.extend([b"x" * 20] * 400_000)
+    begun = time.thread_time()
+    for number in range(500):
+        assert connection.send(AskReadIndex(number))
+        connection.flush()
+    many = time.thread_time() - begun
+    assert large < 0.3 and many < 0.3, (large, many)
+
+
+def test_a_message_too_large_for_a_frame_is_not_sent_and_ends_nothing(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
+    """The other side would hang up, and again when it is repeated."""
+    network = TcpNetwork(free_addresses(2), secret=SECRET)
+    one, two = attach(network, 1), attach(network, 2)
+    connect(one, two)
+    assert two.send(1, Propose(1, [bytes(MAX_FRAME_BYTES)])) is False
+    assert two.send(1, AskReadIndex(7))
+    received: list[tuple[int, Message]] = []
+    wait_until(lambda: received.extend(serve(one, two)) or received)
+    assert received == [(2, AskReadIndex(7))]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux gives up by itself")
+def test_a_peer_that_takes_nothing_is_given_up(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it is let go, and when it is back it is called anew."""
+    monkeypatch.setattr(tcp, "_SILENCE_SECONDS", 1.0)
+    network = TcpNetwork(free_addresses(2), secret=SECRET)
+    one, two = attach(network, 1), attach(network, 2)
+    connect(one, two)
+    while one.send(2, Propose(1, [bytes(1 << 20)])):
+        pass
+    wait_until(lambda: serve(one) or not one.connected())
+    connect(one, two)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "h:99999"])
+def test_an_address_in_the_log_that_is_none_stops_nobody(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """It was agreed on, so every replica would stop, and again after each restart."""
+    endpoint = attach(TcpNetwork(free_addresses(1), secret=SECRET), 1)
+    endpoint.meet({2: text, 3: "127.0.0.1:7"})
+    assert endpoint.addresses[3] == ("127.0.0.1", 7) and 2 not in endpoint.addresses
+    assert "the address of replica 2" in caplog.text
+
+
+def test_without_a_secret_nobody_beyond_loopback_is_met(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at the start: a member that was added later is no exception."""
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork({2: addresses[2]}), 2)
+    endpoint.meet({1: "192.0.2.7:1"})
+    assert endpoint.addresses == {2: addresses[2]} and not endpoint._call_at
+    assert "replica 1 is beyond loopback: a shared secret is required" in caplog.text
+
+
 def test_wake_ends_a_wait_from_another_thread(attach: Callable[..., TcpEndpoint]) -> None:
     """Also if it comes before the wait; and a closed endpoint can be woken without harm."""
     endpoint = attach(TcpNetwork(free_addresses(1)), 1)
@@ -129,6 +221,82 @@ def test_wake_ends_a_wait_from_another_thread(attach: Callable[..., TcpEndpoint]
 
 
 # Strangers
+
+
+class HandmadePeer:
+    """Calls a port and speaks the protocol by hand, as the head of ``tcp.py`` describes it."""
+
+    def __init__(
+        self, address: tuple[str, int], sender: int, receiver: int, secret: bytes = SECRET, source: str = ""
+    ) -> None:
+        self.sock = socket.create_connection(address, 20, (source, 0) if source else None)
+        self.ids = sender, receiver
+        self.secret = secret
+        self.hello = struct.pack(">8sQQ32s", b"ondisk-2", sender, receiver, os.urandom(32))
+        self.answer = b""  # the other side's hello
+        self.sent = self.received = 0
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += (more := self.sock.recv(size - len(data)))
+            assert more, f"the end after {len(data)} of {size} bytes"
+        return data
+
+    def derive(self, purpose: bytes, sender: int) -> bytes:
+        what = struct.pack(">8sQ", purpose, sender) + self.hello + self.answer
+        return hmac.digest(self.secret, what, "sha256")
+
+    def say_hello(self) -> None:
+        """Exchange hellos. The other endpoint must be served meanwhile, by its own thread."""
+        self.sock.sendall(self.hello)
+        self.answer = self.read(56)
+
+    def prove(self) -> None:
+        self.sock.sendall(self.derive(b"proof", self.ids[0]))
+        assert self.read(32) == self.derive(b"proof", self.ids[1])
+
+    def seal(self, payload: bytes, sender: int | None = None) -> bytes:
+        """The next frame."""
+        key = self.derive(b"frames", sender or self.ids[0])
+        mac = hashlib.blake2b(self.sent.to_bytes(8, "big") + payload, key=key, digest_size=16)
+        self.sent += 1
+        return struct.pack(">I", len(payload)) + payload + mac.digest()
+
+    def __enter__(self) -> HandmadePeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+@contextlib.contextmanager
+def served(*endpoints: TcpEndpoint) -> Iterator[list[tuple[int, Message]]]:
+    """Serve endpoints from a thread, as a ``Node`` does; what the first one receives is collected."""
+    over = threading.Event()
+    received: list[tuple[int, Message]] = []
+
+    def run() -> None:
+        while not over.is_set():
+            received.extend(serve(*endpoints))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield received
+    finally:
+        over.set()
+        thread.join()
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Wait until the other side has hung up, politely or not."""
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
 
 
 class Bomb:
@@ -174,29 +342,161 @@ def test_what_a_stranger_sends_is_dropped_and_the_replicas_go_on(
                 for _ in range(3):
                     stranger = socket.create_connection(address)
                     strangers.append(stranger)
-                    stranger.sendall(attack(Bomb(fuse)))
-                    stranger.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(OSError):  # it may be over before all of it has left
+                        stranger.sendall(attack(Bomb(fuse)))
+                        stranger.shutdown(socket.SHUT_WR)
             cluster.put("after", "v", timeout=10)
             for stranger in strangers:
                 stranger.settimeout(20)
-                while stranger.recv(4096):  # the hello, then the end
-                    pass
+                assert is_over(stranger)
                 stranger.close()
         assert [cluster.get("after", via=member) for member in (1, 2, 3)] == [b"v"] * 3
         assert {status.term for status in cluster.status().values()} == terms
     assert not fuse.exists()
 
 
-def test_a_frame_that_breaks_the_rules_is_logged_with_its_sender(
+def test_who_breaks_the_rules_is_logged_with_address_and_reason(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
 ) -> None:
     """So that an operator can see who it was, and what."""
+    addresses = free_addresses(2)
+    with served(attach(TcpNetwork(addresses, secret=SECRET), 1)):
+        with socket.create_connection(addresses[1]) as stranger:
+            stranger.sendall(b"GET")
+            assert is_over(stranger)
+            assert f":{stranger.getsockname()[1]}: what it says is not the beginning" in caplog.text
+        with HandmadePeer(addresses[1], 2, 1) as peer:
+            peer.say_hello()
+            peer.prove()
+            peer.sock.sendall(struct.pack(">I", 1 << 31))
+            assert is_over(peer.sock)
+    assert "a frame of 2,147,483,648 bytes; at most 8,388,608 are allowed" in caplog.text
+
+
+def test_what_strangers_make_up_cannot_fill_the_log(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line a minute for each host and reason, whatever the numbers in it; and not for too many hosts."""
     addresses = free_addresses(1)
-    endpoint = attach(TcpNetwork(addresses), 1)
-    with socket.create_connection(addresses[1]) as stranger:
-        stranger.sendall(struct.pack(">I", 1 << 31))
-        wait_until(lambda: serve(endpoint) or "2,147,483,648 bytes" in caplog.text)
-        assert str(stranger.getsockname()[1]) in caplog.text
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint):
+        for sender in range(2, 40):
+            with HandmadePeer(addresses[1], sender, sender) as peer:
+                peer.sock.sendall(peer.hello)
+                assert is_over(peer.sock)
+    assert len(caplog.records) == 1
+    for number in range(1000):
+        endpoint._complain((f"10.0.{number % 256}.{number // 256}", 1), tcp._Refused("no"))
+    assert len(caplog.records) == MAX_STRANGERS
+
+
+def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte before a hello, a nonce after it, no proof before the other's; at most 56 bytes are held."""
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    monkeypatch.setattr(tcp, "decoder", None)
+    with served(endpoint), HandmadePeer(addresses[1], 2, 1) as stranger:
+        stranger.sock.sendall(stranger.hello[:55])
+        stranger.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            stranger.sock.recv(1)
+        stranger.sock.settimeout(20)
+        stranger.sock.sendall(stranger.hello[55:] + bytes(31))
+        stranger.answer = stranger.read(56)
+        assert stranger.answer[:24] == struct.pack(">8sQQ", b"ondisk-2", 1, 2)
+        stranger.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            stranger.sock.recv(1)
+        (held,) = endpoint._strangers
+        assert len(held._received) == 31
+        stranger.sock.settimeout(20)
+        with contextlib.suppress(OSError):  # it may be over before all of it has left
+            stranger.sock.sendall(bytes(1 << 20))
+        assert is_over(stranger.sock)
+        assert len(held._received) < 56
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver", "reason"),
+    [
+        (3, 2, "a call for replica 2; this is replica 3"),
+        (9, 3, "replica 9 is not a member"),
+        (0, 3, "replica 0 is not a member"),
+        (3, 3, "replica 3 has no reason to call replica 3"),
+        (2, 3, "replica 2 has no reason to call replica 3"),
+    ],
+)
+def test_a_call_that_no_member_would_make_is_refused(
+    attach: Callable[..., TcpEndpoint],
+    caplog: pytest.LogCaptureFixture,
+    sender: int,
+    receiver: int,
+    reason: str,
+) -> None:
+    """Even from one who knows the secret; and of two members it is the one with the higher id that calls."""
+    addresses = free_addresses(4)
+    endpoint = attach(TcpNetwork({3: addresses[3], 2: addresses[2], 4: addresses[4]}, secret=SECRET), 3)
+    with served(endpoint), HandmadePeer(addresses[3], sender, receiver) as peer:
+        peer.sock.sendall(peer.hello)
+        assert is_over(peer.sock)
+    assert reason in caplog.text
+
+
+def test_a_proof_for_one_member_does_not_let_another_in(attach: Callable[..., TcpEndpoint]) -> None:
+    """Who says that it is replica 2 must prove that, and not that replica 3 has called."""
+    addresses = free_addresses(3)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint), HandmadePeer(addresses[1], 2, 1) as peer:
+        peer.say_hello()
+        peer.sock.sendall(peer.derive(b"proof", 3))
+        assert is_over(peer.sock)
+        assert not endpoint.connected()
+
+
+def test_who_sends_everything_back_is_not_let_in(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mirror at a member's address, and one that calls: hellos and proofs say whose they are."""
+    addresses = free_addresses(2)
+    with (
+        socket.create_server(addresses[1]) as mirror,
+        served(attach(TcpNetwork(addresses, secret=SECRET), 2)),
+    ):
+        mirror.settimeout(20)
+        called, _ = mirror.accept()
+        with called:
+            called.settimeout(20)
+            called.sendall(called.recv(56))
+            assert is_over(called)
+    assert "a call for replica 1; this is replica 2" in caplog.text
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint), HandmadePeer(addresses[1], 2, 1) as peer:
+        peer.say_hello()
+        peer.sock.sendall(peer.answer[:32])  # the nonce and a bit
+        assert is_over(peer.sock)
+    assert not endpoint.connected()
+
+
+def test_a_recorded_connection_cannot_be_replayed(attach: Callable[..., TcpEndpoint]) -> None:
+    """All that a member said on it, proof and frames, is worth nothing to a fresh nonce."""
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint) as received:
+        with HandmadePeer(addresses[1], 2, 1) as genuine:
+            genuine.say_hello()
+            genuine.prove()
+            frames = genuine.seal(encoder.encode(AskReadIndex(7)))
+            genuine.sock.sendall(frames)
+            wait_until(lambda: received == [(2, AskReadIndex(7))])
+            recorded = genuine.hello + genuine.derive(b"proof", 2) + frames
+        wait_until(lambda: not endpoint.connected())
+        with socket.create_connection(addresses[1], 20) as replay:
+            replay.sendall(recorded)
+            assert is_over(replay)
+    assert received == [(2, AskReadIndex(7))]
+    assert not endpoint.connected()
 
 
 def test_without_the_secret_nobody_joins(attach: Callable[..., TcpEndpoint]) -> None:
@@ -236,51 +536,148 @@ def test_a_proof_cannot_be_replayed_on_another_connection(attach: Callable[..., 
         assert {connection.peer for connection in one._strangers} <= {None}
 
 
-def test_a_frame_cannot_be_tampered_with_repeated_or_left_out(attach: Callable[..., TcpEndpoint]) -> None:
-    """Each frame is sealed with a key and a counter of its own connection."""
-    for damage in ("flip", "repeat", "omit"):
-        addresses = free_addresses(2)
-        network = TcpNetwork(addresses, secret=SECRET)
-        one, two = attach(network, 1), attach(network, 2)
-        connect(one, two)
-        connection = two._connections[1]
-        connection._queue(b"\x92\xaeask_read_index\x01")
-        connection._queue(b"\x92\xaeask_read_index\x02")
-        first, second = connection.unsent
-        connection.unsent.clear()
-        frames = {
-            "flip": [first[:-17] + b"\x07" + first[-16:]],
-            "repeat": [first, first],
-            "omit": [second],
-        }[damage]
-        connection.unsent.extend(frames)
-        received: list[tuple[int, Message]] = []
-        two._flush(connection)
-        wait_until(
-            lambda one=one, two=two, received=received: received.extend(one.receive()) or not one._connections
-        )
-        assert received in ([], [(2, AskReadIndex(1))][: damage == "repeat"])
-        one.close()
-        two.close()
-
-
-def test_connections_that_never_finish_their_handshake_are_limited(
-    attach: Callable[..., TcpEndpoint],
+@pytest.mark.parametrize(
+    ("damage", "at_most"),
+    [
+        pytest.param(lambda one, two, other, back: one[:-17] + b"\x07" + one[-16:], 0, id="a flipped byte"),
+        pytest.param(lambda one, two, other, back: one[:-1] + bytes([one[-1] ^ 1]), 0, id="a flipped bit"),
+        pytest.param(lambda one, two, other, back: b"\0\0\0\0" + one[-16:], 0, id="nothing left of it"),
+        pytest.param(lambda one, two, other, back: one + one, 1, id="twice"),
+        pytest.param(lambda one, two, other, back: two, 0, id="the first left out"),
+        pytest.param(lambda one, two, other, back: two + one, 0, id="in another order"),
+        pytest.param(
+            lambda one, two, other, back: one + one[:9] + two, 1, id="a piece of one before another"
+        ),
+        pytest.param(lambda one, two, other, back: other, 0, id="from another connection"),
+        pytest.param(lambda one, two, other, back: back, 0, id="in the other direction"),
+    ],
+)
+def test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all(
+    attach: Callable[..., TcpEndpoint], damage: Callable[..., bytes], at_most: int
 ) -> None:
-    """Slow strangers cannot use up memory or files, and members still get in."""
+    """Each frame is sealed with a key and a counter of its own direction of its own connection."""
+    addresses = free_addresses(3)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with (
+        served(endpoint) as received,
+        HandmadePeer(addresses[1], 2, 1) as peer,
+        HandmadePeer(addresses[1], 2, 1) as former,
+    ):
+        for each in (former, peer):
+            each.say_hello()
+            each.prove()
+        payloads = [encoder.encode(AskReadIndex(n)) for n in (1, 2)]
+        one, two = map(peer.seal, payloads)
+        peer.sent = 0
+        back = peer.seal(payloads[0], sender=1)
+        peer.sock.sendall(damage(one, two, former.seal(payloads[0]), back))
+        peer.sock.shutdown(socket.SHUT_WR)
+        assert is_over(peer.sock)
+        wait_until(lambda: not endpoint.connected())
+    assert received in ([], [(2, AskReadIndex(1))][:at_most])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\x93\xaeask_read_index\x01" + b"\x91" * (1 << 20), id="nested a million times"),
+        pytest.param(b"\x93\xaeask_read_index\x01\xdf\xff\xff\xff\xff", id="a giant map to skip"),
+        pytest.param(b"\x93\xa7propose\x01\xdd\xff\xff\xff\xff", id="a giant list"),
+        pytest.param(b"\x93\xa7propose\x01\x91\xc6\xff\xff\xff\xff", id="giant bytes"),
+        pytest.param(b"\x92\xa4\xff\xff\xff\xff\x01", id="not even text"),
+        pytest.param(b"\xc1", id="what msgpack never uses"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(pickle.dumps(print), id="a pickle"),
+    ],
+)
+def test_a_sealed_frame_that_is_no_message_ends_its_connection_and_nothing_else(
+    attach: Callable[..., TcpEndpoint], payload: bytes
+) -> None:
+    """From one who knows the secret, or where there is none. (An endpoint that raises stops its replica.)"""
     addresses = free_addresses(2)
-    network = TcpNetwork(addresses)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint) as received:
+        for good in (0, 1):  # and after it another connection does well
+            with HandmadePeer(addresses[1], 2, 1) as peer:
+                peer.say_hello()
+                peer.prove()
+                peer.sock.sendall(peer.seal(encoder.encode(AskReadIndex(7)) if good else payload))
+                if not good:
+                    assert is_over(peer.sock)
+                wait_until(lambda good=good: len(received) == good)
+
+
+def test_strangers_are_few_and_keep_no_member_out(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many call and then say nothing: the newest is let in, and the oldest has to go."""
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    addresses = free_addresses(2)
+    network = TcpNetwork(addresses, secret=SECRET)
     one = attach(network, 1)
-    strangers = [socket.create_connection(addresses[1]) for _ in range(MAX_STRANGERS + 20)]
-    wait_until(lambda: serve(one) or len(one._strangers) == MAX_STRANGERS)
-    for _ in range(20):
-        serve(one)
-    assert len(one._strangers) == MAX_STRANGERS
-    wait_until(lambda: serve(one) or not one._strangers)  # their time is up
-    two = attach(network, 2)
-    connect(one, two)
-    for stranger in strangers:
-        stranger.close()
+    with contextlib.ExitStack() as strangers:
+        for _ in range(MAX_STRANGERS + 60):
+            strangers.enter_context(socket.create_connection(addresses[1]))
+            serve(one)
+            assert len(one._strangers) <= MAX_STRANGERS
+        assert len(one._strangers) == MAX_STRANGERS
+        connect(one, attach(network, 2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only 127.0.0.1 is loopback")
+def test_a_host_with_many_strangers_pushes_out_its_own(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a member far away has all the time that the handshake needs."""
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with (
+        served(endpoint),
+        contextlib.ExitStack() as strangers,
+        HandmadePeer(addresses[1], 2, 1, source="127.0.0.2") as slow,
+    ):
+        slow.say_hello()
+        for _ in range(2 * MAX_STRANGERS):
+            strangers.enter_context(socket.create_connection(addresses[1]))
+        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+        slow.prove()
+
+
+def test_a_handshake_that_drips_is_over_in_time(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then does not buy more of it."""
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 0.5)
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint), HandmadePeer(addresses[1], 2, 1) as drip:
+        begun = time.monotonic()
+        wait_until(lambda: endpoint._strangers)
+        with contextlib.suppress(OSError):
+            for byte in drip.hello:
+                drip.sock.sendall(bytes([byte]))
+                wait_until(lambda: True if not endpoint._strangers else (time.sleep(0.05) or True))
+        assert time.monotonic() - begun < 2.0
+        assert not endpoint._strangers
+
+
+def test_a_caller_that_is_gone_before_it_was_answered_harms_nobody(
+    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS the options of its socket cannot be set any more."""
+    addresses = free_addresses(2)
+    network = TcpNetwork(addresses, secret=SECRET)
+    one = attach(network, 1)
+    with monkeypatch.context() as gone:
+        gone.setattr(tcp, "_notice_silence", _invalid_argument)
+        with served(one), socket.create_connection(addresses[1], 20) as stranger:
+            assert is_over(stranger)
+    connect(one, attach(network, 2))
+
+
+def _invalid_argument(sock: socket.socket) -> None:
+    raise OSError(22, "Invalid argument")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
