@@ -1,6 +1,7 @@
 # Everything runs from .venv, made here and pinned by requirements.lock.
 #   make test PYTHON=python3.13     another Python (make clean first)
 #   make test ARGS="-k raft -x"     more arguments for pytest
+#   make test WORKERS=0             one test after the other, in one process
 #   make lab LAB_ARGS=--no-browser  more arguments for JupyterLab
 
 PYTHON ?= python3
@@ -8,6 +9,7 @@ ARGS ?=
 LAB_ARGS ?=
 LOCK_ARGS ?=
 SEEDS ?= 0:1000
+WORKERS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -29,10 +31,11 @@ lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) $(NOTEBOOK)
 
 test: $(VENV)/.test $(OVERRIDES) ## Run the tests (ARGS=... for pytest)
-	$(PY) -m pytest tests/ $(ARGS)
+	$(PY) -m pytest tests/ -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: $(VENV)/.test ## Simulate for long: a thousand seeds, or SEEDS=FIRST:END
+soak: $(VENV)/.test ## Simulate a thousand seeds (SEEDS=...), and make faults on purpose
 	$(PY) -m ondisk.simulation --seeds $(SEEDS)
+	$(PY) -m tests.mutants
 
 lint: $(VENV)/.test ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

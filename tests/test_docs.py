@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import MUTANTS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,3 +20,13 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
     files = {path.stem for path in sources}
     named = set(re.findall(r"\b(test_\w+)\b(?!\.\.\.)", document.read_text()))
     assert named <= defined | files
+
+
+def test_the_table_of_faults_is_the_list_that_can_be_run() -> None:
+    """And each fault can still be made: the text that it changes is there, once."""
+    table = (ROOT / "docs" / "mutations.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \|", table, re.MULTILINE)
+    assert rows == [(mutant.file, mutant.name) for mutant in MUTANTS]
+    for mutant in MUTANTS:
+        assert (ROOT / "ondisk" / mutant.file).read_text().count(mutant.old) == 1, mutant.name
+        assert all(name in table for name in mutant.test.split("::")), mutant.name

@@ -228,18 +228,21 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "terms-in-replies": Safeguard(
         "Replies of another term count for nothing.",
         (_BelievesOldReplies,),
+        "a leader must lose its office and get it back while an answer to its earlier "
+        "term is still on the way, from a follower that has cut in between what it "
+        "acknowledged",
     ),
     "install-keeps-tail": Safeguard(
         "What the log holds beyond a snapshot stays, if it belongs to it.",
         (_InstallsOverItsTail,),
+        "a leader sends no entries beyond a snapshot that is on its way, so there is nothing to drop",
     ),
     "restart-keeps-log": Safeguard(
         "A restart takes nothing from the log, however new the state is.",
         (_ClearsItsLogAtRestart,),
     ),
     "one-vote-a-voter": Safeguard(
-        "A voter counts once in an election.",
-        (_CountsVotesTwice,),
+        "A voter counts once in an election.", (_CountsVotesTwice,), "links repeat no message"
     ),
     "sync-the-log": Safeguard(
         "The log is on the disk before anything is said.",
@@ -248,6 +251,8 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "remember-the-vote": Safeguard(
         "Term and vote are on the disk before the vote is given.",
         (_ForgetsItsVote,),
+        "it takes two candidates of one term, and a voter whose power fails for a moment "
+        "between their requests",
     ),
     "leader-syncs-too": Safeguard(
         "A leader counts itself for a majority only when its own log is durable.",
@@ -259,6 +264,7 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "conflict-hint": Safeguard(
         "A follower says where its log can agree.",
         (_BacksUpOneByOne,),
+        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "stop-on-error": Safeguard(
         "A replica whose disk has failed stops.",
@@ -267,22 +273,28 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "fresh-request-numbers": Safeguard(
         "Request numbers of two lives of a replica differ.",
         (_NumbersFromOne,),
+        "it takes a command that is still on its way back when its sender has crashed, "
+        "has started again and has sent as many commands as before",
     ),
     "messages-before-timers": Safeguard(
         "Messages are taken in before timers are looked at.",
         (_LooksAtTimersFirst,),
+        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "pre-vote": Safeguard(
         "An election begins only when a majority would take part.",
         (_ElectsAtOnce,),
+        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "check-quorum": Safeguard(
         "A leader that a majority does not answer steps down.",
         (_LeadsWithoutAMajority,),
+        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "answer-old-terms": Safeguard(
         "Who leads an old term is told so.",
         (_LeavesTheDeposedAlone,),
+        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "confirm-reads": Safeguard(
         "A leader asks a majority before it answers a read.",
@@ -307,10 +319,13 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "commit-own-term": Safeguard(
         "What a majority holds of an older term is not committed by counting.",
         (_CommitsOlderTerms,),
+        "a new leader appends an entry of its own term before it sends anything, so that "
+        "older ones are mostly acknowledged together with it",
     ),
     "one-change-at-a-time": Safeguard(
         "Members change one at a time.",
         (_ChangesMembersAtAnyTime,),
+        "the schedule asks for the next change when the one before is done",
     ),
     "abstain-without-memory": Safeguard(
         "Who has lost its directory does not vote until it has caught up.",
@@ -319,6 +334,7 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "quiet-without-memory": Safeguard(
         "Who has lost its directory does not answer leaders for a while.",
         (_AnswersWithoutMemory,),
+        "a directory must be lost between a vote and the next message of the leader that the vote deposes",
     ),
 }
 
