@@ -40,7 +40,7 @@ def test_no_schedule_of_faults_violates_anything() -> None:
         if report.rule is not None:
             violations.append(f"seed {report.seed}: {report.violation}")
     print(f"{virtual:.0f} virtual seconds, faults: {dict(counts)}")
-    assert not violations
+    assert not violations and not counts["undecided"]
     assert virtual >= 60 * len(seeds(SEEDS))
     assert counts.keys() >= KINDS.keys() | {"snapshots"}  # everything that can go wrong did, somewhere
 
