@@ -20,12 +20,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ondisk import Cluster, DiskKV, diskkv, filestream, stream
+from ondisk import Cluster, diskkv, stream
 from ondisk.errors import ConfigurationError, NotDone, OndiskError
 from ondisk.messages import AddReplica, Change, Message, RemoveReplica, TransferLeadership
 from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
-from ondisk.statemachine import Result, SnapshotReader, SnapshotView, SnapshotWriter
+from ondisk.simulation.machine import PaddedKV
+from ondisk.statemachine import Result
 from tests.virtual import World
 from tests.waiting import wait_until
 
@@ -38,36 +39,6 @@ COUNTERS = (b"n0", b"n1")
 def _seeds() -> list[int]:
     first, _, last = os.environ.get("ONDISK_CHAOS_SEEDS", "0-3").partition("-")
     return list(range(int(first), int(last or first) + 1))
-
-
-class PaddedReader:
-    """Hands over what comes before the padding."""
-
-    def __init__(self, reader: SnapshotReader) -> None:
-        self._reader = reader
-        self._ended = False
-
-    def read(self, size: int) -> bytes:
-        if self._ended:
-            return b""
-        data = self._reader.read(size)
-        if data == filestream.END:
-            self._ended = True
-            while self._reader.read(1 << 16):
-                pass
-        return data
-
-
-class PaddedKV(DiskKV):
-    """Streams have a round length: some bytes of what RocksDB writes differ in number from run to run."""
-
-    def save_snapshot(self, view: SnapshotView, writer: SnapshotWriter, stopped: threading.Event) -> None:
-        assert isinstance(writer, stream.Writer)
-        super().save_snapshot(view, writer, stopped)
-        writer.write(bytes(-writer.bytes % (64 << 10)))
-
-    def recover_from_snapshot(self, reader: SnapshotReader, stopped: threading.Event) -> int:
-        return super().recover_from_snapshot(PaddedReader(reader), stopped)
 
 
 class Chaos:
