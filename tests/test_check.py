@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ondisk.lab import check as module  # the function of that name
-from ondisk.lab import crash, hint
+from ondisk.lab import crash, hint, runs
 from ondisk.lab.check import HINTS, _exercises, check, exercise, exercises
+from ondisk.lab.exercises_06 import film_of_6_2
+from ondisk.lab.film import Frame
 from ondisk.lab.naive import OneBatch, TwoWrites
+from ondisk.simulation.faults import Fault
 from tests.test_notebooks import NOTEBOOKS, read, run
 
 SOLUTIONS = sorted((NOTEBOOKS[0].parent / "solutions").glob("*.ipynb"))
@@ -182,3 +185,102 @@ def test_3_3_crashes_what_the_reader_has_written(name: str, tmp_path: Path) -> N
 def test_3_3_wants_a_file_that_is_there(tmp_path: Path) -> None:
     """The feedback says where it comes from."""
     assert "There is no file" in check("3.3", os.fspath(tmp_path / "mine.py")).text
+
+
+# Chapter 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (5 / 12, "Right."),
+        (0.42, "Right."),
+        (5, "in months"),
+        (250 / 12, "There are 50"),
+        (250, "So many crashes"),
+        (2.4, "in a year"),
+        (1.0, "too long"),
+        (0.1, "too short"),
+        ("long", "Give a number"),
+    ],
+    ids=str,
+)
+def test_6_1_says_what_is_wrong_with_the_years(answer: object, said: str) -> None:
+    """Without giving the number."""
+    assert said in check("6.1", answer).text
+
+
+def test_6_2_wants_a_crash_that_loses_something() -> None:
+    """Any moment will do in which too few have what is committed."""
+    exposure = runs.longest(film_of_6_2())
+    assert check("6.2", (exposure.since + exposure.until) / 2).right
+    assert "Nothing was lost" in check("6.2", 2.0).text
+    assert "Give a time" in check("6.2", "soon").text
+
+
+def _as_it_should_be(frame: Frame) -> bool:
+    have = [m for m in frame.members if m.id in frame.voters and m.durable >= frame.committed]
+    return 2 * len(have) <= len(frame.voters)
+
+
+@pytest.mark.parametrize(
+    ("exposed", "said"),
+    [
+        (_as_it_should_be, "Right."),
+        (lambda frame: frame.too_few, "Right."),
+        (lambda frame: False, "one of three"),
+        (lambda frame: sum(m.durable >= frame.committed for m in frame.members) < 2, "two of four"),
+        (lambda frame: _as_it_should_be(_without_those_down(frame)), "on its disk"),
+        (lambda frame: sum(m.durable >= frame.committed for m in frame.members) <= 1, "two of four"),
+        (lambda frame: None, "True or False"),
+        (3, "function itself"),
+    ],
+)
+def test_6_3_tries_frames_of_all_kinds(exposed: object, said: str) -> None:
+    """Ties, replicas that are down, and those that do not count."""
+    assert said in check("6.3", exposed).text
+
+
+def _without_those_down(frame: Frame) -> Frame:
+    return frame._replace(members=tuple(m for m in frame.members if m.role != "down"))
+
+
+def _fewest(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> list[Fault]:
+    for fault in faults:
+        rest = [other for other in faults if other != fault]
+        if breaks(rest):
+            return _fewest(rest, breaks)
+    return faults
+
+
+def _fewest_in_one_pass(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> list[Fault]:
+    for fault in list(faults):
+        rest = [other for other in faults if other != fault]
+        faults = rest if breaks(rest) else faults
+    return faults
+
+
+def _first_that_breaks(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> list[Fault]:
+    return next(([fault] for fault in faults if breaks([fault])), [])
+
+
+def _for_ever(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> None:
+    while True:
+        breaks(faults)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "said"),
+    [
+        (_fewest, "Right."),
+        (_fewest_in_one_pass, "2 can be left out"),
+        (_first_that_breaks, "does not break it"),
+        (lambda faults, breaks: faults, "can be left out"),
+        (lambda faults, breaks: None, "returned nothing"),
+        (_for_ever, "no end"),
+        ([], "function itself"),
+    ],
+)
+def test_6_4_wants_what_cannot_be_less(fewest: object, said: str) -> None:
+    """And an end to it."""
+    assert said in check("6.4", fewest).text

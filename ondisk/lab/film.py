@@ -1,0 +1,257 @@
+"""A film of a simulated run: what every replica was at each moment, in a bounded number of frames.
+
+A frame is taken after a step if it differs from the one before. When there are too many of them every second
+one is dropped, and from then on only every second one is kept. Nothing is lost by that: the seed brings the
+run back as often as you like, so whoever wants to look closer films a part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ondisk.network import Event
+from ondisk.simulation.faults import Fault
+from ondisk.simulation.group import Simulation
+from ondisk.simulation.record import describe
+from ondisk.simulation.run import Report, Setting, run
+from ondisk.simulation.stock import StockReplica, StockSimulation
+from ondisk.simulation.stock import describe as describe_stock
+from ondisk.simulation.world import World
+
+MOST_FRAMES = 1_000
+_MOST_MESSAGES = 3  # to one replica, in one frame
+_STATES = ("follower", "candidate", "leader")
+
+
+class Member(NamedTuple):
+    """One replica in a frame. Of one that is down the numbers are the last that were seen.
+
+    ``durable``: its log would survive a crash up to here. ``held``: how many acknowledged keys its state
+    machine has (stock PySyncObj only). ``coming``: messages under way to it, the oldest first, of which there
+    are ``more``. ``deaf_to``: whose messages do not reach it.
+    """
+
+    id: int
+    role: str
+    term: int = 0
+    last: int = 0
+    durable: int = 0
+    commit: int = 0
+    applied: int = 0
+    held: int | None = None
+    coming: tuple[str, ...] = ()
+    more: int = 0
+    deaf_to: tuple[int, ...] = ()
+
+
+class Frame(NamedTuple):
+    """All replicas at one moment. ``time``: in virtual seconds since the beginning.
+
+    ``lines``: how long the record was. ``committed``: the newest entry that anybody ever took for committed.
+    ``voters``: who counts for a majority. ``acknowledged``: how many keys (stock PySyncObj only).
+    """
+
+    time: float
+    lines: int
+    members: tuple[Member, ...]
+    committed: int
+    voters: tuple[int, ...]
+    acknowledged: int | None = None
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Who has the newest committed entry in its log, as far as its length tells."""
+        return tuple(m.id for m in self.members if m.id in self.voters and m.durable >= self.committed)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether less than a majority has what was committed: one more crash, and it may be lost."""
+        return 2 * len(self.holders) <= len(self.voters)
+
+
+class Exposure(NamedTuple):
+    """A time during which too few logs had what was committed. In virtual seconds."""
+
+    since: float
+    until: float
+
+    @property
+    def seconds(self) -> float:
+        return self.until - self.since
+
+
+class Film:
+    """Takes the frames: give it to ``run`` as ``observe``."""
+
+    def __init__(self, *, since: float = 0.0, until: float = math.inf, most: int = MOST_FRAMES) -> None:
+        """Frames from ``since`` to ``until``, at most so many."""
+        self.frames: list[Frame] = []
+        self._since, self._until, self._most = since, until, most
+        self._every, self._turn = 1, 0
+        self._committed = 0
+        self._voters: tuple[int, ...] = ()
+        self._members: dict[int, Member] = {}
+        self._words: dict[int, str] = {}  # of messages under way, by number
+        self._missing: dict[int, tuple[StockReplica, set[str]]] = {}  # acknowledged keys, by member
+        self._counted = 0  # acknowledged keys that were looked at
+
+    def __call__(self, world: World) -> None:
+        """Look at it. Called after each step."""
+        stock = isinstance(world, StockSimulation)
+        members = self._stock(world) if stock else self._ours(world)
+        self._members = {member.id: member for member in members}
+        self._committed = max([self._committed, *(member.commit for member in members)])
+        if not self._since <= world.elapsed <= self._until:
+            return
+        coming = self._coming(world)
+        deaf = world.network.cut_links() | world.network.stalled_links()
+        members = [
+            member._replace(
+                coming=tuple(coming.get(member.id, ())[:_MOST_MESSAGES]),
+                more=max(0, len(coming.get(member.id, ())) - _MOST_MESSAGES),
+                deaf_to=tuple(sorted(a for a, b in deaf if b == member.id and a in self._members)),
+            )
+            for member in members
+        ]
+        acknowledged = len(world.acknowledged) if isinstance(world, StockSimulation) else None
+        self._keep(
+            Frame(
+                world.elapsed,
+                len(world.record),
+                tuple(members),
+                self._committed,
+                self._voters,
+                acknowledged,
+            )
+        )
+
+    def _keep(self, frame: Frame) -> None:
+        if self.frames and frame == self.frames[-1]._replace(time=frame.time, lines=frame.lines):
+            return
+        self._turn += 1
+        if self._turn % self._every:
+            return
+        self.frames.append(frame)
+        if len(self.frames) > self._most:
+            del self.frames[1::2]
+            self._every *= 2
+
+    def end(self, report: Report) -> None:
+        """The last frame is the end of the run, if that is in the film."""
+        if self.frames and self._since <= report.seconds <= self._until:
+            self.frames.append(self.frames[-1]._replace(time=report.seconds, lines=len(report.record)))
+
+    # What the replicas are
+
+    def _ours(self, world: World) -> list[Member]:
+        assert isinstance(world, Simulation)
+        leader = world.leader
+        if leader is not None:
+            self._voters = leader.status.voters or self._voters
+        self._voters = self._voters or world.first_members
+        found = []
+        for member, computer in sorted(world.computers.items()):
+            if member in world.removed:
+                continue
+            replica, log = world.replicas.get(member), world.logs.get(member)
+            if replica is None:
+                before = self._members.get(member, Member(member, "down"))
+                durable = log.synced_index if log is not None else before.durable
+                found.append(before._replace(role="down", last=durable, durable=durable))
+                continue
+            status = replica.status
+            role = f"{status.role}, no processor" if computer.paused else status.role
+            numbers = status.last_index, status.durable_index, status.commit_index, status.applied_index
+            found.append(Member(member, role, status.term, *numbers))
+        return found
+
+    def _stock(self, world: World) -> list[Member]:
+        assert isinstance(world, StockSimulation)
+        self._voters = world.members
+        new = list(world.acknowledged)[self._counted :] if len(world.acknowledged) > self._counted else []
+        self._counted = len(world.acknowledged)
+        found = []
+        for member in world.members:
+            replica = world.replicas.get(member)
+            if replica is None:
+                found.append(self._members.get(member, Member(member, "down"))._replace(role="down"))
+                continue
+            status = replica.getStatus()
+            role = _STATES[status["state"]] + ", no processor" * world.computers[member].paused
+            length = status["log_len"]  # its first entry is the first of all: so short a run drops none
+            numbers = length, length, status["commit_idx"], status["last_applied"]
+            held = len(world.acknowledged) - self._missed(world, member, replica, new)
+            found.append(Member(member, role, status["raft_term"], *numbers, held))
+        return found
+
+    def _missed(self, world: StockSimulation, member: int, replica: StockReplica, new: list[str]) -> int:
+        """How many acknowledged keys this replica does not have. Looks only at those that may count."""
+        known, missing = self._missing.get(member, (None, set()))
+        missing = {*missing, *new} if known is replica else set(world.acknowledged)
+        missing = {key for key in missing if key not in replica.data}
+        self._missing[member] = replica, missing
+        return len(missing)
+
+    def _coming(self, world: World) -> dict[int, list[str]]:
+        """What is under way to each, in words."""
+        under_way = world.network.in_flight()
+        words = self._words
+        self._words = {event.number: words.get(event.number) or _in_words(event) for event in under_way}
+        coming: dict[int, list[str]] = {}
+        for event in under_way:
+            coming.setdefault(event.receiver, []).append(self._words[event.number])
+        return coming
+
+
+def _in_words(event: Event) -> str:
+    message: Any = event.message
+    said = describe_stock(message) if isinstance(message, dict) else describe(message)
+    return f"from {event.sender}: {said}"
+
+
+class Filmed(NamedTuple):
+    """A run, and what it looked like."""
+
+    report: Report
+    setting: Setting
+    frames: tuple[Frame, ...]
+
+    def exposures(self) -> list[Exposure]:
+        """When too few logs had what was committed."""
+        return list(_exposures(self.frames))
+
+    def closer(self, since: float, until: float) -> Filmed:
+        """The same run once more, and only this part of it. That is what a seed is good for."""
+        again = film(self.report.seed, self.setting, self.report.faults, since=since, until=until)
+        assert again.report.record == self.report.record
+        return again
+
+
+def film(
+    seed: int,
+    setting: Setting = Setting(),  # noqa: B008  an immutable value
+    faults: Sequence[Fault] | None = None,
+    *,
+    since: float = 0.0,
+    until: float = math.inf,
+    most: int = MOST_FRAMES,
+) -> Filmed:
+    """Run it as ``run`` does, and film it."""
+    camera = Film(since=since, until=until, most=most)
+    report = run(seed, setting, faults, camera)
+    camera.end(report)
+    return Filmed(report, setting, tuple(camera.frames))
+
+
+def _exposures(frames: Sequence[Frame]) -> Iterator[Exposure]:
+    began: float | None = None
+    for frame in frames:
+        if frame.too_few and began is None:
+            began = frame.time
+        elif not frame.too_few and began is not None:
+            yield Exposure(began, frame.time)
+            began = None
+    if began is not None:
+        yield Exposure(began, frames[-1].time)
