@@ -205,6 +205,28 @@ MUTANTS = (
         '            new.rename(self.path / _POINTER)\n            self._disk.reach("pointer: renamed")\n',
         "test_diskkv_snapshots.py",
     ),
+    # Sessions
+    Mutant(
+        "a command that a session has seen is applied again",
+        "sessions.py",
+        "        if decoded.sequence > record.sequence:",
+        "        if decoded.sequence >= record.sequence:",
+        "test_sessions.py::test_in_a_session_the_same_counts_once",
+    ),
+    Mutant(
+        "sessions are not stored with the data",
+        "diskkv.py",
+        "            for session, record in sessions.records():",
+        "            for session, record in ():",
+        "test_sessions.py::test_a_restart_of_all_replicas_forgets_no_session",
+    ),
+    Mutant(
+        "a snapshot brings no sessions along",
+        "diskkv.py",
+        "            sessions = _stored_sessions(new)",
+        "            sessions = Sessions()",
+        "test_sessions.py::test_a_replica_fed_by_a_stream_knows_the_sessions_and_may_lead",
+    ),
     # Snapshots and the network
     Mutant(
         "a damaged chunk of a snapshot is taken",
@@ -212,6 +234,20 @@ MUTANTS = (
         "        if chunk.checksum != _checksum(chunk, self._before):",
         "        if False:",
         "test_transfer.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
+    ),
+    Mutant(
+        "a frame is believed whoever has sealed it",
+        "tcp.py",
+        "        if not hmac.compare_digest(mac, bytes(self._received[end - _MAC_BYTES : end])):",
+        "        if False:",
+        "test_tcp.py::test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all",
+    ),
+    Mutant(
+        "a caller is believed without a proof",
+        "tcp.py",
+        "        if not hmac.compare_digest(proof, self._proof(peer)):",
+        "        if False:",
+        "test_tcp.py::test_without_the_secret_nobody_joins",
     ),
 )
 
