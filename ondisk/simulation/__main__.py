@@ -9,7 +9,10 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-import click
+try:
+    import click
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error.name} is missing: pip install 'ondisk[cli]'")
 
 from ondisk.simulation.group import SECONDS
 from ondisk.simulation.run import Report, Setting, reduce, run, run_all
