@@ -78,6 +78,11 @@ class StockReplica(SyncObj):
         others = [nodes[each] for each in members if each != member]
         super().__init__(nodes[member], others, conf, transport=self.wire)
 
+    def leads(self) -> bool:
+        """Whether it believes to lead."""
+        status = self.getStatus()
+        return bool(status["leader"] == status["self"])
+
     @replicated  # type: ignore[untyped-decorator]
     def put(self, key: str, value: str) -> None:
         """Set a key."""
@@ -227,7 +232,7 @@ class StockSimulation(World):
             return None
         if who == LEADER:
             for member in members:
-                if self.replicas[member]._isLeader():
+                if self.replicas[member].leads():
                     return member
         return members[who % len(members)]
 
@@ -305,7 +310,7 @@ class StockSimulation(World):
         self.note("calm", "all faults have ended")
         quiet = self.now + 10.0
         self.run_until(self.now + _CALM_SECONDS, lambda: self.now > quiet and self._agree())
-        leading = [replica for replica in self.replicas.values() if replica._isLeader()] or [
+        leading = [replica for replica in self.replicas.values() if replica.leads()] or [
             *self.replicas.values()
         ]
         lost = [key for key in self.acknowledged if all(key not in replica.data for replica in leading)]
@@ -322,5 +327,5 @@ class StockSimulation(World):
     def _agree(self) -> bool:
         first, *others = self.replicas.values()
         return all(other.data == first.data for other in others) and any(
-            replica._isLeader() for replica in self.replicas.values()
+            replica.leads() for replica in self.replicas.values()
         )
