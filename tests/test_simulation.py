@@ -62,6 +62,13 @@ def test_the_same_seed_is_the_same_run_in_any_process(seed: int) -> None:
     assert digest(seed + 2) != first
 
 
+@pytest.mark.parametrize("setting", [Setting(seconds=20), Setting(replicas=3, seconds=20, stock=True)])
+def test_a_run_without_a_record_is_the_same_run(setting: Setting) -> None:
+    recorded, bare = run(2, setting), run(2, setting, recording=False)
+    assert recorded.record and not [line for line in bare.record if line.kind != "violation"]
+    assert bare._replace(record=()) == recorded._replace(record=())
+
+
 def test_a_schedule_follows_from_its_seed_and_holds_every_kind_of_fault() -> None:
     with tempfile.TemporaryDirectory() as folder:
         schedules = [Simulation(seed, Path(folder)).faults for seed in range(40)]

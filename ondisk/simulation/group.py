@@ -92,12 +92,13 @@ class Simulation(World):
         self._damaging: dict[int, int] = {}  # by receiver: chunks to damage
         self._shown: dict[int, tuple[object, ...]] = {}
         self._violation: Violation | None = None  # found in the middle of a step
-        self.network.observe(self._on_event)
 
     # The run
 
     def run(self) -> None:
         """Let it happen. Raises ``Violation``."""
+        if self.recording:
+            self.network.observe(self._on_event)
         try:
             for member in self.first_members:
                 self.start(member)

@@ -82,8 +82,13 @@ def run(
     setting: Setting = Setting(),  # noqa: B008  an immutable value
     faults: Sequence[Fault] | None = None,
     observe: Callable[[World], None] | None = None,
+    *,
+    recording: bool = True,
 ) -> Report:
-    """One run. ``faults`` are drawn from the seed if not given; ``observe`` is called after each step."""
+    """One run. ``faults`` are drawn from the seed if not given; ``observe`` is called after each step.
+
+    Without ``recording`` the report has no record. The run is the same, and faster.
+    """
     replicas = setting.replicas or (3 if seed % 2 == 0 else 5)
     violation: Violation | None = None
     with tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=_fast_directory()) as folder, _quiet():
@@ -107,6 +112,7 @@ def run(
                 replica_type=replica_without(setting.without),
                 observe=observe,
             )
+        simulation.recording = recording
         try:
             simulation.run()
         except Violation as found:
@@ -126,9 +132,9 @@ def run(
 
 
 def _brief(seed: int, setting: Setting) -> Report:
-    """Without what nobody needs of a run that was as it should be."""
-    report = run(seed, setting)
-    return report if report.rule else report._replace(record=(), history=())
+    """With a record only if there is something to look for in it."""
+    report = run(seed, setting, recording=False)
+    return run(seed, setting) if report.rule else report._replace(history=())
 
 
 def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[Report]:

@@ -127,10 +127,11 @@ class StockSimulation(World):
         self._cut: Counter[tuple[int, int]] = Counter()
         self._puts = 0
         self._shown: dict[int, object] = {}
-        self.network.observe(self._on_event)
 
     def run(self) -> None:
         """Let it happen. Raises ``Violation``."""
+        if self.recording:
+            self.network.observe(self._on_event)
         before = random.getstate()
         random.seed(self.seed)  # PySyncObj draws its timeouts from there
         try:
