@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ondisk import Cluster
+from ondisk import Cluster, DiskKV
 from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
+from tests.machines import opened
 from tests.virtual import World
 
 
@@ -51,6 +52,14 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """Three replicas in virtual time."""
     return make_world()
+
+
+@pytest.fixture
+def kv(tmp_path: Path) -> Iterator[DiskKV]:
+    """A new, open machine."""
+    machine = opened(tmp_path / "kv")
+    yield machine
+    machine.close()
 
 
 @pytest.fixture

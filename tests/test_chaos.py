@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,7 @@ from ondisk.errors import ConfigurationError, NotDone, OndiskError
 from ondisk.messages import AddReplica, Change, Message, RemoveReplica, TransferLeadership
 from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
-from ondisk.simulation.machine import PaddedKV
+from ondisk.simulation.machine import PaddedKV, content
 from ondisk.statemachine import Result
 from tests.virtual import World
 from tests.waiting import wait_until
@@ -476,15 +477,6 @@ def calm_down(cluster: Cluster) -> None:
     wait_until(equal, 60)
 
 
-def everything(cluster: Cluster, member: int) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    start = b""
-    while page := cluster.stale_read(diskkv.Scan(start=start, limit=10_000), via=member):
-        found.update(page)
-        start = page[-1][0] + b"\0"
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(REAL_SECONDS + 300)
 def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> None:
@@ -501,7 +493,7 @@ def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Pat
         disturb(cluster, rng, REAL_SECONDS)
         load.stop()
         calm_down(cluster)
-        first, *others = [everything(cluster, member) for member in cluster.members]
+        first, *others = [content(partial(cluster.stale_read, via=member)) for member in cluster.members]
         members = cluster.members
         assert all(other == first for other in others)
         assert not load.acknowledged - first.keys()

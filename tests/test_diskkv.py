@@ -37,6 +37,7 @@ from ondisk.diskkv import (
 )
 from ondisk.errors import Corrupt, DirectoryInUse, InvalidCommand, StorageError, StoreClosed
 from ondisk.statemachine import Entry, Result
+from tests.machines import apply, everything, opened
 from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 
 INT64_MAX = 2**63 - 1
@@ -49,30 +50,6 @@ ODD_KEYS = [
 packed = msgspec.msgpack.encode
 
 anything = settings(max_examples=60, deadline=None, derandomize=True, database=None)
-
-
-def opened(path: Path) -> DiskKV:
-    machine = DiskKV(path)
-    machine.open()
-    return machine
-
-
-@pytest.fixture
-def kv(tmp_path: Path) -> Iterator[DiskKV]:
-    """A new, open machine."""
-    machine = opened(tmp_path / "kv")
-    yield machine
-    machine.close()
-
-
-def apply(machine: DiskKV, *commands: bytes) -> list[Result]:
-    """Apply commands as one batch after whatever was applied last."""
-    first = machine._applied + 1
-    return machine.update([Entry(index, command) for index, command in enumerate(commands, first)])
-
-
-def everything(machine: DiskKV) -> dict[bytes, bytes]:
-    return dict(machine.lookup(scan(limit=MAX_SCAN_ITEMS)))
 
 
 # Commands and queries

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from ondisk import Cluster, DiskKV, Entry, Node, Result, client, diskkv, import_snapshot, sessions
 from ondisk.client import Client
 from ondisk.crashing import Child, CrashingDisk, Point, scratch_directory
-from ondisk.disk import Disk, Store
+from ondisk.disk import Store
 from ondisk.diskkv import delete, get, incr, put, scan
 from ondisk.errors import (
     CommandTooLarge,
@@ -46,6 +46,7 @@ from ondisk.lab.naive import OneBatch
 from ondisk.messages import AppendReply, Message, Outcomes, TransferLeadership
 from ondisk.replica import MAX_COMMAND_BYTES, Replica
 from ondisk.sessions import OUTDATED, RESULT_NOT_KEPT, UNKNOWN_SESSION, Sessions, close, once, register
+from tests.machines import apply, everything, opened
 from tests.test_disk import newest_wal, record_starts
 from tests.virtual import World
 
@@ -243,29 +244,6 @@ def test_damaged_records_are_reported() -> None:
 
 
 # Stored by DiskKV
-
-
-def opened(path: Path, disk: Disk | None = None) -> DiskKV:
-    machine = DiskKV(path, disk=disk)
-    machine.open()
-    return machine
-
-
-@pytest.fixture
-def kv(tmp_path: Path) -> Iterator[DiskKV]:
-    machine = opened(tmp_path / "kv")
-    yield machine
-    machine.close()
-
-
-def apply(machine: DiskKV, *commands: bytes) -> list[Result]:
-    """Apply commands as one batch after whatever was applied last."""
-    first = machine._applied + 1
-    return machine.update([Entry(index, command) for index, command in enumerate(commands, first)])
-
-
-def everything(machine: DiskKV) -> dict[bytes, bytes]:
-    return dict(machine.lookup(scan(limit=10_000)))
 
 
 def stored_sessions(machine: DiskKV) -> dict[int, tuple[int, Result]]:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ondisk.disk import Disk
-from ondisk.diskkv import DiskKV, Scan
+from ondisk.diskkv import DiskKV
 from ondisk.messages import Message
 from ondisk.network import Endpoint, Event, MemoryNetwork
 from ondisk.replica import Replica
+from ondisk.simulation.machine import content
 from ondisk.statemachine import OnDiskStateMachine
 
 TICK = 0.002  # seconds of virtual time between two looks at everybody
@@ -173,12 +174,7 @@ class World:
 
     def content(self, member: int) -> dict[bytes, bytes]:
         """Everything one replica holds, as it is there now."""
-        found: dict[bytes, bytes] = {}
-        start = b""
-        while page := self.replicas[member].lookup(Scan(start=start, limit=10_000)):
-            found.update(page)
-            start = page[-1][0] + b"\0"
-        return found
+        return content(self.replicas[member].lookup)
 
     def converged(self) -> bool:
         """Whether all that run have applied the same last entry, and no snapshot is under way."""

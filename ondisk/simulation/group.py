@@ -19,13 +19,13 @@ from ondisk import diskkv
 from ondisk.errors import OndiskError
 from ondisk.linearizability import History, Undecided, check
 from ondisk.messages import AddReplica, Change, Message, RemoveReplica, SnapshotChunk, TransferLeadership
-from ondisk.network import Endpoint, Event
+from ondisk.network import Endpoint
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome
 from ondisk.simulation.faults import LEADER, Fault, draw
 from ondisk.simulation.invariants import Invariants, Violation
-from ondisk.simulation.machine import PaddedKV
+from ondisk.simulation.machine import PaddedKV, content
 from ondisk.simulation.record import describe
 from ondisk.simulation.world import BEGINNING, Computer, World
 from ondisk.statemachine import Result
@@ -73,7 +73,7 @@ class Simulation(World):
 
         ``observe`` is called after each step of a replica.
         """
-        super().__init__(seed, directory)
+        super().__init__(seed, directory, observe)
         self.latency = _LATENCY
         self.seconds = seconds
         self.faults = tuple(draw(self.chance("faults"), seconds) if schedule is None else schedule)
@@ -85,7 +85,6 @@ class Simulation(World):
         self.counts: Counter[str] = Counter()
         self.removed: set[int] = set()
         self._replica_type = replica_type
-        self._observe = observe
         self._next_member = replicas + 1
         self._losing: int | None = None  # who lost its directory or its state, and is being fed
         self._changing: Future[Result] | None = None
@@ -97,29 +96,20 @@ class Simulation(World):
 
     def run(self) -> None:
         """Let it happen. Raises ``Violation``."""
-        if self.recording:
-            self.network.observe(self._on_event)
-        try:
+        with self.showing_violations():
             for member in self.first_members:
                 self.start(member)
             clients: list[Client | SessionClient] = [
                 *(Client(number, self, self, self.history) for number in range(_CLIENTS)),
                 SessionClient(0, self, self, self.history),
             ]
-            for number, fault in enumerate(self.faults):
-                self.at(BEGINNING + fault.at, lambda number=number, fault=fault: self._begin(number, fault))  # type: ignore[misc]
+            self.schedule(self.faults)
             self.run_until(BEGINNING + self.seconds)
             self._calm_down()
             for client in clients:
                 client.stop()
             self.run_until(self.now + 5.0)
             self._conclude()
-        except Violation:
-            if self._observe is not None:
-                self._observe(self)  # what it looks like when it is found
-            raise
-        finally:
-            self.close()
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
@@ -225,8 +215,7 @@ class Simulation(World):
             self.invariants.stepped(replica)
             self._show(replica)
             computer.wake(self.now + seconds / computer.clock.rate)
-        if self._observe is not None:
-            self._observe(self)
+        self.show()
 
     def _show(self, replica: Replica) -> None:
         status = replica.status
@@ -273,8 +262,9 @@ class Simulation(World):
             )
         return message
 
-    def _on_event(self, event: Event) -> None:
-        self.note(event.kind, f"{event.sender} -> {event.receiver} {describe(event.message)}")
+    def describe(self, message: Message) -> str:
+        """A message in a few words."""
+        return describe(message)
 
     # Faults
 
@@ -293,20 +283,15 @@ class Simulation(World):
         leaders = [replica for replica in self.replicas.values() if replica.status.role == "leader"]
         return max(leaders, key=lambda replica: replica.status.term, default=None)
 
-    def _begin(self, number: int, fault: Fault) -> None:
+    def begin(self, number: int, fault: Fault) -> None:
+        """Begin a fault, if there is anything to do, and see to its end."""
         end = getattr(self, "_fault_" + fault.kind.replace(" ", "_"))(number, fault)
         if end is None:
             return
         self.note("fault", f"{number}: {fault.kind}")
         self.counts[fault.kind] += 1
         if callable(end):
-
-            def ended() -> None:
-                self.note("end", f"{number}: {fault.kind}")
-                end()
-                self.wake_all()
-
-            self.after(fault.lasts, ended)
+            self.end_later(number, fault, end)
 
     # Each of these begins a fault. It returns what ends it, or whether there was anything to do.
 
@@ -566,7 +551,7 @@ class Simulation(World):
 
     def _conclude(self) -> None:
         """All replicas hold the same; what was acknowledged is there; the history has an explanation."""
-        contents = {member: self._content(member) for member in sorted(self.replicas)}
+        contents = {member: content(self.replicas[member].lookup) for member in sorted(self.replicas)}
         first, *others = contents
         for member in others:
             if contents[member] != contents[first]:
@@ -585,11 +570,3 @@ class Simulation(World):
             return
         if not verdict.linearizable:
             raise Violation("linearizability", f"no order explains {verdict.answer} on {verdict.key}")
-
-    def _content(self, member: int) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        start = b""
-        while page := self.replicas[member].lookup(diskkv.Scan(start=start, limit=10_000)):
-            found.update(page)
-            start = page[-1][0] + b"\0"
-        return found

@@ -46,7 +46,6 @@ class Invariants:
         self._led: dict[int, int] = {}  # by member: the term of which its leadership was checked
         self._wiped: set[int] = set()
         self._without_state: set[int] = set()
-        self.elections = 0
 
     # Where they look
 
@@ -140,9 +139,8 @@ class Invariants:
 
     def _holds(self, member: int, log: RaftLog, index: int, term: int | None) -> bool:
         if member in self._wiped and not log.admitted:
-            return (
-                True  # it may have. It does not vote until it does again, so a majority of the others will do
-            )
+            # It may have. It does not vote until it does again, so a majority of the others will do.
+            return True
         return log.synced_index >= index and (log.term_at(index) == term or log.base_index > index)
 
     def applies(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
@@ -188,7 +186,6 @@ class Invariants:
         if not replica.raft.is_leader or self._led.get(replica.id) == replica.raft.term:
             return
         term = self._led[replica.id] = replica.raft.term
-        self.elections += 1
         if self._leaders.setdefault(term, replica.id) != replica.id:
             raise Violation(
                 "election safety", f"{self._leaders[term]} and {replica.id} both lead term {term}"
@@ -201,10 +198,3 @@ class Invariants:
                     f"replica {replica.id} leads term {term} without entry {index} of term "
                     f"{self._terms[index]}, which is committed",
                 )
-
-    # What was seen
-
-    @property
-    def committed(self) -> int:
-        """How many entries are known to be committed."""
-        return len(self._terms) - 1

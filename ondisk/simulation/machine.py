@@ -1,14 +1,25 @@
-"""DiskKV, with snapshots of a round length, so that a run can be repeated."""
+"""DiskKV, with snapshots of a round length, so that a run can be repeated; and all that one holds."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ondisk import filestream, stream
-from ondisk.diskkv import DiskKV
+from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, Scan
 from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
 
 _ROUND_BYTES = 64 << 10
+
+
+def content(lookup: Callable[[Scan], list[tuple[bytes, bytes]]]) -> dict[bytes, bytes]:
+    """Everything that a ``DiskKV`` holds, asked page by page."""
+    found: dict[bytes, bytes] = {}
+    start = b""
+    while page := lookup(Scan(start=start, limit=MAX_SCAN_ITEMS)):
+        found.update(page)
+        start = page[-1][0] + b"\0"
+    return found
 
 
 class _UnpaddedReader:

@@ -11,6 +11,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from ondisk.network import Endpoint, Event
+from ondisk.network import Endpoint
 from ondisk.raft import time_stands_still
 from ondisk.simulation import faults
 from ondisk.simulation.faults import LEADER, Fault, draw, one_of
@@ -114,7 +115,7 @@ class StockSimulation(World):
         observe: Callable[[StockSimulation], None] | None = None,
     ) -> None:
         """As for ``Simulation``; the faults are of those kinds that stock PySyncObj can stand at all."""
-        super().__init__(seed, directory)
+        super().__init__(seed, directory, observe)
         self.latency = _LATENCY
         self.seconds = seconds
         self.faults = tuple(draw(self.chance("faults"), seconds, KINDS) if schedule is None else schedule)
@@ -122,7 +123,6 @@ class StockSimulation(World):
         self.replicas: dict[int, StockReplica] = {}
         self.counts: Counter[str] = Counter()
         self.acknowledged: dict[str, float] = {}  # key: when
-        self._observe = observe
         self._endpoints: dict[int, Endpoint] = {}
         self._cut: Counter[tuple[int, int]] = Counter()
         self._puts = 0
@@ -130,26 +130,18 @@ class StockSimulation(World):
 
     def run(self) -> None:
         """Let it happen. Raises ``Violation``."""
-        if self.recording:
-            self.network.observe(self._on_event)
         before = random.getstate()
         random.seed(self.seed)  # PySyncObj draws its timeouts from there
-        try:
+        with ExitStack() as last:
+            last.callback(random.setstate, before)
+            last.enter_context(self.showing_violations())
             for member in self.members:
                 self.computers[member] = Computer(member, self)
                 self.start(member)
-            for number, fault in enumerate(self.faults):
-                self.at(BEGINNING + fault.at, lambda number=number, fault=fault: self._begin(number, fault))  # type: ignore[misc]
+            self.schedule(self.faults)
             self._keep_putting(self.chance("client"))
             self.run_until(BEGINNING + self.seconds)
             self._conclude()
-        except Violation:
-            if self._observe is not None:
-                self._observe(self)  # what it looks like when it is found
-            raise
-        finally:
-            self.close()
-            random.setstate(before)
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
@@ -196,11 +188,11 @@ class StockSimulation(World):
             self._shown[member] = shown
             self.note("status", f"{member}: state {status['state']} in term {status['raft_term']}")
         computer.wake(self.now + _TICK)
-        if self._observe is not None:
-            self._observe(self)
+        self.show()
 
-    def _on_event(self, event: Event) -> None:
-        self.note(event.kind, f"{event.sender} -> {event.receiver} {describe(event.message)}")
+    def describe(self, message: Any) -> str:
+        """A message in a few words."""
+        return describe(message)
 
     # Requests
 
@@ -237,17 +229,11 @@ class StockSimulation(World):
                     return member
         return members[who % len(members)]
 
-    def _begin(self, number: int, fault: Fault) -> None:
+    def begin(self, number: int, fault: Fault) -> None:
+        """Begin a fault, and see to its end."""
         self.note("fault", f"{number}: {fault}")
         self.counts[fault.kind] += 1
-        end = self._apply(fault)
-
-        def ended() -> None:
-            self.note("end", f"{number}: {fault.kind}")
-            end()
-            self.wake_all()
-
-        self.after(fault.lasts, ended)
+        self.end_later(number, fault, self._apply(fault))
 
     def _apply(self, fault: Fault) -> Callable[[], None]:
         """Begin a fault; return what ends it."""

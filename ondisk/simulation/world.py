@@ -11,13 +11,17 @@ import errno
 import heapq
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ondisk.disk import Disk
 from ondisk.messages import Message
-from ondisk.network import MemoryNetwork
+from ondisk.network import Event, MemoryNetwork
+from ondisk.simulation.faults import Fault
+from ondisk.simulation.invariants import Violation
 
 _STEP_SECONDS = 0.0002  # processor time of a step
 BEGINNING = 1000.0  # the first moment, in seconds
@@ -149,7 +153,9 @@ class Computer:
 class World:
     """Computers on one network and in one time. What runs on them is up to the subclass."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    def __init__(self, seed: int, directory: Path, observe: Callable[[Any], None] | None = None) -> None:
+        """``observe`` is called with the world after each step of a replica."""
+        self._observe = observe
         self.seed = seed
         self.directory = directory
         self.now = BEGINNING
@@ -176,6 +182,53 @@ class World:
     def crash(self, member: int) -> None:
         """Cut the power of one computer."""
         raise NotImplementedError
+
+    def begin(self, number: int, fault: Fault) -> None:
+        """Begin a fault, the ``number``-th of its schedule."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close all replicas. A second call does nothing."""
+        raise NotImplementedError
+
+    def describe(self, message: Any) -> str:
+        """A message in a few words."""
+        raise NotImplementedError
+
+    # A run
+
+    @contextmanager
+    def showing_violations(self) -> Iterator[None]:
+        """Around a run: it is recorded, shown once more if it breaks a rule, and closed."""
+        if self.recording:
+            self.network.observe(self._on_event)
+        try:
+            yield
+        except Violation:
+            self.show()  # what it looks like when it is found
+            raise
+        finally:
+            self.close()
+
+    def show(self) -> None:
+        """Let who observes look."""
+        if self._observe is not None:
+            self._observe(self)
+
+    def schedule(self, faults: Sequence[Fault]) -> None:
+        """Let each fault begin at its time."""
+        for number, fault in enumerate(faults):
+            self.at(BEGINNING + fault.at, partial(self.begin, number, fault))
+
+    def end_later(self, number: int, fault: Fault, end: Callable[[], None]) -> None:
+        """A fault has begun: end it when it has lasted long enough."""
+
+        def ended() -> None:
+            self.note("end", f"{number}: {fault.kind}")
+            end()
+            self.wake_all()
+
+        self.after(fault.lasts, ended)
 
     # Time
 
@@ -228,6 +281,9 @@ class World:
             computer.wake(self.now)
 
     # The record
+
+    def _on_event(self, event: Event) -> None:
+        self.note(event.kind, f"{event.sender} -> {event.receiver} {self.describe(event.message)}")
 
     def note(self, kind: str, words: str) -> None:
         """Write a line into the record."""
