@@ -13,7 +13,8 @@ Operations whose outcome is unknown can be anywhere after their call, or nowhere
 grow. Five things keep it small:
 
 * The search ends when all operations with a known outcome are in order; the others may happen later or never.
-* An operation that fits and changes nothing, such as a get, is taken at once: it only gets harder to place.
+* An operation that fits and can change nothing anywhere, such as a get, is taken at once: it only gets
+  harder to place. (Not so a put of the value that is there: later it may be needed to put it back.)
 * An operation with an unknown outcome is not taken where it changes nothing.
 * Of two with unknown outcomes that do the same, the one that was called first is taken first.
 * A configuration that has fewer of the unknown ones behind it, and is the same otherwise, can do all that
@@ -84,6 +85,8 @@ class Model(NamedTuple):
 
     ``step(state, operation)`` says whether the operation can have answered as it did, and the state after
     it. It is a pure function. An operation without an end can have answered anything.
+
+    An operation called ``get`` or ``read``, or that answered ``False``, changes no state whatever.
     """
 
     initial: Hashable
@@ -315,7 +318,7 @@ class _Search:
             if fits:
                 moves.append((place, _Configuration(now.left ^ bit, now.spent, state)))
         for move in moves:
-            if move[1].state == now.state:
+            if _changes_nothing(operations[move[0]]):
                 return first_end, [move]
         for places in self._alike:
             place = next((place for place in places if not now.spent >> place & 1), -1)
@@ -342,6 +345,11 @@ class _Search:
             for operation, call, end in zip(self.operations, self._call, self._end, strict=True)
             if call <= rank
         )
+
+
+def _changes_nothing(operation: Operation) -> bool:
+    """Wherever it stands in the order, given the answer that it has."""
+    return operation.name in ("get", "read") or operation.result is False
 
 
 def _ranks(operations: Sequence[Operation]) -> tuple[list[int], list[int | None]]:

@@ -249,6 +249,14 @@ MUTANTS = (
         "        if False:",
         "test_tcp.py::test_without_the_secret_nobody_joins",
     ),
+    # The judge
+    Mutant(
+        "a write of what is there already is ordered at once",
+        "linearizability.py",
+        "            if _changes_nothing(operations[move[0]]):",
+        "            if move[1].state == now.state:",
+        "test_linearizability.py::test_a_write_of_what_is_there_already_may_be_needed_later",
+    ),
 )
 
 
