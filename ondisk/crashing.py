@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,6 +102,7 @@ class Child:
         """
         self._seconds = seconds
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        self._talking = threading.RLock()
         modules = [(each.__module__, _file_of(each)) for each in classes]
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from sys import path; path[:] = {sys.path!r}\n{_MAIN}"],
@@ -123,27 +125,31 @@ class Child:
 
     def _ask(self, question: object) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            pickle.dump(question, self._process.stdin)
-            self._process.stdin.flush()
-            answer = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace")
-            self.close()
-            raise ChildFailed(f"the child process has gone. It said:\n{said}") from None
-        return answer
+        with self._talking:
+            if self._errors.closed:
+                raise ChildFailed("the child process was closed")
+            try:
+                pickle.dump(question, self._process.stdin)
+                self._process.stdin.flush()
+                answer = pickle.load(self._process.stdout)
+            except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+                self._errors.seek(0)
+                said = self._errors.read().decode(errors="replace")
+                self.close()
+                raise ChildFailed(f"the child process has gone. It said:\n{said}") from None
+            return answer
 
     def close(self) -> None:
-        """Kill what still runs. A second call does nothing."""
+        """Kill what still runs. From any thread; a second call does nothing."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            assert stream is not None
-            with suppress(BrokenPipeError):  # a question that was never read
-                stream.close()
+        with self._talking:  # who waits for an answer in another thread has met the end of the stream first
+            for stream in (self._process.stdin, self._process.stdout, self._errors):
+                assert stream is not None
+                with suppress(BrokenPipeError):  # a question that was never read
+                    stream.close()
 
     def __enter__(self) -> Child:
         return self

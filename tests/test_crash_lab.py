@@ -114,6 +114,8 @@ def test_a_child_leaves_no_process() -> None:
         (fork,) = wait_until(server.children)
     runner.join(20)
     assert not runner.is_alive() and not server.is_running()
+    with pytest.raises(ChildFailed, match="was closed"):
+        child.run(hanging)
     wait_until(lambda: not fork.is_running() or fork.status() == psutil.STATUS_ZOMBIE)
 
 
