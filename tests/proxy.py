@@ -126,6 +126,8 @@ class _Pair:
                 self._wait_while(lambda: not way.passes)
                 if way.cut:
                     lost = self.spoiled = True
+                elif lost:  # healed in the moment when this was spoiled, and so it was passed over
+                    break
                 if not lost:
                     sink.sendall(data)
         self._wait_while(lambda: way.cut or not way.passes)  # a farewell does not get through either
