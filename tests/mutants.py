@@ -38,21 +38,21 @@ MUTANTS = (
     ),
     Mutant(
         "a put is answered when it is in the leader's log",
-        "replica.py",
+        "proposals.py",
         "                self._await(index, proposal)\n        for change",
         "                self._answer(proposal.reply, Result())\n        for change",
         "test_raft.py::test_a_proposal_whose_entry_is_overwritten_is_known_not_to_have_happened",
     ),
     Mutant(
         "a waiting caller gets the answer of whatever entry took the place of its own",
-        "replica.py",
+        "proposals.py",
         "            if term == entry.term:\n",
         "            if term <= entry.term:\n",
         "test_raft.py::test_a_proposal_whose_entry_is_overwritten_is_known_not_to_have_happened",
     ),
     Mutant(
         "a read does not wait until what it must see is applied",
-        "replica.py",
+        "reads.py",
         "                if index > applied:",
         "                if index > applied + 1000:",
         "test_raft.py::test_a_read_waits_until_the_index_it_was_told_is_applied_here",
@@ -73,7 +73,7 @@ MUTANTS = (
     ),
     Mutant(
         "a forwarded command is said to be undone when the leader goes away",
-        "replica.py",
+        "proposals.py",
         'proposal.reply, OutcomeUnknown("the leader went',
         'proposal.reply, Rejected("the leader went',
         "test_raft.py::test_a_forwarded_proposal_fails_as_unknown_when_the_leader_goes_away",

@@ -29,7 +29,8 @@ from ondisk.messages import (
 )
 from ondisk.raft import PYSYNCOBJ_VERSION, Raft
 from ondisk.raftlog import LogEntry
-from ondisk.replica import Replica, _Remote
+from ondisk.replica import Replica
+from ondisk.requests import Remote
 from ondisk.statemachine import Result
 from tests.virtual import World
 
@@ -559,7 +560,7 @@ def test_a_command_that_could_not_be_sent_waits_for_the_next_leader(world: World
     assert follower.running
     assert isinstance(given_up.exception(0), (NoLeader, OutcomeUnknown))
     assert not future.done()
-    follower._take_back(Propose(12345, [b"given up between sending and finding out"]))
+    follower._proposals.take_back(Propose(12345, [b"given up between sending and finding out"]))
     follower._endpoint.send = send  # type: ignore[method-assign]
     world.run(0.5)
     assert future.result(0) == Result(1)
@@ -578,12 +579,12 @@ def test_what_the_leader_knows_of_a_command_reaches_the_caller_unchanged(
     world.network.stall((follower.id, leader.id))
     future = put(follower, "k")
     world.run(0.05)
-    (request,) = follower._forwarded
+    (request,) = follower._proposals._forwarded
     follower._receive(leader.id, Outcomes([Outcome(request, verdict)]))  # type: ignore[arg-type]
     assert type(future.exception(0)) is error
     outcomes: list[Outcome] = []
-    leader._report = lambda to, *said: outcomes.append(said)  # type: ignore[method-assign,assignment,arg-type]
-    leader._refuse(_Remote(follower.id, 1), error("why"))
+    leader._proposals._report = lambda to, *said: outcomes.append(said)  # type: ignore[method-assign,assignment,arg-type]
+    leader._proposals._refuse(Remote(follower.id, 1), error("why"))
     assert outcomes == [("discarded" if verdict == "not_leader" else verdict,)]
 
 
@@ -634,7 +635,7 @@ def test_a_read_waits_until_the_index_it_was_told_is_applied_here(world: World) 
     world.network.stall((leader.id, follower.id))
     barrier = follower.read_barrier(FOREVER)
     world.run(0.05)
-    (request,) = follower._asked
+    (request,) = follower._reads._asked
     follower._receive(leader.id, ReadIndex(request, follower.raft.applied_index + 1))
     world.run(0.1)
     assert not barrier.done()
@@ -648,6 +649,6 @@ def test_an_answer_to_an_earlier_life_is_not_taken_for_a_new_request(world: Worl
     """Request numbers do not begin at 1 after a restart."""
     leader = world.elect()
     follower = follower_of(world, leader)
-    first = follower._next_request
+    first = follower._proposals._next_request
     world.stop(follower.id)
-    assert abs(world.start(follower.id)._next_request - first) > 1000
+    assert abs(world.start(follower.id)._proposals._next_request - first) > 1000
