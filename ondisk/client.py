@@ -9,6 +9,7 @@ A write through a ``Session`` is applied once, however often it had to be sent: 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -42,8 +43,16 @@ _PAUSE = 0.02  # seconds between two attempts, for the first may have failed at 
 _T = TypeVar("_T")
 
 
+def checked(timeout: float) -> float:
+    """A timeout that can be waited for, in seconds. Raises ``InvalidCommand`` for what is no number."""
+    if not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise InvalidCommand(f"a timeout is a number of seconds, not {timeout!r:.60}")
+    return min(timeout, threading.TIMEOUT_MAX)
+
+
 def wait_for(future: Future[_T], timeout: float) -> _T:
     """The future's result. After ``timeout`` seconds ``NoLeader`` if it was never begun, else ``Timeout``."""
+    timeout = checked(timeout)
     try:
         return future.result(timeout)
     except TimeoutError:
@@ -118,7 +127,7 @@ class Writes(ABC):
 
     def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
         result = self.propose(command, via=via, timeout=timeout)
-        if result.error is not None:
+        if result.error is not None and result.error != sessions.RESULT_NOT_KEPT:  # which was applied
             raise Rejected(result.error)
         return result
 
@@ -168,7 +177,7 @@ class Client(Writes):
             self._check_sessions(via)
             return self.propose(sessions.register(), via=via, timeout=seconds)
 
-        result, _ = insist(register, time.monotonic() + timeout)
+        result, _ = insist(register, time.monotonic() + checked(timeout))
         if not isinstance(result.value, int):
             raise Rejected(f"no session was opened: {result.error}")
         return Session(self, result.value)
@@ -192,7 +201,7 @@ class Client(Writes):
 
     @abstractmethod
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Let another voter lead. Raises ``Rejected`` if it did not take over in time."""
+        """Let another voter lead. Raises ``OutcomeUnknown`` if it did not take over in time: it still may."""
 
     # DiskKV
 
@@ -293,6 +302,7 @@ class Session(Writes):
     @contextmanager
     def _my_turn(self, timeout: float) -> Iterator[float]:
         """Wait until no other call is under way; ``with`` is told the deadline."""
+        timeout = checked(timeout)
         deadline = time.monotonic() + timeout
         if not self._turn.acquire(timeout=max(0.0, timeout)):
             raise Unfinished("another call of this session is under way")

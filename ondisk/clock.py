@@ -14,28 +14,29 @@ class PausableClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stopped_at: float | None = None
-        self._offset = 0.0
+        # When it was stopped, and how long all pauses before were: together, for who looks without the lock.
+        self._state: tuple[float | None, float] = (None, 0.0)
 
     def __call__(self) -> float:
         """Seconds since some fixed moment, less all pauses."""
-        stopped_at = self._stopped_at
-        return (time.monotonic() if stopped_at is None else stopped_at) - self._offset
+        stopped_at, pauses = self._state
+        return (time.monotonic() if stopped_at is None else stopped_at) - pauses
 
     @property
     def paused(self) -> bool:
         """Whether time stands still."""
-        return self._stopped_at is not None
+        return self._state[0] is not None
 
     def pause(self) -> None:
         """Stop. A second call does nothing."""
         with self._lock:
-            if self._stopped_at is None:
-                self._stopped_at = time.monotonic()
+            stopped_at, pauses = self._state
+            if stopped_at is None:
+                self._state = time.monotonic(), pauses
 
     def resume(self) -> None:
         """Go on from where it stopped. A second call does nothing."""
         with self._lock:
-            if self._stopped_at is not None:
-                self._offset += time.monotonic() - self._stopped_at
-                self._stopped_at = None
+            stopped_at, pauses = self._state
+            if stopped_at is not None:
+                self._state = None, pauses + time.monotonic() - stopped_at

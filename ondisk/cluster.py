@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ondisk.client import DEFAULT_TIMEOUT, Client
+from ondisk.client import DEFAULT_TIMEOUT, Client, checked
 from ondisk.disk import Disk
 from ondisk.errors import ConfigurationError, NoLeader, NotDone, ReplicaStopped, Timeout
+from ondisk.members import check_id, check_ids
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
@@ -50,8 +52,7 @@ class Cluster(Client):
         ``state_machine`` makes the state machine for a directory (``DiskKV`` if not given); ``disks`` hands
         single replicas a disk that stalls or fails.
         """
-        if len(set(members)) != len(members) or not members:
-            raise ConfigurationError(f"members must be different and at least one: {members}")
+        check_ids(members)
         self.data_dir = Path(data_dir).resolve()
         self._network = network if network is not None else MemoryNetwork()
         self._state_machine = state_machine
@@ -84,7 +85,13 @@ class Cluster(Client):
 
     def _follow_members(self) -> None:
         """Start those who were added in an earlier life, and leave out those who were removed."""
-        members = max((node.configuration for node in self._nodes.values()), key=lambda found: found[0])[1]
+        known = []
+        for node in self._nodes.values():
+            with suppress(ReplicaStopped):  # it has been told already that it was removed
+                known.append(node.configuration)
+        if not known:
+            return
+        members = max(known, key=lambda found: found[0])[1]
         for folder in self.data_dir.glob("replica-*"):
             name = re.fullmatch(r"replica-([1-9][0-9]*)", folder.name)
             if name and (added := int(name[1])) in members.all - self._nodes.keys():
@@ -139,18 +146,24 @@ class Cluster(Client):
         ``address`` (``host:port``) only on TCP. Raises ``Rejected`` for an id that was removed, and
         ``Timeout`` if it has not caught up in time: then it goes on trying.
         """
-        if replica_id in self._nodes:
+        check_id(replica_id)
+        deadline = time.monotonic() + checked(timeout)
+        known = self._while_not_done(None, timeout, lambda via, _: via.configuration)[1]
+        if replica_id in known.voters:
             raise ConfigurationError(f"there is a replica {replica_id} already")
-        deadline = time.monotonic() + timeout
-        node = self._make_node(replica_id, ())
+        node = self._nodes.get(replica_id) or self._make_node(replica_id, ())  # it may have been tried before
+        was_there = node.directory.exists()
         node.start()
         self._nodes = {**self._nodes, replica_id: node}
         try:
-            self._while_not_done(
-                None, timeout, lambda via, left: via.add_replica(replica_id, address, timeout=left)
-            )
+            if replica_id not in known.learners:
+                self._while_not_done(
+                    None, timeout, lambda via, left: via.add_replica(replica_id, address, timeout=left)
+                )
         except (NotDone, ConfigurationError):
             self._forget(replica_id)
+            if not was_there:
+                node.erase()
             raise
         while replica_id not in self._nodes[self.wait_for_leader(timeout)].status.voters:
             if time.monotonic() > deadline:
@@ -254,7 +267,7 @@ class Cluster(Client):
         self._choose(via)._check_sessions(None)
 
     def _while_not_done(self, via: int | None, timeout: float, request: Callable[[Node, float], _T]) -> _T:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + checked(timeout)
         while True:
             node = self._choose(via)
             try:
@@ -267,10 +280,11 @@ class Cluster(Client):
     def _choose(self, via: int | None) -> Node:
         if via is not None:
             return self._node(via)
+        nodes = self._nodes  # others may be added and removed meanwhile
         leader = self.leader_id
-        if leader is not None:
-            return self._nodes[leader]
-        for node in self._nodes.values():
+        if leader in nodes:
+            return nodes[leader]
+        for node in nodes.values():
             if node.status.role in ("follower", "candidate"):
                 return node
         raise ReplicaStopped("no replica is running")

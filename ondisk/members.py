@@ -11,14 +11,29 @@ replica, started again by mistake, must not find its way back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated
 
 import msgspec
 
 from ondisk.errors import ConfigurationError
 
-Id = Annotated[int, msgspec.Meta(ge=1)]
+MAX_ID = (1 << 63) - 1
+Id = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
+
+
+def check_id(replica_id: object) -> None:
+    """Raise ``ConfigurationError`` for what cannot be the id of a replica."""
+    if not isinstance(replica_id, int) or isinstance(replica_id, bool) or not 1 <= replica_id <= MAX_ID:
+        raise ConfigurationError(f"the id of a replica is a whole number from 1 on, not {replica_id!r:.60}")
+
+
+def check_ids(replica_ids: Collection[object]) -> None:
+    """Raise ``ConfigurationError`` unless these can be the first members: all different, and one at least."""
+    for replica_id in replica_ids:
+        check_id(replica_id)
+    if len(set(replica_ids)) != len(replica_ids) or not replica_ids:
+        raise ConfigurationError(f"members must be different and at least one: {list(replica_ids)}")
 
 
 class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

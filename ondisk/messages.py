@@ -42,7 +42,10 @@ class Vote(_Message, frozen=True, tag="vote"):
 
 
 class AppendEntries(_Message, frozen=True, tag="append_entries"):
-    """The leader's entries after ``prev_index``, or a heartbeat. ``round`` numbers leadership checks."""
+    """The leader's entries after ``prev_index``, or a heartbeat. ``round`` numbers leadership checks.
+
+    ``counts``: whether the answer is one of those that a majority is made of.
+    """
 
     term: Natural
     prev_index: Natural
@@ -50,6 +53,7 @@ class AppendEntries(_Message, frozen=True, tag="append_entries"):
     entries: list[LogEntry]
     commit_index: Natural
     round: Natural
+    counts: bool = True
 
 
 class AppendReply(_Message, frozen=True, tag="append_reply"):

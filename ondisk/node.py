@@ -8,21 +8,23 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ondisk.client import DEFAULT_TIMEOUT, Client, wait_for
+from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, DirectoryInUse, Rejected, ReplicaStopped
-from ondisk.members import Members
+from ondisk.members import Members, check_id, check_ids
 from ondisk.messages import AddReplica, Change, RemoveReplica, TransferLeadership
 from ondisk.network import Endpoint, Network
 from ondisk.raft import Timing
 from ondisk.replica import Replica, ReplicaStatus
+from ondisk.restore import complete_import
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 
@@ -36,7 +38,8 @@ def _stop_all() -> None:
     # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
     # inside RocksDB while the interpreter goes away would abort the process.
     for node in list(_running):
-        node.stop()
+        with suppress(Exception):  # the others must be stopped all the same
+            node.stop()
 
 
 class Node(Client):
@@ -60,6 +63,9 @@ class Node(Client):
         added to a running group. They count until the log knows better.
         ``state_machine`` makes the state machine for a directory; ``DiskKV`` if not given.
         """
+        check_id(replica_id)
+        if members:
+            check_ids(members)
         self.id = replica_id
         self.directory = Path(data_dir).resolve() / f"replica-{replica_id}"
         self._members = tuple(members)
@@ -69,6 +75,7 @@ class Node(Client):
         self._disk = disk
         self._timing = timing
         self._control = threading.Lock()  # one start, stop or crash at a time
+        self._controller: threading.Thread | None = None  # who does that now
         self._endpoint: Endpoint | None = None
         self._replica: Replica | None = None
         self._thread: threading.Thread | None = None
@@ -82,10 +89,12 @@ class Node(Client):
 
         Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
         """
-        with self._control:
-            if self._replica is not None and self._replica.running:
+        with self._controlling():
+            alive = self._thread is not None and self._thread.is_alive() and not self._stopping
+            if self._replica is not None and self._replica.running and alive:
                 return
             self._end(crash=False)
+            complete_import(self.directory)
             machine = self._make_machine(self.directory / "state")
             endpoint = self._network.attach(self.id)
             self._replica = Replica(
@@ -105,23 +114,35 @@ class Node(Client):
                 target=self._run, args=(self._replica, endpoint), name=f"ondisk-{self.id}", daemon=True
             )
             _running.add(self)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:  # there are too many threads
+                self._thread = None
+                self._end(crash=False)
+                raise
 
     def stop(self) -> None:
         """Stop cleanly. A second call does nothing. Not from a future's callback: see ``propose_async``."""
-        self._not_from_own_thread()
-        with self._control:
+        with self._controlling():
             self._end(crash=False)
 
     def crash(self) -> None:
         """Stop as a power cut would: what was never synced is lost."""
-        self._not_from_own_thread()
-        with self._control:
+        with self._controlling():
             self._end(crash=True)
 
-    def _not_from_own_thread(self) -> None:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(f"replica {self.id} cannot wait for the end of its own thread")
+    @contextmanager
+    def _controlling(self) -> Iterator[None]:
+        """One at a time, and never from a future's callback: that would wait for itself."""
+        me = threading.current_thread()
+        if me in (self._thread, self._controller):
+            raise RuntimeError(f"replica {self.id} cannot be started or stopped from a callback of its own")
+        with self._control:
+            self._controller = me
+            try:
+                yield
+            finally:
+                self._controller = None
 
     def _end(self, *, crash: bool) -> None:
         if self._replica is None:
@@ -181,12 +202,12 @@ class Node(Client):
         self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Replicate a command, through this replica."""
-        return self._running_replica(via).propose(command, self._clock() + timeout)
+        return self._running_replica(via).propose(command, self._clock() + checked(timeout))
 
     def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
-        wait_for(replica.read_barrier(self._clock() + timeout), timeout)
+        wait_for(replica.read_barrier(self._clock() + checked(timeout)), timeout)
         return replica.lookup(query)
 
     def _check_sessions(self, via: int | None) -> None:
@@ -215,7 +236,7 @@ class Node(Client):
         self._change(TransferLeadership(to), timeout)
 
     def _change(self, change: Change, timeout: float) -> None:
-        future = self._running_replica().propose_change(change, self._clock() + timeout)
+        future = self._running_replica().propose_change(change, self._clock() + checked(timeout))
         result = wait_for(future, timeout)
         if result.error is not None:
             raise Rejected(result.error)
@@ -243,7 +264,7 @@ class Node(Client):
 
     def erase(self) -> None:
         """Delete the directory of this stopped replica. Raises ``DirectoryInUse``."""
-        with self._control:
+        with self._controlling():
             if self._replica is not None and self._replica.running:
                 raise DirectoryInUse(f"{self.directory}: replica {self.id} is running")
             self._end(crash=False)

@@ -39,6 +39,7 @@ from ondisk.statemachine import Entry, Result
 
 _DISCARDED = "a new leader discarded the entry before it was committed"
 _LOST_BY_LEADER = "the leader lost the entry; another replica may still hold it"
+_NOT_YET = "replica {} did not take over in time; it still may"
 _PASSED_BY_SNAPSHOT = "a snapshot passed the entry, and does not tell whether it was this one"
 
 
@@ -67,6 +68,7 @@ class Proposals:
         self._in_log: dict[int, tuple[int, _Proposal]] = {}  # index: term, proposal
         self._forwarded: dict[int, tuple[int, _Proposal]] = {}  # request: leader, proposal
         self._handing_over: _Proposal | None = None  # a wish for another leader, until it leads
+        self._in_hand: list[_Proposal] = []  # on the way from the first of these to another one
 
     def __len__(self) -> int:
         """How many have not been answered yet."""
@@ -93,20 +95,23 @@ class Proposals:
     @property
     def more_to_take(self) -> bool:
         """Whether another step could take more of them at once."""
-        return bool(self._waiting) and self._raft.leader_id is not None and not self.held_back
+        if not self._waiting or self.held_back:
+            return False
+        return self._raft.leader_id is not None and not self._raft.transferring
 
     def take(self, now: float) -> None:
         """Raft is ready for new ones: propose them, forward them, or let them wait for a leader."""
         if self._raft.is_leader:
             if not self._raft.transferring:
                 self._propose(now)
-            return
-        self._return_remote()
-        if (leader := self._raft.leader_id) is not None and self._waiting:
-            self._forward(leader, now)
+        else:
+            self._return_remote()
+            if (leader := self._raft.leader_id) is not None and self._waiting:
+                self._forward(leader, now)
+        self._in_hand = []
 
     def _take(self, now: float) -> list[_Proposal]:
-        taken: list[_Proposal] = []
+        taken = self._in_hand
         size = 0
         while self._waiting and size < self._raft.timing.batch_bytes:
             proposal = self._waiting.popleft()
@@ -166,7 +171,7 @@ class Proposals:
     def look_at_hand_over(self, now: float) -> None:
         """Answer who wanted another leader, once it leads or has not made it in time."""
         raft = self._raft
-        if (proposal := self._handing_over) is None or (raft.transferring and raft.is_leader):
+        if (proposal := self._handing_over) is None or raft.transferring:
             return
         assert isinstance(proposal.command, TransferLeadership)
         if raft.leader_id is None and now < proposal.deadline:
@@ -174,8 +179,8 @@ class Proposals:
         self._handing_over = None
         if raft.leader_id == proposal.command.to:
             self._answer(proposal.reply, Result())
-        else:
-            self._answer(proposal.reply, Result(error=f"replica {proposal.command.to} did not take over"))
+        else:  # the request to take over may still be on its way
+            self._refuse(proposal.reply, OutcomeUnknown(_NOT_YET.format(proposal.command.to)))
 
     def _forward(self, leader: int, now: float) -> None:
         commands, changes = _split(self._take(now))
@@ -254,6 +259,8 @@ class Proposals:
                 )
             elif outcome.verdict == "discarded":
                 proposal.reply.set_exception(Rejected(_DISCARDED))
+            elif isinstance(proposal.command, TransferLeadership):
+                proposal.reply.set_exception(OutcomeUnknown(_NOT_YET.format(proposal.command.to)))
             else:
                 proposal.reply.set_exception(OutcomeUnknown(_LOST_BY_LEADER))
 
@@ -349,8 +356,15 @@ class Proposals:
     def refuse_all(self, stopped: str) -> None:
         """The replica has stopped; ``stopped`` says why."""
         for proposal in drain(self._waiting):
-            if isinstance(proposal.reply, Future) and begin(proposal.reply):
+            if not isinstance(proposal.reply, Future):
+                continue
+            if proposal.reply.running() and not isinstance(proposal.command, bytes):
+                proposal.reply.set_exception(OutcomeUnknown(f"{stopped}; it had been asked for"))
+            elif begin(proposal.reply):
                 proposal.reply.set_exception(ReplicaStopped(stopped))
+        in_hand, self._in_hand = self._in_hand, []
+        for proposal in in_hand:  # an error came in between
+            self._refuse(proposal.reply, OutcomeUnknown(f"{stopped}; the command may have been proposed"))
         for table in (self._in_log, self._forwarded):
             while table:
                 _, (_, proposal) = table.popitem()

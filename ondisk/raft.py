@@ -203,11 +203,20 @@ class _Journal:
 class _Peer:
     """What a leader knows of a follower beyond PySyncObj's next and match index."""
 
-    __slots__ = ("acked_round", "admitted", "in_flight", "needs_snapshot", "probe_sent", "probing")
+    __slots__ = (
+        "acked_round",
+        "admitted",
+        "in_flight",
+        "needs_snapshot",
+        "probe_sent",
+        "probing",
+        "was_behind",
+    )
 
     def __init__(self) -> None:
         self.admitted = False  # whether it would vote, as far as is known
         self.needs_snapshot = False  # what it needs next is no longer in the log
+        self.was_behind = 0  # by so many entries, when that was looked at last
         self.probing = True  # not yet known where its log agrees: entries in one message at a time
         self.probe_sent = False
         self.in_flight = 0  # bytes sent beyond its match index
@@ -278,9 +287,10 @@ class Raft(SyncObj):
         self.needs_state = self._lacks_state(applied_index)
         self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
         self._transfer: tuple[Node, float] | None = None  # who shall lead, and until when that is tried
-        # For a first voter: see ``_keeps_quiet``.
-        first_voter = replica_id in self._members.voters
-        self._quiet_until = now + timing.election_max + timing.election_min if first_voter else now
+        self._next_take_over = 0.0  # when to ask the successor again
+        # See ``_keeps_quiet``.
+        self._quiet_until = now + timing.election_max + timing.election_min
+        self._counts = True  # whether the leader counts this replica, as far as it has said
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
         self._must_send = False
@@ -532,12 +542,13 @@ class Raft(SyncObj):
                 f"replica {to} is not another voter: {sorted(n.id for n in self._others)} are"
             )
         self._transfer = node, _time_of_step() + self.timing.election_max
+        self._next_take_over = 0.0
         self._must_send = True
 
     @property
     def transferring(self) -> bool:
-        """Whether leadership is being handed over; no request is taken in meanwhile."""
-        return self._transfer is not None
+        """As leader: whether leadership is being handed over; no request is taken in meanwhile."""
+        return self.is_leader and self._transfer is not None
 
     def best_successor(self) -> int | None:
         """As leader: the other voter whose log has come furthest, among those that answer."""
@@ -550,7 +561,8 @@ class Raft(SyncObj):
         node, deadline = self._transfer
         if node not in self._others or _time_of_step() > deadline:
             self._transfer = None
-        elif self._match[node] == self.log.last_index:
+        elif self._match[node] == self.log.last_index and _time_of_step() >= self._next_take_over:
+            self._next_take_over = _time_of_step() + self.timing.heartbeat
             self._send(node.id, TakeOver(self._term))
 
     def _on_take_over(self, node: Node, message: TakeOver) -> None:
@@ -574,25 +586,28 @@ class Raft(SyncObj):
         peer = self._peers.get(self._node(replica_id))
         return peer is not None and peer.needs_snapshot
 
-    def slowest_match(self) -> int:
-        """As leader: up to where everybody who answers, and is fed from the log, has the log."""
+    def slowest_match(self, patience: int) -> int:
+        """As leader: up to where everybody who answers, and is fed from the log, has the log.
+
+        Who is more than ``patience`` entries behind is waited for only while it comes nearer, from one call
+        to the next: it may have missed that much while it was sent a snapshot.
+        """
         recently = _time_of_step() - self.timing.election_min
-        return min(
-            (
-                self._match[node]
-                for node, peer in self._peers.items()
-                if node in self._connected
-                and self._last_response[node] > recently
-                and not peer.needs_snapshot
-            ),
-            default=self.log.last_index,
-        )
+        slowest = self.log.last_index
+        for node, peer in self._peers.items():
+            if node in self._connected and self._last_response[node] > recently and not peer.needs_snapshot:
+                behind = self._applied - self._match[node]
+                if behind < max(patience, peer.was_behind):
+                    slowest = min(slowest, self._match[node])
+                peer.was_behind = behind
+        return slowest
 
     def on_snapshot_installed(self, replica_id: int, index: int) -> None:
         """As leader: this member has installed a snapshot of this term's stream, durably."""
         node = self._node(replica_id)
         if self.is_leader and (peer := self._peers.get(node)) is not None:
             peer.needs_snapshot, peer.probing = False, True
+            peer.was_behind = self.log.last_index  # farther than it can be
             self._on_match(node, peer, index)
 
     def _keeps_quiet(self) -> bool:
@@ -600,9 +615,14 @@ class Raft(SyncObj):
 
         It may have helped to depose this leader, and forgotten that; the two of them would go on to commit
         what the new leader never hears of. Without an answer a deposed leader steps down within an election
-        timeout, and whoever still collects votes begins anew.
+        timeout, and whoever still collects votes begins anew. (A learner's answers count for nothing.)
         """
-        return not self.log.admitted and self.log.last_index == 0 and _time_of_step() < self._quiet_until
+        return (
+            self._counts
+            and not self.log.admitted
+            and self.log.last_index == 0
+            and _time_of_step() < self._quiet_until
+        )
 
     def hear(self, leader: int, term: int) -> bool:
         """A chunk of a snapshot counts as a heartbeat. ``False``: it must not be answered."""
@@ -695,6 +715,8 @@ class Raft(SyncObj):
             return
         if node not in self._others:
             return  # it does not count (yet, or any more)
+        if not message.pre and message.term != self._term:
+            return  # of an election that is over
         term, pre, granted = self._ballot
         if message.pre:
             if pre and message.term == term and not self.is_leader:
@@ -730,9 +752,9 @@ class Raft(SyncObj):
         if message.term < self._term:
             self._tell_deposed(node)
             return
-        first = message.entries[0] if message.entries else None
-        if self._keeps_quiet() and not (message.prev_index == 0 and first and first.term == message.term):
-            return  # the first leader of a new group is answered at once
+        self._counts = message.counts
+        if self._keeps_quiet():
+            return
         self._follow(node, message.term)
         self._leader_commit = message.commit_index
         if self.needs_state:
@@ -746,6 +768,7 @@ class Raft(SyncObj):
         elif any(entry.index != index for index, entry in enumerate(entries, prev_index + 1)):
             return  # no leader sends that
         elif self.log.term_at(prev_index) != message.prev_term:
+            self._refuse_other_history(prev_index, message.prev_term)
             self._reply(node, message, success=False, index=self._conflict_hint(prev_index))
             return
         last = prev_index + len(entries)
@@ -781,16 +804,24 @@ class Raft(SyncObj):
         if prev_index >= self.log.last_index:
             return entries
         for position, entry in enumerate(entries):
-            if entry.index <= self._commit:
-                continue  # committed, hence equal
             term = self.log.term_at(entry.index)
-            if term == entry.term:
+            if term == entry.term or entry.index <= self.log.base_index:
                 continue
+            self._refuse_other_history(entry.index, entry.term)
             if term is not None:
                 self.log.truncate_from(entry.index)
                 self._use_members()
             return entries[position:]
         return []
+
+    def _refuse_other_history(self, index: int, term: int) -> None:
+        """What is committed here, no leader of this group can contradict."""
+        if index <= self._commit:
+            raise Corrupt(
+                f"{self.log.path}: entry {index} is committed here with term {self.log.term_at(index)}, and "
+                f"the leader has one of term {term}: the group has another history. Was this directory left "
+                "out of an import? Delete it, and let the others feed it anew"
+            )
 
     def _proven_commit(self, commit_index: int, last: int) -> int:
         """How much of what the leader has committed is here: up to ``last`` the logs are equal."""
@@ -841,7 +872,15 @@ class Raft(SyncObj):
             assert prev_term is not None
             self._send(
                 node.id,
-                AppendEntries(self._term, next_index - 1, prev_term, entries, self._commit, self.round),
+                AppendEntries(
+                    self._term,
+                    next_index - 1,
+                    prev_term,
+                    entries,
+                    self._commit,
+                    self.round,
+                    node in self._others,
+                ),
             )
             peer.probe_sent = peer.probing
             if peer.probing or not entries:
@@ -861,6 +900,8 @@ class Raft(SyncObj):
         self._last_response[node] = _time_of_step()
         peer.acked_round = max(peer.acked_round, message.round)
         peer.admitted = message.admitted
+        if not message.success and message.prev_index == 0 and message.index > 0:
+            return  # nobody can deny the beginning: this is meant for a former leader, see ``_tell_deposed``
         if message.success:
             peer.needs_snapshot = False
             if message.index > self._match[node] or peer.probing:

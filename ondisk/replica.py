@@ -26,9 +26,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
-from ondisk.errors import CommandTooLarge, Corrupt, OndiskError, ReplicaStopped
-from ondisk.members import Members
+from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
+from ondisk.members import Members, check_id
 from ondisk.messages import (
+    AddReplica,
     AskReadIndex,
     Change,
     Message,
@@ -39,6 +40,7 @@ from ondisk.messages import (
     Removed,
     SnapshotAck,
     SnapshotChunk,
+    TransferLeadership,
 )
 from ondisk.network import Endpoint
 from ondisk.proposals import Proposals
@@ -57,7 +59,7 @@ _SYNC_STATE_EVERY = 1.0  # seconds
 # The log is compacted when it has so many entries or bytes; the newest stay for those who lag a bit.
 _COMPACT_AFTER_ENTRIES, _KEEP_ENTRIES = 10_000, 1_000
 _COMPACT_AFTER_BYTES, _KEEP_BYTES = 64 << 20, 4 << 20
-_WAIT_FOR_SLOW_ENTRIES = 4 * _COMPACT_AFTER_ENTRIES  # for those who lag more, but answer
+_WAIT_FOR_SLOW_ENTRIES = 4 * _COMPACT_AFTER_ENTRIES  # for those who lag more, but answer, even if no better
 
 # Where an experiment may crash a replica that compacts its log.
 POINTS = ("compact: state synced", "compact: recorded")
@@ -145,6 +147,7 @@ class Replica:
         self._transfers: Transfers | None = None
         self._disk = disk or Disk()
         self._outbox: list[tuple[int, Message]] = []
+        self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
         try:
             self._lock = DirectoryLock(directory)
             log = self.log = self.log_type(directory / "log", disk, members)
@@ -177,7 +180,7 @@ class Replica:
             self._release()
             raise
         self._timing = self.raft.timing
-        self._answers: list[tuple[Future[Any], Result | None]] = []  # for callers in this process
+        self._answers: deque[tuple[Future[Any], Result | None]] = deque()  # for callers in this process
         first_request = self._first_request(rng)
         self._proposals = Proposals(
             replica_id, self.raft, send=self._send, answer=self._answer, first_request=first_request
@@ -190,7 +193,7 @@ class Replica:
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
-        self._refusing = threading.Lock()
+        self._refusing = threading.RLock()  # who is refused may ask again in a callback of the future
         self._errands: deque[tuple[Callable[[], object], Future[Any]]] = deque()  # for the next step
         self.status = self._present_status()
 
@@ -246,8 +249,12 @@ class Replica:
         """Ask for a change of the members, or for another leader.
 
         The future ends when it is committed. A change that makes no sense is a ``Result`` with an error. A
-        replica that is added counts only later, when it has caught up: see ``ReplicaStatus.voters``.
+        replica that is added counts only later, when it has caught up: see ``ReplicaStatus.voters``. Raises
+        ``ConfigurationError`` for an id or an address that is none.
         """
+        check_id(change.to if isinstance(change, TransferLeadership) else change.id)
+        if isinstance(change, AddReplica) and not isinstance(change.address, str):
+            raise ConfigurationError(f"an address is a text like localhost:63001, not {change.address!r:.60}")
         return self._ask(change, deadline)
 
     def _ask(self, command: bytes | Change, deadline: float) -> Future[Result]:
@@ -365,8 +372,8 @@ class Replica:
         if self._answers:
             if self.running:
                 self.status = self._present_status()
-            answers, self._answers = self._answers, []
-            for future, result in answers:
+            while self._answers:  # one by one: a callback may raise what is no Exception, and the rest wait
+                future, result = self._answers.popleft()
                 future.set_result(result)
 
     def _apply(self, entries: Sequence[LogEntry]) -> None:
@@ -451,8 +458,8 @@ class Replica:
         index = self._machine_index  # not Raft's own entries after it: open() would not know of them
         if keep:
             index = min(index, log.start_of_last(_KEEP_ENTRIES, _KEEP_BYTES) - 1)
-        if self.raft.is_leader and self.raft.applied_index - log.base_index < _WAIT_FOR_SLOW_ENTRIES:
-            index = min(index, self.raft.slowest_match())
+        if self.raft.is_leader:
+            index = min(index, self.raft.slowest_match(_WAIT_FOR_SLOW_ENTRIES))
         if (sent := self._running_transfers.oldest_index_sent) is not None:
             index = min(index, sent)
         if index > log.base_index:
@@ -495,10 +502,9 @@ class Replica:
         self._stop("failed", reason)
 
     def _stop(self, role: str, reason: str | None) -> None:
-        if self.log is None:
-            return
-        status = self._present_status()
-        self.status = status._replace(role=role, leader_id=None, match_index={}, waiting=0, error=reason)
+        if self.log is not None:
+            status = self._present_status()
+            self.status = status._replace(role=role, leader_id=None, match_index={}, waiting=0, error=reason)
         self._release()
         self._tell_callers()
         self._refuse_waiting()
@@ -514,20 +520,22 @@ class Replica:
                     future.set_exception(ReplicaStopped(stopped))
 
     def _release(self) -> None:
-        """Close everything that was opened, whatever state it is in."""
+        """Close everything that was opened, whatever state it is in; or what an interrupt has left open."""
         log, self.log = self.log, None
-        for close in (
-            self._endpoint.close,
-            self._transfers.close if self._transfers else None,
-            log.close if log else None,
-            self.machine.close,
-            self._lock.release if self._lock else None,
-        ):
+        if self._to_close is None:
+            self._to_close = [
+                self._endpoint.close,
+                *([self._transfers.close] if self._transfers else []),
+                *([log.close] if log else []),
+                self.machine.close,
+                *([self._lock.release] if self._lock else []),
+            ]
+        while self._to_close:
             try:
-                if close is not None:
-                    close()
+                self._to_close[0]()
             except Exception:
                 logger.warning("replica %d: while closing", self.id, exc_info=True)
+            del self._to_close[0]
 
     def _present_status(self) -> ReplicaStatus:
         raft, log = self.raft, self.log

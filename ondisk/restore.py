@@ -15,10 +15,14 @@ from pathlib import Path
 from ondisk.disk import DirectoryLock, make_directory, sync_directory
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
-from ondisk.members import Members
+from ondisk.members import Members, check_ids
 from ondisk.raftlog import RaftLog
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
+
+# A group that goes on without the import must never make an entry that could be taken for one of ours, by its
+# index and term: it would have to elect so many leaders first.
+_TERMS_APART = 1000
 
 
 def import_snapshot(
@@ -41,7 +45,8 @@ def import_snapshot(
     ``DirectoryInUse`` for a running replica, ``ConfigurationError`` or ``StorageError``.
     """
     ids = tuple(members if replica_ids is None else replica_ids)
-    if not ids or not set(ids) <= set(members) or len(set(members)) != len(members):
+    check_ids(members)
+    if not ids or not set(ids) <= set(members):
         raise ConfigurationError(f"replicas {list(ids)} cannot be of a group with members {list(members)}")
     source, target = Path(path).resolve(), Path(data_dir).resolve()
     make = state_machine or DiskKV
@@ -55,6 +60,25 @@ def import_snapshot(
             stopped or threading.Event(),
         )
     return SnapshotFile(source, header.index, header.term, source.stat().st_size)
+
+
+def complete_import(directory: Path) -> None:
+    """Put a replica's new data in place, if a crash came when the old had just been put aside.
+
+    Whoever opens a replica's directory calls this first. Raises ``StorageError``.
+    """
+    new, old = _beside(directory)
+    try:
+        if new.exists() and old.exists() and not directory.exists():
+            new.rename(directory)
+            sync_directory(directory.parent)
+    except OSError as error:
+        raise StorageError(f"{directory}: an import cannot be completed ({error})") from None
+
+
+def _beside(directory: Path) -> tuple[Path, Path]:
+    """Where an import builds the new data, and where it puts the old."""
+    return directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
 
 
 class _Watched:
@@ -79,9 +103,12 @@ def _import(
     stopped: threading.Event,
 ) -> Header:
     """Build the replica anew beside the old one, then let it take the place."""
-    new, old = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
+    complete_import(directory)
+    new, old = _beside(directory)
     lock = DirectoryLock(directory)
     try:
+        # Both are together, and nothing in the place of the old, only when the new one is complete.
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
         make_directory(new)
         with open_file(source) as file:
@@ -97,10 +124,9 @@ def _import(
             raise Corrupt(f"{source}: it claims to hold entry {reader.header.index}, but holds {index}")
         log = RaftLog(new / "log", members=members.voters)
         log.install(index, reader.header.term, members)
-        log.set_hard_state(reader.header.term, None)
+        log.set_hard_state(reader.header.term + _TERMS_APART, None)
         log.admit()
         log.close()
-        shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
         new.rename(directory)
         sync_directory(directory.parent)  # the new names, before the old data goes
@@ -108,6 +134,7 @@ def _import(
     except OSError as error:
         raise StorageError(f"{directory}: the snapshot cannot be imported ({error})") from None
     finally:
+        complete_import(directory)
         shutil.rmtree(new, ignore_errors=True)
         lock.release()
     return reader.header

@@ -199,4 +199,8 @@ class Batch:
 
 def _small(result: Result) -> Result:
     """A result that is kept. A larger one is never answered, so that this is noticed before it matters."""
-    return result if len(_encoder.encode(result)) <= MAX_RESULT_BYTES else Result(error=RESULT_NOT_KEPT)
+    try:
+        small = len(_encoder.encode(result)) <= MAX_RESULT_BYTES
+    except OverflowError:  # a number of more than 64 bits
+        small = False
+    return result if small else Result(error=RESULT_NOT_KEPT)

@@ -36,7 +36,8 @@ class Entry:
 class Result(NamedTuple):
     """What a command answered: the same on every replica, because ``update`` is deterministic.
 
-    ``error`` is ``None``, or a sentence that says why the command changed nothing.
+    ``error`` is ``None``, or a sentence that says why the command changed nothing. A number has at most 64
+    bits, with its sign: it may have to travel to another replica.
     """
 
     value: bytes | int | bool | None = None

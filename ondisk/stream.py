@@ -12,6 +12,7 @@ is never taken for a whole one.
 from __future__ import annotations
 
 import os
+import secrets
 import struct
 import zlib
 from collections import deque
@@ -209,9 +210,11 @@ def write_file(path: Path, write: Callable[[Callable[[Chunk], None]], Header]) -
 
     Raises ``StorageError``, and then there is no file.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(
+        f"{path.name}.{secrets.token_hex(4)}.partial"
+    )  # others may write to the same path
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
 
             def put(chunk: Chunk) -> None:
                 encoded = _encoder.encode(chunk)

@@ -163,11 +163,14 @@ class _Connection:
     def send(self, message: Message) -> bool:
         """Queue a message; ``False`` if there is no room because the other side does not keep up.
 
-        Or if it is too large: the other side would end the connection for it.
+        Or if it is too large, for which the other side would end the connection, or cannot be encoded.
         """
         if self.unsent_bytes >= MAX_UNSENT_BYTES:
             return False
-        payload = encoder.encode(message)
+        try:
+            payload = encoder.encode(message)
+        except (OverflowError, TypeError):  # with a result that no state machine should give
+            return False
         if len(payload) > MAX_FRAME_BYTES:
             return False
         mac = self._mac(self._send_key, self._sent_frames, payload)

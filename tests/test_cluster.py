@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,6 +33,8 @@ from ondisk import (
 from ondisk.disk import Disk
 from ondisk.errors import ConfigurationError, DirectoryInUse
 from ondisk.network import MemoryNetwork
+from ondisk.node import _running
+from ondisk.raftlog import RaftLog
 from ondisk.replica import MAX_COMMAND_BYTES
 from tests.waiting import wait_until
 
@@ -501,7 +505,7 @@ def test_stopping_a_replica_from_a_callback_is_refused_and_harms_nothing(cluster
     future.result(10)
     wait_until(lambda: raised or cluster.status()[leader].role == "stopped")
     if raised:  # else the put was done before the callback was added, and this thread ran it
-        assert "its own thread" in str(raised[0])
+        assert "a callback of its own" in str(raised[0])
         cluster.put("k", "w", timeout=10)
         cluster.stop(leader)
     assert cluster.get("k", timeout=10) in (b"v", b"w")
@@ -553,3 +557,201 @@ def test_a_forgotten_cluster_is_closed_by_the_next_one_on_its_directory(
     forgotten = None
     gc.collect()
     assert make_cluster().get("k", timeout=10) == b"v"
+
+
+def test_a_cluster_opens_again_though_a_removed_replica_hears_of_it_first(tmp_path: Path) -> None:
+    """It stops while another one still opens its directory."""
+    with Cluster(tmp_path) as cluster:
+        cluster.put("k", "v", timeout=10)
+        cluster.remove_replica(1, timeout=10)
+        cluster.put("after", "v", timeout=10)
+
+    class WaitsForTheRemoved(DiskKV):
+        def open(self) -> int:
+            if "replica-3" in str(self._path):
+                (first,) = (node for node in _running if node.directory == tmp_path / "replica-1")
+                wait_until(lambda: first.status.role == "removed")
+            return super().open()
+
+    with Cluster(tmp_path, state_machine=WaitsForTheRemoved) as cluster:
+        assert cluster.members == (2, 3)
+        assert cluster.get("k", timeout=10) == b"v"
+
+
+def test_an_add_that_ended_in_a_timeout_can_be_tried_again(cluster: Cluster) -> None:
+    """And so can one that nobody heard of."""
+    cluster.put("k", "v")
+    leader = cluster.wait_for_leader()
+    cluster.network.isolate(leader)
+    with pytest.raises(OutcomeUnknown):
+        cluster.add_replica(4, timeout=0.7)
+    wait_until(lambda: cluster.leader_id != leader)
+    cluster.network.heal()
+    cluster.add_replica(4, timeout=20)
+    assert cluster.get("k", via=4, timeout=10) == b"v"
+    with pytest.raises(ConfigurationError, match="there is a replica 4 already"):
+        cluster.add_replica(4)
+
+
+def test_an_add_that_is_refused_leaves_nothing_behind(cluster: Cluster) -> None:
+    """No directory, and no thread."""
+    cluster.remove_replica(3)
+    shutil.rmtree(cluster.data_dir / "replica-3")
+    with pytest.raises(Rejected, match="removed id stays out"):
+        cluster.add_replica(3)
+    assert not (cluster.data_dir / "replica-3").exists()
+    assert 3 not in cluster.members
+
+
+@pytest.mark.parametrize("member", [0, -1, 1 << 64, "1", True])
+def test_an_id_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, member: Any) -> None:
+    """Or its directory could not be opened any more, sooner or later."""
+    with pytest.raises(ConfigurationError, match="the id of a replica is a whole number"):
+        Cluster(tmp_path / "data", members=[member, 2, 3])
+    with pytest.raises(ConfigurationError, match="the id of a replica is a whole number"):
+        Node(member, [2, 3], tmp_path / "data", MemoryNetwork())
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_timeout_may_be_endless_but_must_be_a_number(cluster: Cluster) -> None:
+    """What cannot be waited for is refused before it is asked for."""
+    for seconds in (float("inf"), 1e10):
+        assert cluster.incr("n", timeout=seconds).value
+        assert cluster.get("n", timeout=seconds)
+        with cluster.session(timeout=seconds) as session:
+            assert session.incr("n", timeout=seconds).value
+    assert cluster.get("n") == b"4"
+    for bad in (float("nan"), None, "1"):
+        for ask in (cluster.incr, cluster.get, cluster.scan, cluster._nodes[1].delete):
+            with pytest.raises(InvalidCommand, match="a timeout is a number of seconds"):
+                ask("n", timeout=bad)  # type: ignore[operator]
+    assert cluster.get("n") == b"4"
+
+
+# Interrupts
+
+
+class Slow(Disk):
+    """A disk whose next syncs wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.waiting = threading.Event()
+
+    def sync(self, flush: Callable[[], None]) -> None:
+        if not self.go_on.is_set():
+            self.waiting.set()
+            assert self.go_on.wait(20)
+        flush()
+
+
+def test_a_replica_whose_stop_was_interrupted_can_be_started_and_stopped(tmp_path: Path) -> None:
+    """Ctrl-C while it waits for the thread, which ends a moment later."""
+    disk = Slow()
+    with Cluster(tmp_path, members=[1], disks={1: disk}) as cluster:
+        cluster.put("k", "v", timeout=10)
+        disk.go_on.clear()
+        future = cluster.put_async("k", "w", timeout=20)
+        assert disk.waiting.wait(10)
+        node = cluster._nodes[1]
+        thread = node._thread
+        assert thread is not None
+
+        def interrupted(timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+        thread.join = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            cluster.stop(1)
+        del thread.join  # type: ignore[method-assign]
+        disk.go_on.set()
+        wait_until(lambda: not thread.is_alive())
+        cluster.start(1)
+        assert cluster.put("after", "v", timeout=10) == Result()
+        assert future.exception(0) is None or isinstance(future.exception(0), OutcomeUnknown)
+
+
+def test_a_close_that_was_interrupted_goes_on_at_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was still open then is closed, so that the directory can be opened again."""
+    cluster = Cluster(tmp_path, members=[1])
+    cluster.put("k", "v", timeout=10)
+
+    close, interrupts = RaftLog.close, [KeyboardInterrupt]
+
+    def interrupted(log: RaftLog) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        close(log)
+
+    monkeypatch.setattr(RaftLog, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.close()
+    cluster.close()
+    cluster.close()
+    with Cluster(tmp_path, members=[1]) as again:
+        assert again.get("k", timeout=10) == b"v"
+
+
+def test_a_node_that_gets_no_thread_is_stopped_and_can_be_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many threads: an error, and nothing is open."""
+    node = Node(1, [1], tmp_path, MemoryNetwork())
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            node.start()
+    assert node.status.role == "stopped"
+    node.stop()
+    node.start()
+    node.put("k", "v", timeout=10)
+    node.stop()
+
+
+def test_a_callback_that_asks_again_while_its_replica_stops_is_answered(cluster: Cluster) -> None:
+    """It is called by whoever stops the replica, and so is what it asks for."""
+    leader = cluster.wait_for_leader()
+    cluster.network.isolate(leader)
+    node, again = cluster._nodes[leader], []
+    replica = node._running_replica()
+    future = node.put_async("k", "v", timeout=60)
+    future.add_done_callback(lambda _: again.append(replica.propose(b"x", 1e9)))
+    future.add_done_callback(lambda _: again.append(_error_of(node.start)))
+    stopping = threading.Thread(target=node.crash, daemon=True)
+    stopping.start()
+    stopping.join(20)
+    assert not stopping.is_alive()
+    assert isinstance(again[0].exception(0), ReplicaStopped)
+    assert isinstance(again[1], RuntimeError)
+    node.start()
+
+
+def _error_of(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except RuntimeError as error:
+        return error
+    return None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is what it does
+def test_a_callback_that_ends_its_replica_leaves_nobody_unanswered(cluster: Cluster) -> None:
+    """``SystemExit`` in a callback is none of the errors that futures swallow."""
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    leader = cluster.wait_for_leader()
+    first = cluster.put_async("first", "v", via=leader)
+    first.add_done_callback(leave)
+    others = [cluster.put_async(f"k{number}", "v", via=leader) for number in range(20)]
+    for future in others:
+        error = future.exception(10)
+        assert error is None or isinstance(error, OutcomeUnknown | NotDone)

@@ -208,7 +208,25 @@ def test_a_result_that_is_too_large_is_never_answered() -> None:
     assert table.update(once(1, 1, small), once(1, 1, small)) == [Result(small)] * 2
     assert table.update(once(1, 2, large), once(1, 2, large)) == [Result(error=RESULT_NOT_KEPT)] * 2
     assert table.applied == [small, large]
+    assert sessions._small(Result(1 << 63)) == Result(1 << 63)
+    assert sessions._small(Result(1 << 64)) == Result(error=RESULT_NOT_KEPT)
     assert max(map(len, table.stored.values())) < sessions.MAX_RESULT_BYTES + 50
+
+
+def test_a_command_whose_result_is_not_kept_is_not_said_to_be_undone(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """It was applied, so this must be no ``NotDone``."""
+
+    class Talkative(DiskKV):
+        def _apply(self, command: bytes, changes: dict[bytes, bytes | None]) -> Result:
+            result = super()._apply(command, changes)
+            return Result(bytes(2000)) if result.value == 7 else result
+
+    cluster = make_cluster(state_machine=Talkative)
+    with cluster.session(timeout=10) as session:
+        assert session.incr("n", 7) == Result(error=RESULT_NOT_KEPT)
+    assert cluster.get("n") == b"7"
 
 
 def test_the_bytes_of_an_envelope_and_of_a_record_stay_as_they_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -15,7 +16,14 @@ from ondisk.disk import Disk
 from ondisk.diskkv import DiskKV
 from ondisk.errors import Corrupt, OutcomeUnknown, Rejected
 from ondisk.members import Members
-from ondisk.messages import AppendEntries, Message, SnapshotAck, SnapshotChunk, TransferLeadership
+from ondisk.messages import (
+    AppendEntries,
+    Message,
+    RemoveReplica,
+    SnapshotAck,
+    SnapshotChunk,
+    TransferLeadership,
+)
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
@@ -178,7 +186,7 @@ def test_the_stream_to_a_removed_follower_ends_and_it_keeps_its_old_state(world:
     index = late.machine._applied
     world.network.heal()
     until_chunk(world, 5)
-    future = leader.propose_change(replica.RemoveReplica(late.id), FOREVER)
+    future = leader.propose_change(RemoveReplica(late.id), FOREVER)
     world.run_until(lambda: future.done() and not leader._running_transfers.busy)
     world.run_until(lambda: late.status.role == "removed")
     assert leftovers(world) == []
@@ -796,3 +804,39 @@ def test_compaction_keeps_what_a_follower_that_answers_still_lacks(world: World)
     world.run(1.2)
     compact(world, leader)
     assert leader.log.base_index > slow.log.last_index
+
+
+def test_a_follower_that_was_fed_finds_in_the_log_what_it_missed_meanwhile(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the log has grown, while the stream was under way, beyond what anybody is waited for.
+
+    Else it would be fed again and again, as long as somebody writes.
+    """
+    monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
+    monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)
+    monkeypatch.setattr(replica, "_WAIT_FOR_SLOW_ENTRIES", 100)
+    world = make_world(latency=0.25)
+    leader = world.elect()
+    timing = leader.raft.timing._replace(batch_bytes=10_000, window_bytes=80_000)  # 160 entries in a second
+    leader.raft.timing = timing
+    late = world.others(leader.id)[0]
+    numbers = itertools.count()
+
+    def write(until: Callable[[], bool]) -> None:
+        """Some 80 entries a second."""
+        while not until():
+            for _ in range(8):
+                leader.propose(diskkv.put(f"k{next(numbers) % 50}", bytes(1_000)), FOREVER)
+            world.run(0.1)
+            assert next(numbers) < 5_000
+
+    world.crash(late)
+    write(lambda: leader.raft.applied_index > 400)
+    leader.compact()
+    world.tick()
+    follower = world.start(late)
+    write(lambda: follower.raft.applied_index > 0)
+    assert leader.raft.applied_index - follower.raft.applied_index > 150
+    write(lambda: leader.raft.applied_index - follower.raft.applied_index < 100)
+    assert len({message.stream for message in chunks(world)}) == 1
