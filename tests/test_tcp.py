@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from ondisk import Cluster, tcp
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.messages import AppendEntries, AskReadIndex, Message, Propose, encoder
+from ondisk.messages import AppendEntries, AskReadIndex, Message, Outcome, Outcomes, Propose, encoder
 from ondisk.raftlog import LogEntry
+from ondisk.statemachine import Result
 from ondisk.tcp import (
     MAX_FRAME_BYTES,
     MAX_STRANGERS,
@@ -167,6 +168,7 @@ def test_a_message_too_large_for_a_frame_is_not_sent_and_ends_nothing(
     one, two = attach(network, 1), attach(network, 2)
     connect(one, two)
     assert two.send(1, Propose(1, [bytes(MAX_FRAME_BYTES)])) is False
+    assert two.send(1, Outcomes([Outcome(1, "applied", Result(1 << 64))])) is False  # no message can have it
     assert two.send(1, AskReadIndex(7))
     received: list[tuple[int, Message]] = []
     wait_until(lambda: received.extend(serve(one, two)) or received)
