@@ -8,7 +8,6 @@ real files.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -36,6 +35,7 @@ CALM_SECONDS = 60.0  # within so many everybody must agree once all faults have 
 _LATENCY = 0.004
 _CHUNK_BYTES = 2500  # so that a small state has many chunks
 _CLIENTS = 4
+_ARMED = ("crash in a write", "disk error", "damage")  # these wait for an occasion, and count when it comes
 
 
 class _Endpoint:
@@ -82,13 +82,12 @@ class Simulation(World):
         self.logs: dict[int, RaftLog] = {}
         self.history = History()
         self.invariants = Invariants(self)
-        self.counts: Counter[str] = Counter()
         self.removed: set[int] = set()
         self._replica_type = replica_type
         self._next_member = replicas + 1
         self._losing: int | None = None  # who lost its directory or its state, and is being fed
         self._changing: Future[Result] | None = None
-        self._damaging: dict[int, int] = {}  # by receiver: chunks to damage
+        self._damage_in: int | None = None  # so many chunks of snapshots from now one is damaged
         self._shown: dict[int, tuple[object, ...]] = {}
         self._violation: Violation | None = None  # found in the middle of a step
 
@@ -253,14 +252,18 @@ class Simulation(World):
         replica = self.replicas.get(sender)
         if replica is not None:
             self._check(self.invariants.sending, replica, to, message)
-        if isinstance(message, SnapshotChunk) and self._damaging.get(to, 0) > 0:
-            self._damaging[to] -= 1
-            data = message.chunk.data
-            damaged = bytes([data[0] ^ 1]) + data[1:] if data else b"\0"
-            message = msgspec.structs.replace(
-                message, chunk=msgspec.structs.replace(message.chunk, data=damaged)
-            )
+        if isinstance(message, SnapshotChunk) and self._damage_in is not None:
+            self._damage_in -= 1
+            if self._damage_in < 0:
+                self._damage_in = None
+                self.counts["damage"] += 1
+                return self._damaged(message, to)
         return message
+
+    def _damaged(self, message: SnapshotChunk, to: int) -> SnapshotChunk:
+        self.note("damage", f"chunk {message.chunk.number} to {to}")
+        data = bytes([message.chunk.data[0] ^ 1]) + message.chunk.data[1:]
+        return msgspec.structs.replace(message, chunk=msgspec.structs.replace(message.chunk, data=data))
 
     def describe(self, message: Message) -> str:
         """A message in a few words."""
@@ -289,7 +292,8 @@ class Simulation(World):
         if end is None:
             return
         self.note("fault", f"{number}: {fault.kind}")
-        self.counts[fault.kind] += 1
+        if fault.kind not in _ARMED:
+            self.counts[fault.kind] += 1
         if callable(end):
             self.end_later(number, fault, end)
 
@@ -424,11 +428,9 @@ class Simulation(World):
         self.computers[member].wake(self.now)
         return True
 
-    def _fault_damage(self, number: int, fault: Fault) -> Callable[[], None] | None:
-        if (member := self.pick(fault.who)) is None:
-            return None
-        self._damaging[member] = 1
-        return lambda: self._damaging.update({member: 0})
+    def _fault_damage(self, number: int, fault: Fault) -> bool:
+        self._damage_in = fault.other  # however long that takes: few replicas are fed at any one time
+        return True
 
     def _fault_wipe(self, number: int, fault: Fault) -> bool | None:
         if (member := self._one_that_may_lose(fault.who)) is None:
@@ -514,7 +516,7 @@ class Simulation(World):
             computer.paused = False
             computer.disk.mend()
             computer.clock.run_at(1.0)
-        self._damaging.clear()
+        self._damage_in = None
         for member in sorted(self.computers):
             self._restart(member)
         self.wake_all()
