@@ -17,7 +17,7 @@ from ondisk.messages import AppendEntries, Message, RequestVote, Vote
 from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
-from ondisk.simulation.clients import SessionClient
+from ondisk.simulation.clients import Client, SessionClient
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.invariants import Invariants
 from ondisk.simulation.world import World
@@ -503,3 +503,28 @@ def test_a_session_whose_command_is_refused_breaks_exactly_once(world: World) ->
     SessionClient(0, world, service, History())
     world.run_until(world.now + 20)
     assert service.violations == ["exactly once: session 0: not known"]
+
+
+def test_what_goes_wrong_in_a_client_is_a_violation(world: World) -> None:
+    """A future keeps what its callbacks raise to itself."""
+    service = Answers(*[Result(1)] * 100)
+    Client(0, world, service, History())
+    world.run_until(world.now + 60)
+    assert service.violations and set(service.violations) == {"client: RuntimeError('the lookup is broken')"}
+
+
+def test_what_goes_wrong_in_a_session_is_a_violation(world: World) -> None:
+    service = Answers(Result("no number"))
+    SessionClient(0, world, service, History())
+    assert service.violations[0].startswith("client: AssertionError")
+
+
+def test_what_goes_wrong_in_a_burst_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(*about: object) -> None:
+        raise RuntimeError("the record is broken")
+
+    monkeypatch.setattr("ondisk.simulation.group.record_outcome", record)
+    simulation = Short(tmp_path)
+    simulation.faults = (Fault(2.0, "burst", size=2),)
+    with breaks("client", "the record is broken"):
+        simulation.run()

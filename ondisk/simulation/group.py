@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from ondisk.messages import AddReplica, Change, Message, RemoveReplica, Snapshot
 from ondisk.network import Endpoint
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
-from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome
+from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome, when_done
 from ondisk.simulation.faults import LEADER, Fault, draw
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV, content
@@ -109,6 +110,8 @@ class Simulation(World):
                 client.stop()
             self.run_until(self.now + 5.0)
             self._conclude()
+            if self._violation is not None:
+                raise self._violation
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
@@ -413,13 +416,12 @@ class Simulation(World):
             key = f"b{number}.{count}"
             begun = self.history.begin(f"burst {number}", "put", key, "v", at=self.elapsed)
             future = self.replicas[member].propose(diskkv.put(key, "v"), deadline)
-            future.add_done_callback(
-                lambda ended, begun=begun: record_outcome(  # type: ignore[misc]
-                    self.history, begun, ended, lambda result: result.value, self.elapsed
-                )
-            )
+            when_done(future, partial(self._note_put, begun), self)
         self.computers[member].wake(self.now)
         return True
+
+    def _note_put(self, begun: int, ended: Future[Result]) -> None:
+        record_outcome(self.history, begun, ended, lambda result: result.value, self.elapsed)
 
     def _fault_compact(self, number: int, fault: Fault) -> bool | None:
         if (member := self.pick(fault.who)) is None:
