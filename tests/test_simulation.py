@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import psutil
 import pytest
 
 from ondisk.simulation.faults import KINDS, Fault, draw
@@ -21,6 +24,7 @@ from ondisk.simulation.group import Simulation
 from ondisk.simulation.run import Setting, reduce, run, run_all
 from ondisk.simulation.world import Computer, Happening
 from tests.digests import digest
+from tests.waiting import wait_until
 
 SEEDS = os.environ.get("ONDISK_SIMULATION_SEEDS", "0:200")
 
@@ -298,9 +302,90 @@ def test_a_replay_shows_every_event() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--seeds", "x"], "neither a seed nor FIRST:END"), (["--without", "luck"], "'luck' is not one of")],
+    [
+        (["--seeds", "x"], "neither a seed nor FIRST:END"),
+        (["--seeds", "5:3"], "holds no seed"),
+        (["--seeds", "7:7"], "holds no seed"),
+        (["--seconds", "inf"], "no number of seconds"),
+        (["--seconds", "nan"], "no number of seconds"),
+        (["--seconds", "0"], "not in the range"),
+        (["--without", "luck"], "'luck' is not one of"),
+        (["--stock", "--without", "pre-vote"], "none of the safeguards"),
+        (["--replay", "1", "--seeds", "0:3"], "--replay is about one run"),
+        (["--replay", "1", "--first"], "--replay is about one run"),
+    ],
 )
 def test_wrong_use_is_explained(arguments: list[str], complaint: str) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+def patched(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, after this was done to it."""
+    script = f"import sys\nfrom ondisk.simulation import __main__, group, run\n{patch}\n__main__.main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+UNDECIDABLE = """
+def undecided(history):
+    raise group.Undecided("too large")
+group.check = undecided
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "0:2", "--jobs", "1"], ["--replay", "0"]])
+def test_a_run_about_which_nothing_is_known_is_no_success(arguments: list[str]) -> None:
+    done = patched(UNDECIDABLE, *arguments, "--seconds", "2")
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("seed 0: undecided: ")]
+    assert lines[-1].endswith(" seeds, 0 violations")
+
+
+ONCE = """
+real = run.run
+def once(seed, setting, *, recording=True):
+    report = real(seed, setting, recording=recording)
+    return report if recording else report._replace(rule="luck", violation="luck: bad")
+run.run = once
+"""
+
+
+def test_a_violation_that_happens_once_is_told_all_the_same() -> None:
+    """The second run, which has a record, does not repeat it here."""
+    done = patched(ONCE, "--seeds", "0:1", "--jobs", "1", "--seconds", "2")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "seed 0: luck: bad" and "did not do it again" in lines[1]
+    assert lines[-1] == "1 seeds, 1 violations"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [["--jobs", "1"], ["--jobs", "2"], ["--replay", "1"]])
+def test_a_run_that_is_told_to_end_leaves_no_directory(arguments: list[str], number: signal.Signals) -> None:
+    """As a terminal does it: the signal is for all of its processes."""
+    seeds = [] if "--replay" in arguments else ["--seeds", "0:100000"]
+    whole = [sys.executable, "-m", "ondisk.simulation", "--seconds", "5000", *seeds, *arguments]
+    with subprocess.Popen(whole, start_new_session=True, stdout=subprocess.DEVNULL) as running:
+        try:
+            processes = psutil.Process(running.pid)
+            wait_until(lambda: directories(processes), 60)
+            left = directories(processes)
+            os.killpg(running.pid, number)
+            assert running.wait(60) == 128 + number
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+    assert left and not [path for path in left if path.exists()]
+
+
+def directories(process: psutil.Process) -> set[Path]:
+    """Of the runs in it and below it."""
+    found: set[Path] = set()
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            found |= {parent for file in each.open_files() for parent in Path(file.path).parents}
+    return {path for path in found if path.name.startswith("ondisk-simulation-")}
