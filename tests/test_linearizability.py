@@ -31,6 +31,7 @@ from ondisk.linearizability import (
     Undecided,
     check,
     conflict,
+    in_lines,
     main,
     read_history,
     write_history,
@@ -395,6 +396,30 @@ def test_a_contradiction_stays_one_if_its_smallest_prefix_takes_too_long_to_find
     assert verdict.prefix == (bad, *sums)
     assert verdict.answer == sums[-1]
     assert verdict.orders == {"k": ()}
+
+
+def test_nothing_is_said_about_the_first_contradiction_if_it_was_not_found() -> None:
+    """Here the last answer is innocent: without it they cannot be ordered either."""
+    bad = op("get", call=0, end=1, result="nonsense")
+    sums = [op("incr", 1 << n, call=0, end=2 + n, result=(2 << n) - 1) for n in range(8)]
+    found, lost = check([bad, *sums]), check([bad, *sums], limit=50)
+    assert (found.smallest, lost.smallest) == (True, False)
+    assert "without the last" in in_lines(found) and ">>" in in_lines(found)
+    assert "without the last" not in in_lines(lost) and ">>" not in in_lines(lost)
+    assert "takes too long to find" in in_lines(lost)
+    assert [line for line in in_lines(lost).splitlines() if line.startswith("*") and "nonsense" in line]
+
+
+def test_one_answer_that_nothing_explains_is_the_smallest_contradiction() -> None:
+    assert check([op("get", call=0, end=1, result="nonsense"), op("put", "v", call=5, end=6)]).smallest
+    assert not check([op("put", "v", call=5, end=6)]).smallest
+
+
+def test_a_number_of_thousands_of_digits_is_refused_like_any_other_that_is_too_large() -> None:
+    """As a string it would be an error of Python."""
+    huge = op("incr", 10**5000, call=1, end=None)
+    assert check([huge, op("get", call=2, end=3, result=None)]).linearizable
+    assert not check([op("incr", 10**5000, call=1, end=2, result=10**5000)]).linearizable
 
 
 @pytest.mark.parametrize(
