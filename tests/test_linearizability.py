@@ -574,6 +574,7 @@ def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, line: str, said: 
 
 
 CALL = "INFO  jepsen.util - 1\t:invoke\t:read\tnil\n"
+WRITE = "INFO  jepsen.util - 1\t:invoke\t:write\t4\n"
 
 
 @pytest.mark.parametrize(
@@ -586,6 +587,18 @@ CALL = "INFO  jepsen.util - 1\t:invoke\t:read\tnil\n"
         ("INFO  jepsen.util - 1\t:invoke\t:cas\t1\n", "1: cas of 1"),
         ('{:process 0, :type :invoke, :f :put, :key "0", :value nil}\n', "1: put of nil"),
         ("", " there is no operation in it"),
+        (CALL + "INFO  jepsen.util - 1\t:fail\t:read\t:timed-out\n", " there is no operation in it"),
+        (CALL + "INFO  jepsen.util - 1\t:ok\t:read\t:timed-out\n", "2: ok of :timed-out"),
+        (CALL + "INFO  jepsen.util - 1\t:ok\t:read\t[1 2]\n", "2: [1 2] is no answer to this read"),
+        (WRITE + "INFO  jepsen.util - 1\t:ok\t:write\t5\n", "2: 5 is no answer to this write"),
+        (WRITE + "INFO  jepsen.util - 1\t:ok\t:write\tnil\n", "2: nil is no answer to this write"),
+        (WRITE.replace("4", ":timed-out"), "1: invoke of :timed-out"),
+        (CALL.replace("nil", ":timed-out"), "1: invoke of :timed-out"),
+        (
+            '{:process 0, :type :invoke, :f :append, :key "0", :value "x y"}\n'
+            '{:process 0, :type :ok, :f :append, :key "0", :value "x z"}\n',
+            '2: "x z" is no answer to this append',
+        ),
     ],
 )
 def test_a_bad_log_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
