@@ -229,7 +229,7 @@ _STRINGS = re.compile(
 def _read_events(path: Path | str, lines: Sequence[str], pattern: re.Pattern[str]) -> list[Operation]:
     """Calls and outcomes are lines of their own here, and the time is the number of the line."""
     history = History()
-    under_way: dict[str, tuple[int, str, str | None]] = {}
+    under_way: dict[str, tuple[int, str, str | None, list[str | None]]] = {}
     for at, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -245,6 +245,9 @@ def _read_events(path: Path | str, lines: Sequence[str], pattern: re.Pattern[str
         values = [None if value == "nil" else value for value in re.findall(r'[^\[\]" ]+', event["value"])]
         if pattern is _STRINGS:  # a string may have spaces, and be empty
             values = [None if event["value"] == "nil" else event["value"][1:-1]]
+        timed_out = event["value"] == ":timed-out"
+        if timed_out and kind not in ("info", "fail"):
+            raise BadHistory(f"{path}:{at}: {kind} of :timed-out")
         if kind == "invoke":
             if process in under_way:
                 raise BadHistory(f"{path}:{at}: process {process} calls, and its call before has not ended")
@@ -252,20 +255,24 @@ def _read_events(path: Path | str, lines: Sequence[str], pattern: re.Pattern[str
             if len(arguments) != _ARGUMENTS[name] or None in arguments:
                 raise BadHistory(f"{path}:{at}: {name} of {event['value']}")
             number = history.begin(int(process), name, key or "", *arguments, at=at)
-            under_way[process] = number, name, key
+            under_way[process] = number, name, key, values
             continue
-        number, *begun = under_way.pop(process, (0, "", None))
+        number, *begun, called_with = under_way.pop(process, (0, "", None, []))
         if begun != [name, key]:
             raise BadHistory(f"{path}:{at}: process {process} has not called this")
         if kind == "info":
             history.unknown(number, at)
         elif kind == "ok":
+            if len(values) != 1 if name in ("read", "get") else values != called_with:
+                raise BadHistory(f"{path}:{at}: {event['value']} is no answer to this {name}")
             result = values[0] if name in ("read", "get") else True if name == "cas" else None
             history.ok(number, result, at)
-        elif name == "cas" and event["value"] != ":timed-out":
+        elif name == "cas" and not timed_out:
             history.ok(number, False, at)  # it was refused because the register held something else
         else:
             history.not_done(number)
+    if not history.operations:
+        raise BadHistory(f"{path}: there is no operation in it")
     return list(history.operations)
 
 

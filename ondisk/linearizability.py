@@ -76,6 +76,12 @@ class Verdict(NamedTuple):
     prefix: tuple[Operation, ...] = ()
     answer: Operation | None = None
 
+    @property
+    def smallest(self) -> bool:
+        """Whether ``prefix`` is known to be the smallest: without ``answer`` there is an order."""
+        others = [each for each in self.prefix if each.end is not None and each != self.answer]
+        return self.key is not None and (bool(self.orders[self.key]) or not others)
+
 
 # What operations do
 
@@ -111,7 +117,9 @@ def _key_value(state: str | None, operation: Operation) -> tuple[bool, str | Non
             if state is not None and not _NUMBER.fullmatch(state):
                 return False, state
             number = int(state or 0) + by
-            return number in _INT64 and (free or result == number), str(number)
+            if number not in _INT64:  # whose digits may be too many for a string
+                return False, state
+            return free or result == number, str(number)
         case "compare_and_set", (expected, value):
             return free or result == (state == expected), value if state == expected else state
     raise BadHistory(f"a key-value store has no {operation.name} with {len(operation.args)} arguments")
@@ -392,12 +400,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def in_lines(verdict: Verdict, model: Model = KEY_VALUE) -> str:
     """The smallest bad prefix as a table, by call: what contradicts, and what no order explains."""
-    assert verdict.key is not None and verdict.answer is not None
+    assert verdict.key is not None
     contradiction = list(conflict(verdict.prefix, model))
+    answer = verdict.answer if verdict.smallest else None  # else the last one may be innocent
     rows = [("", "client", "call", "end", "operation")]
     for operation in verdict.prefix:
         end = "-" if operation.end is None else f"{operation.end:.10g}"
-        mark = ">>" if operation == verdict.answer else "*" if operation in contradiction else ""
+        mark = ">>" if operation == answer else "*" if operation in contradiction else ""
         rows.append((mark, str(operation.client), f"{operation.call:.10g}", end, str(operation)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
@@ -405,13 +414,16 @@ def in_lines(verdict: Verdict, model: Model = KEY_VALUE) -> str:
         for row in rows
     ]
     what = f"key {verdict.key!r}" if verdict.key else "the register"
-    return "\n".join(
-        [
-            f"The first {len(verdict.prefix)} operations on {what} cannot be ordered, and without the last",
-            "answer (>>) they can. It contradicts those marked *, whatever became of the rest.",
-            *lines,
+    said = [
+        f"The first {len(verdict.prefix)} operations on {what} cannot be ordered, and without the last",
+        "answer (>>) they can. It contradicts those marked *, whatever became of the rest.",
+    ]
+    if answer is None:
+        said = [
+            f"The {len(verdict.prefix)} operations on {what} cannot be ordered; with which answer it begins",
+            "takes too long to find. Those marked * contradict each other, whatever became of the rest.",
         ]
-    )
+    return "\n".join([*said, *lines])
 
 
 if __name__ == "__main__":

@@ -257,6 +257,63 @@ MUTANTS = (
         "            if move[1].state == now.state:",
         "test_linearizability.py::test_a_write_of_what_is_there_already_may_be_needed_later",
     ),
+    # The simulator, and who reads histories
+    Mutant(
+        "a damaged chunk leaves as it was",
+        "simulation/group.py",
+        "                return self._damaged(message, to)\n",
+        "                return message\n",
+        "test_simulation.py::test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again",
+    ),
+    Mutant(
+        "a fault that waits for an occasion counts at once",
+        "simulation/group.py",
+        "        if fault.kind not in _ARMED:\n            self.counts",
+        "        if True:\n            self.counts",
+        "test_simulation.py::test_a_fault_that_waits_for_an_occasion_counts_only_when_that_has_come",
+    ),
+    Mutant(
+        "a candidate's vote for itself is in no book",
+        "simulation/invariants.py",
+        "            self._votes_for(replica.id, replica.id, message.term)",
+        "            pass",
+        "test_invariants.py::test_a_candidate_that_votes_for_another_breaks_one_vote",
+    ),
+    Mutant(
+        "the members before the newest ones decide for ever",
+        "simulation/invariants.py",
+        "[newest] if index >= since else [newest",
+        "[newest",
+        "test_invariants.py::test_the_new_members_alone_decide_about_the_entry_that_made_them_members_and_what_follows",
+    ),
+    Mutant(
+        "what goes wrong in a client stays there",
+        "simulation/clients.py",
+        '            service.report(Violation("client", repr(error)))',
+        "            del error",
+        "test_invariants.py::test_what_goes_wrong_in_a_client_is_a_violation",
+    ),
+    Mutant(
+        "a violation that happens once is forgotten",
+        "simulation/run.py",
+        "    return again if again.rule == report.rule else report._replace(repeatable=False)",
+        "    return again",
+        "test_simulation.py::test_a_violation_that_happens_once_is_told_all_the_same",
+    ),
+    Mutant(
+        "an innocent answer is accused",
+        "linearizability.py",
+        "    answer = verdict.answer if verdict.smallest else None  #",
+        "    answer = verdict.answer  #",
+        "test_linearizability.py::test_nothing_is_said_about_the_first_contradiction_if_it_was_not_found",
+    ),
+    Mutant(
+        "the answer to another write is taken",
+        "histories.py",
+        "            if len(values) != 1 if name",
+        "            if False if name",
+        "test_linearizability.py::test_a_bad_log_is_refused_with_its_line",
+    ),
 )
 
 

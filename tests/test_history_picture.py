@@ -73,6 +73,19 @@ def test_the_order_is_numbered_and_each_number_stands_within_its_operation() -> 
     assert "client 2: put green (number 1 in the order)" in history_picture(GOOD, verdict).words
 
 
+def test_no_answer_is_accused_if_it_takes_too_long_to_find_the_first_one() -> None:
+    """There is no cross, and nothing is said about the first operations."""
+    bad = op(1, "get", call=0, end=1, result="nonsense")
+    sums = [op(n, "incr", 1 << n, call=0, end=2 + n, result=(2 << n) - 1) for n in range(8)]
+    for limit, found in ((10_000, True), (50, False)):
+        shown = history_picture([bad, *sums], check([bad, *sums], limit=limit))
+        drawn = svg_of(shown.html)
+        crosses = [each for each in drawn.iter("path") if "m0 -12l-12 12" in each.get("d", "")]
+        assert (len(crosses), "the first 9" in shown.words) == ((2, True) if found else (0, False))
+        assert ("takes too long to find" in shown.html) != found
+        assert classes(drawn, "badfill")
+
+
 def test_a_contradiction_is_marked_by_shapes_and_words() -> None:
     """A cross at the answer, triangles at what it contradicts; what came later is not in the picture."""
     shown = history_picture(STALE, check(STALE))

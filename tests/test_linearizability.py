@@ -31,6 +31,7 @@ from ondisk.linearizability import (
     Undecided,
     check,
     conflict,
+    in_lines,
     main,
     read_history,
     write_history,
@@ -397,6 +398,30 @@ def test_a_contradiction_stays_one_if_its_smallest_prefix_takes_too_long_to_find
     assert verdict.orders == {"k": ()}
 
 
+def test_nothing_is_said_about_the_first_contradiction_if_it_was_not_found() -> None:
+    """Here the last answer is innocent: without it they cannot be ordered either."""
+    bad = op("get", call=0, end=1, result="nonsense")
+    sums = [op("incr", 1 << n, call=0, end=2 + n, result=(2 << n) - 1) for n in range(8)]
+    found, lost = check([bad, *sums]), check([bad, *sums], limit=50)
+    assert (found.smallest, lost.smallest) == (True, False)
+    assert "without the last" in in_lines(found) and ">>" in in_lines(found)
+    assert "without the last" not in in_lines(lost) and ">>" not in in_lines(lost)
+    assert "takes too long to find" in in_lines(lost)
+    assert [line for line in in_lines(lost).splitlines() if line.startswith("*") and "nonsense" in line]
+
+
+def test_one_answer_that_nothing_explains_is_the_smallest_contradiction() -> None:
+    assert check([op("get", call=0, end=1, result="nonsense"), op("put", "v", call=5, end=6)]).smallest
+    assert not check([op("put", "v", call=5, end=6)]).smallest
+
+
+def test_a_number_of_thousands_of_digits_is_refused_like_any_other_that_is_too_large() -> None:
+    """As a string it would be an error of Python."""
+    huge = op("incr", 10**5000, call=1, end=None)
+    assert check([huge, op("get", call=2, end=3, result=None)]).linearizable
+    assert not check([op("incr", 10**5000, call=1, end=2, result=10**5000)]).linearizable
+
+
 @pytest.mark.parametrize(
     ("model", "operation"),
     [
@@ -549,6 +574,7 @@ def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, line: str, said: 
 
 
 CALL = "INFO  jepsen.util - 1\t:invoke\t:read\tnil\n"
+WRITE = "INFO  jepsen.util - 1\t:invoke\t:write\t4\n"
 
 
 @pytest.mark.parametrize(
@@ -561,6 +587,18 @@ CALL = "INFO  jepsen.util - 1\t:invoke\t:read\tnil\n"
         ("INFO  jepsen.util - 1\t:invoke\t:cas\t1\n", "1: cas of 1"),
         ('{:process 0, :type :invoke, :f :put, :key "0", :value nil}\n', "1: put of nil"),
         ("", " there is no operation in it"),
+        (CALL + "INFO  jepsen.util - 1\t:fail\t:read\t:timed-out\n", " there is no operation in it"),
+        (CALL + "INFO  jepsen.util - 1\t:ok\t:read\t:timed-out\n", "2: ok of :timed-out"),
+        (CALL + "INFO  jepsen.util - 1\t:ok\t:read\t[1 2]\n", "2: [1 2] is no answer to this read"),
+        (WRITE + "INFO  jepsen.util - 1\t:ok\t:write\t5\n", "2: 5 is no answer to this write"),
+        (WRITE + "INFO  jepsen.util - 1\t:ok\t:write\tnil\n", "2: nil is no answer to this write"),
+        (WRITE.replace("4", ":timed-out"), "1: invoke of :timed-out"),
+        (CALL.replace("nil", ":timed-out"), "1: invoke of :timed-out"),
+        (
+            '{:process 0, :type :invoke, :f :append, :key "0", :value "x y"}\n'
+            '{:process 0, :type :ok, :f :append, :key "0", :value "x z"}\n',
+            '2: "x z" is no answer to this append',
+        ),
     ],
 )
 def test_a_bad_log_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -5,19 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
+import psutil
 import pytest
 
 from ondisk.simulation.faults import KINDS, Fault, draw
 from ondisk.simulation.group import Simulation
-from ondisk.simulation.run import Report, Setting, reduce, run, run_all
+from ondisk.simulation.run import Setting, reduce, run, run_all
+from ondisk.simulation.world import Computer, Happening
 from tests.digests import digest
+from tests.waiting import wait_until
 
 SEEDS = os.environ.get("ONDISK_SIMULATION_SEEDS", "0:200")
 
@@ -42,7 +49,8 @@ def test_no_schedule_of_faults_violates_anything() -> None:
     print(f"{virtual:.0f} virtual seconds, faults: {dict(counts)}")
     assert not violations and not counts["undecided"]
     assert virtual >= 60 * len(seeds(SEEDS))
-    assert counts.keys() >= KINDS.keys() | {"snapshots"}  # everything that can go wrong did, somewhere
+    # Everything that can go wrong did, somewhere. What waits for an occasion counts only when it came.
+    assert counts.keys() >= KINDS.keys() | {"snapshots"}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -113,24 +121,117 @@ def test_a_calm_run_answers_everything_and_has_one_leader() -> None:
     assert [line for line in report.record if line.kind == "status" and "leader" in line.words]
 
 
-def test_a_clock_that_is_wrong_a_disk_that_is_slow_and_a_replica_that_stands_still() -> None:
-    """Each fault has its effect: here the same calm run with one of them."""
-    calm = run(3, Setting(seconds=10), faults=())
-    for fault in (
-        Fault(2.0, "skew", 5.0, 0, 0, 0.9),
-        Fault(2.0, "slow disk", 5.0, 0, 0, 0.7),
-        Fault(2.0, "pause", 4.0),
-        Fault(2.0, "stall", 4.0, 1, 2),
-        Fault(2.0, "damage", 4.0, 1),
-    ):
-        other = run(3, Setting(seconds=10), faults=(fault,))
-        assert other.rule is None and other.counts[fault.kind] == 1
-        if fault.kind != "damage":  # there is no snapshot to damage here
-            assert text(other) != text(calm), fault
+# Each fault has its effect, while it lasts and no longer: here a calm run with one of them.
 
 
-def text(report: Report) -> str:
-    return "\n".join(str(line) for line in report.record if line.kind not in ("fault", "end"))
+class Watched(Simulation):
+    """Writes down what each step of a replica found, and how long its processor was busy with it."""
+
+    def __init__(self, folder: Path, *faults: Fault) -> None:
+        super().__init__(3, folder, replicas=5, seconds=10, schedule=faults)
+        self.steps: list[tuple[float, int, float, float]] = []  # when, who, its clock, how long
+
+    def step(self, computer: Computer) -> None:
+        clock = computer.clock()
+        super().step(computer)
+        self.steps.append((self.elapsed, computer.member, clock, computer.busy_until - self.now))
+
+    def of(self, member: int, first: float, last: float) -> list[tuple[float, float, float]]:
+        return [(at, *rest) for at, who, *rest in self.steps if who == member and first <= at < last]
+
+    def lines(self, kind: str, link: str, first: float, last: float) -> list[Happening]:
+        found = (line for line in self.record if line.kind == kind and line.words.startswith(link + " "))
+        return [line for line in found if first <= line.time < last]
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Callable[..., Watched]:
+    """Run these faults, from the second second to the sixth."""
+
+    def watch(*faults: Fault) -> Watched:
+        simulation = Watched(tmp_path / str(len(list(tmp_path.iterdir()))), *faults)
+        simulation.directory.mkdir()
+        simulation.run()
+        return simulation
+
+    return watch
+
+
+def test_a_clock_that_is_wrong_is_wrong_while_the_fault_lasts(watch: Callable[..., Watched]) -> None:
+    skewed = watch(Fault(2.0, "skew", 4.0, 1, 0, 0.9))
+    for first, last, rate in ((0, 2, 1.0), (2, 6, 0.9), (6, 10, 1.0)):
+        (began, shown, _), *_, (ended, shows, _) = skewed.of(2, first, last)
+        assert (shows - shown) / (ended - began) == pytest.approx(rate)
+
+
+def test_a_slow_disk_keeps_its_replica_busy(watch: Callable[..., Watched]) -> None:
+    slow = watch(Fault(2.0, "slow disk", 4.0, 1, 0, 0.7))
+    assert max(busy for _, _, busy in slow.of(2, 0, 2)) < 0.01
+    assert max(busy for _, _, busy in slow.of(2, 2, 6)) > 0.7
+    assert max(busy for _, _, busy in slow.of(2, 7, 10)) < 0.01
+    assert max(busy for _, _, busy in slow.of(3, 2, 6)) < 0.01  # the others' are not
+
+
+def test_a_paused_replica_takes_no_step(watch: Callable[..., Watched]) -> None:
+    paused = watch(Fault(2.0, "pause", 4.0, 1))
+    assert paused.of(2, 0, 2) and paused.of(2, 6, 10) and paused.of(3, 2, 6)
+    assert not paused.of(2, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "links"),
+    [
+        (Fault(2.0, "stall", 4.0, 1, 2), ["2 -> 3"]),
+        (Fault(2.0, "cut", 4.0, 1, 2), ["2 -> 3"]),
+        (Fault(2.0, "partition", 4.0, 0b00100), ["2 -> 3", "3 -> 2"]),
+        (Fault(2.0, "loss", 4.0, size=1.0), ["2 -> 3", "3 -> 2"]),
+    ],
+)
+def test_nothing_arrives_on_a_link_that_is_taken_away(
+    watch: Callable[..., Watched], fault: Fault, links: list[str]
+) -> None:
+    """Replica 2 leads, so there is always something to say."""
+    taken = watch(fault)
+    for link in links:
+        assert taken.lines("delivered", link, 1, 2) and taken.lines("delivered", link, 6, 10)
+        assert not taken.lines("delivered", link, 2.01, 6)  # what was on its way at the beginning arrives
+
+
+def test_latency_is_how_long_messages_take(watch: Callable[..., Watched]) -> None:
+    late = watch(Fault(2.0, "latency", 4.0, size=0.05))
+
+    def typical(first: float, last: float) -> float:
+        """From 2 to 3, where messages arrive in the order in which they were sent."""
+        sent, arrived = late.lines("sent", "2 -> 3", 0, 10), late.lines("delivered", "2 -> 3", 0, 10)
+        pairs = zip(sent, arrived, strict=False)
+        return median(end.time - begin.time for begin, end in pairs if first <= begin.time < last)
+
+    assert typical(0, 1.9) < 0.01 and typical(6, 10) < 0.01
+    assert 0.02 < typical(2, 6) < 0.05
+
+
+def test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again(watch: Callable[..., Watched]) -> None:
+    """With nothing left in the logs, who has lost its directory needs a snapshot."""
+    compacted = [Fault(2.0, "compact", who=member) for member in range(5)]
+    for damage in ((), (Fault(2.0, "damage", other=3),)):
+        damaged = watch(*compacted, *damage, Fault(2.1, "wipe", who=2))
+        refused = [line for line in damaged.record if line.words.endswith("refused")]
+        assert damaged.counts["damage"] == bool(refused) == len(damage)
+        assert damaged.counts["snapshots"] == 1
+
+
+@pytest.mark.parametrize("kind", ["crash in a write", "disk error", "damage"])
+def test_a_fault_that_waits_for_an_occasion_counts_only_when_that_has_come(
+    watch: Callable[..., Watched], kind: str
+) -> None:
+    """Nobody sends a snapshot here, and who is without a processor writes nothing."""
+    idle = watch(Fault(2.0, "pause", 4.0, 1), Fault(3.0, kind, 1.0, 1))
+    assert [line.words for line in idle.record if line.kind == "fault"] == ["0: pause", f"1: {kind}"]
+    assert idle.counts[kind] == 0
+    if kind != "damage":
+        busy = watch(Fault(3.0, kind, 1.0, 1))
+        assert busy.counts[kind] == 1
+        assert [line for line in busy.record if line.kind in ("crash", "failed") and "2" in line.words]
 
 
 def test_draw_knows_no_other_chance_than_the_one_it_is_given() -> None:
@@ -201,9 +302,90 @@ def test_a_replay_shows_every_event() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--seeds", "x"], "neither a seed nor FIRST:END"), (["--without", "luck"], "'luck' is not one of")],
+    [
+        (["--seeds", "x"], "neither a seed nor FIRST:END"),
+        (["--seeds", "5:3"], "holds no seed"),
+        (["--seeds", "7:7"], "holds no seed"),
+        (["--seconds", "inf"], "no number of seconds"),
+        (["--seconds", "nan"], "no number of seconds"),
+        (["--seconds", "0"], "not in the range"),
+        (["--without", "luck"], "'luck' is not one of"),
+        (["--stock", "--without", "pre-vote"], "none of the safeguards"),
+        (["--replay", "1", "--seeds", "0:3"], "--replay is about one run"),
+        (["--replay", "1", "--first"], "--replay is about one run"),
+    ],
 )
 def test_wrong_use_is_explained(arguments: list[str], complaint: str) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+def patched(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, after this was done to it."""
+    script = f"import sys\nfrom ondisk.simulation import __main__, group, run\n{patch}\n__main__.main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+UNDECIDABLE = """
+def undecided(history):
+    raise group.Undecided("too large")
+group.check = undecided
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "0:2", "--jobs", "1"], ["--replay", "0"]])
+def test_a_run_about_which_nothing_is_known_is_no_success(arguments: list[str]) -> None:
+    done = patched(UNDECIDABLE, *arguments, "--seconds", "2")
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("seed 0: undecided: ")]
+    assert lines[-1].endswith(" seeds, 0 violations")
+
+
+ONCE = """
+real = run.run
+def once(seed, setting, *, recording=True):
+    report = real(seed, setting, recording=recording)
+    return report if recording else report._replace(rule="luck", violation="luck: bad")
+run.run = once
+"""
+
+
+def test_a_violation_that_happens_once_is_told_all_the_same() -> None:
+    """The second run, which has a record, does not repeat it here."""
+    done = patched(ONCE, "--seeds", "0:1", "--jobs", "1", "--seconds", "2")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "seed 0: luck: bad" and "did not do it again" in lines[1]
+    assert lines[-1] == "1 seeds, 1 violations"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [["--jobs", "1"], ["--jobs", "2"], ["--replay", "1"]])
+def test_a_run_that_is_told_to_end_leaves_no_directory(arguments: list[str], number: signal.Signals) -> None:
+    """As a terminal does it: the signal is for all of its processes."""
+    seeds = [] if "--replay" in arguments else ["--seeds", "0:100000"]
+    whole = [sys.executable, "-m", "ondisk.simulation", "--seconds", "5000", *seeds, *arguments]
+    with subprocess.Popen(whole, start_new_session=True, stdout=subprocess.DEVNULL) as running:
+        try:
+            processes = psutil.Process(running.pid)
+            wait_until(lambda: directories(processes), 60)
+            left = directories(processes)
+            os.killpg(running.pid, number)
+            assert running.wait(60) == 128 + number
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+    assert left and not [path for path in left if path.exists()]
+
+
+def directories(process: psutil.Process) -> set[Path]:
+    """Of the runs in it and below it."""
+    found: set[Path] = set()
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            found |= {parent for file in each.open_files() for parent in Path(file.path).parents}
+    return {path for path in found if path.name.startswith("ondisk-simulation-")}

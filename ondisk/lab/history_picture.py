@@ -41,8 +41,9 @@ def history_picture(
     operations.sort(key=lambda operation: operation.call)
     marked = conflict(verdict.prefix, model) if bad else ()
     order = () if bad else verdict.orders.get(key, ())
-    said = [_remark(each, order, marked, verdict.answer if bad else None) for each in operations]
-    headline = _headline(key, len(operations), bad)
+    answer = verdict.answer if bad and verdict.smallest else None  # else the last one may be innocent
+    said = [_remark(each, order, marked, answer) for each in operations]
+    headline = _headline(key, len(operations), bad, begins=answer is not None)
     words = _in_words(headline, operations, said)
 
     shown = _shown(operations, marked, from_the_end=bad)
@@ -56,7 +57,7 @@ def history_picture(
         )
     parts += _lanes(layout)
     for place, operation in enumerate(shown):
-        style = "" if operation not in marked else "answer" if operation == verdict.answer else "conflict"
+        style = "" if operation not in marked else "answer" if operation == answer else "conflict"
         parts.append(_bar(layout, place, operation, style))
     for place, x in layout.instants:
         number, y = order.index(shown[place]) + 1, layout.y(place)
@@ -65,7 +66,7 @@ def history_picture(
             f'<text class="small bold number" x="{x:.0f}" y="{y + 4}" text-anchor="middle">{number}</text>'
         )
     width, height = max(840, layout.width + 8), layout.bottom + 34
-    parts.append(_legend(height - 10, bad))
+    parts.append(_legend(height - 10, bad, begins=answer is not None))
     rows = [
         (_client(each.client), label(each), *_times(each, operations), remark)
         for each, remark in zip(operations, said, strict=True)
@@ -125,10 +126,10 @@ def _client(client: int | str) -> str:
 # What is said
 
 
-def _headline(key: str, count: int, bad: bool) -> str:
+def _headline(key: str, count: int, bad: bool, begins: bool) -> str:
     on = f" on {_shortened(key)!r}" if key else ""  # a register has no name
     if bad:
-        return f"Not linearizable: no order explains the first {count} operations{on}"
+        return f"Not linearizable: no order explains the {'first ' if begins else ''}{count} operations{on}"
     return f"Linearizable: an order explains all {count} operations{on}"
 
 
@@ -285,7 +286,13 @@ def _triangle(x: float, y: float) -> str:
     return f'<polygon class="badfill" points="{points}"/>'
 
 
-def _legend(y: int, bad: bool) -> str:
+def _legend(y: int, bad: bool, begins: bool) -> str:
+    if bad and not begins:
+        return (
+            f"{_triangle(16, y - 4)}"
+            f'<text class="small" x="30" y="{y}">what contradicts itself, whatever became of the rest; '
+            "with which answer that begins takes too long to find</text>"
+        )
     if bad:
         return (
             f"{_cross(16, y - 4)}"

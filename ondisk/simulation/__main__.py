@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 try:
@@ -15,7 +16,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install 'ondisk[cli]'")
 
 from ondisk.simulation.group import SECONDS
-from ondisk.simulation.run import Report, Setting, reduce, run, run_all
+from ondisk.simulation.run import Report, Setting, end_cleanly, reduce, run, run_all
 from ondisk.simulation.safeguards import SAFEGUARDS
 
 _EVENTS = 25  # lines of the record that are shown before a violation
@@ -28,15 +29,26 @@ class _Seeds(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: str, parameter: object, context: object) -> range:
         first, colon, end = value.partition(":")
         try:
-            return range(int(first), int(end) if colon else int(first) + 1)
+            seeds = range(int(first), int(end) if colon else int(first) + 1)
         except ValueError:
             self.fail(f"{value!r} is neither a seed nor FIRST:END")
+        return seeds or self.fail(f"{value!r} holds no seed: END is not run")
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        seconds = super().convert(value, parameter, context)
+        return seconds if math.isfinite(seconds) else self.fail(f"{value!r} is no number of seconds")
 
 
 def _tell(report: Report, setting: Setting, reduced: bool) -> None:
     """A violation: what it was, the fewest faults that do it, and what happened just before."""
     click.echo(f"seed {report.seed}: {report.violation}")
-    if reduced:
+    if not report.repeatable:
+        click.echo(
+            "  a second run of this seed did not do it again: something in it is no function of the seed"
+        )
+    elif reduced:
         with _progress(_TRIES, f"reducing the {len(report.faults)} faults of seed {report.seed}") as bar:
             report = reduce(report, setting, tries=_TRIES, progress=lambda tried, left: bar.update(1))
         click.echo(f"  the same with {len(report.faults)} faults: {report.violation}")
@@ -51,9 +63,7 @@ def _progress(length: int, label: str) -> Any:
 
 
 @click.command()
-@click.option(
-    "--seeds", type=_Seeds(), default="0:100", show_default=True, help="Which runs; END is not run."
-)
+@click.option("--seeds", type=_Seeds(), show_default="0:100", help="Which runs; END is not run.")
 @click.option(
     "--without",
     multiple=True,
@@ -63,14 +73,12 @@ def _progress(length: int, label: str) -> Any:
 @click.option("--stock", is_flag=True, help="Put stock PySyncObj to the test.")
 @click.option("--replay", type=int, metavar="SEED", help="Show all that happens in one run.")
 @click.option("--replicas", type=click.Choice(["3", "5", "both"]), default="both", show_default=True)
-@click.option(
-    "--seconds", type=click.FloatRange(min=1), default=SECONDS, show_default=True, help="Of virtual time."
-)
+@click.option("--seconds", type=_Seconds(min=1), default=SECONDS, show_default=True, help="Of virtual time.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
 @click.option("--first", is_flag=True, help="Stop at the first violation.")
 @click.option("--no-reduce", is_flag=True, help="Do not look for the fewest faults.")
 def main(
-    seeds: range,
+    seeds: range | None,
     without: tuple[str, ...],
     stock: bool,
     replay: int | None,
@@ -83,32 +91,53 @@ def main(
     """Run replicas in virtual time under random faults, and check that nothing is lost or contradicted.
 
     Even seeds have 3 replicas and odd ones 5, unless --replicas says otherwise. The status is 1 if there was
-    a violation.
+    a violation, 2 if there was none and the history of a run could not be decided.
     """
+    if stock and without:
+        raise click.UsageError("--stock has none of the safeguards that --without takes away")
+    if replay is not None and (seeds is not None or first):
+        raise click.UsageError("--replay is about one run, --seeds and --first are about many")
+    end_cleanly(signal.SIGTERM)
     setting = Setting(0 if replicas == "both" else int(replicas), seconds, without, stock)
     if replay is not None:
+        end_cleanly(signal.SIGINT)
         report = run(replay, setting)
         for happening in report.record:
             click.echo(str(happening))
-        click.echo(f"1 seeds, {int(report.rule is not None)} violations")
-        sys.exit(report.rule is not None)
-    sys.exit(_run_all(seeds, setting, jobs, first, not no_reduce))
+        violations, undecided = int(report.rule is not None), _undecided(report)
+        click.echo(f"1 seeds, {violations} violations")
+        sys.exit(1 if violations else 2 if undecided else 0)
+    sys.exit(_run_all(seeds or range(100), setting, jobs, first, not no_reduce))
 
 
-def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool) -> bool:
-    violations, ran, virtual = 0, 0, 0.0
+def _undecided(report: Report) -> bool:
+    """Say so if nobody knows whether the run was good."""
+    if found := bool(report.counts.get("undecided")):
+        click.echo(
+            f"seed {report.seed}: undecided: the search for an order that explains it became too large"
+        )
+    return found
+
+
+def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool) -> int:
+    violations, undecided, ran, virtual = 0, 0, 0, 0.0
+    interrupted = False
     faults: Counter[str] = Counter()
     began = time.perf_counter()
-    with suppress(KeyboardInterrupt), _progress(len(seeds), "seeds") as bar:
-        for report in run_all(seeds, setting, jobs):
-            ran, virtual = ran + 1, virtual + report.seconds
-            faults.update(report.counts)
-            bar.update(1)
-            if report.rule is not None:
-                violations += 1
-                _tell(report, setting, reduced)
-                if first:
-                    break
+    try:
+        with _progress(len(seeds), "seeds") as bar:
+            for report in run_all(seeds, setting, jobs):
+                ran, virtual = ran + 1, virtual + report.seconds
+                faults.update(report.counts)
+                bar.update(1)
+                undecided += _undecided(report)
+                if report.rule is not None:
+                    violations += 1
+                    _tell(report, setting, reduced)
+                    if first:
+                        break
+    except KeyboardInterrupt:
+        interrupted = True
     if ran < len(seeds):
         click.echo(f"stopped after {ran} of {len(seeds)} seeds")
     took = time.perf_counter() - began
@@ -116,8 +145,10 @@ def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bo
         f"{virtual:.0f} virtual seconds in {took:.0f} s: {virtual / took:.0f} a second, in {jobs} processes"
     )
     click.echo("faults: " + ", ".join(f"{number} {kind}" for kind, number in faults.most_common()))
+    if undecided:
+        click.echo(f"{undecided} undecided")
     click.echo(f"{ran} seeds, {violations} violations")
-    return violations > 0
+    return 130 if interrupted else 1 if violations else 2 if undecided else 0
 
 
 if __name__ == "__main__":

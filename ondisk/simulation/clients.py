@@ -27,7 +27,19 @@ class Service(Protocol):
         """One that runs, and its time now; ``chance`` in 0..1 picks it."""
 
     def report(self, violation: Violation) -> None:
-        """End the run with this. (An exception in a future's callback would be swallowed.)"""
+        """End the run with this."""
+
+
+def when_done(future: Future[Any], then: Callable[[Future[Any]], None], service: Service) -> None:
+    """Call ``then`` with the future. What it raises is a violation: a future would keep it to itself."""
+
+    def call(ended: Future[Any]) -> None:
+        try:
+            then(ended)
+        except Exception as error:
+            service.report(Violation("client", repr(error)))
+
+    future.add_done_callback(call)
 
 
 class Client:
@@ -111,7 +123,7 @@ class Client:
                 self._lives += 1
                 self._think()
 
-        future.add_done_callback(done)
+        when_done(future, done, self._service)
         self._world.after(_PATIENCE, give_up)
 
     def _end(self, ended: Future[Any], begun: int, answer: Callable[[Any], Any]) -> None:
@@ -189,7 +201,7 @@ class SessionClient:
                 then(ended.result())
 
         if found is not None:
-            found[0].propose(command, found[1] + REQUEST_SECONDS).add_done_callback(done)
+            when_done(found[0].propose(command, found[1] + REQUEST_SECONDS), done, self._service)
         self._world.after(_PATIENCE if found is not None else 0.5, again)
 
 

@@ -2,7 +2,7 @@
 
 A schedule is drawn before the run from its seed alone and depends on nothing that happens in it. So a fault
 can be taken out and the rest stays what it was, which is how a schedule that breaks something is reduced to
-the few faults that do it (``shrink.py``).
+the few faults that do it (``reduce`` in ``run.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         words = KINDS[self.kind].words.format(
-            who=_name(self.who), other=_name(self.other), size=self.size, groups=_groups(self.who)
+            who=_name(self.who),
+            other=_name(self.other),
+            size=self.size,
+            groups=_groups(self.who),
+            passing=self.other,
         )
         ends = f" for {self.lasts:.2f} s" if self.lasts else ""
         return f"{self.at:6.2f} s: {words}{ends}"
@@ -84,7 +88,7 @@ KINDS: Mapping[str, Kind] = {
     "burst": Kind(4, "{size:.0f} puts at once, by way of {who}", size=one_of(5, 20, 60)),
     "compact": Kind(3, "compact the log of {who}"),
     "transfer": Kind(1, "hand leadership to {other}"),
-    "damage": Kind(0.5, "damage a chunk of a snapshot to {who}", (1.0, 10.0)),
+    "damage": Kind(0.5, "damage a chunk of a snapshot, the next one after {passing} others"),
     "wipe": Kind(1, "lose the directory of {who}"),
     "lose state": Kind(0.5, "lose the state of {who}, but not its log"),
     "join": Kind(0.7, "add a replica"),

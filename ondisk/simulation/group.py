@@ -8,9 +8,9 @@ real files.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from ondisk.messages import AddReplica, Change, Message, RemoveReplica, Snapshot
 from ondisk.network import Endpoint
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
-from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome
+from ondisk.simulation.clients import REQUEST_SECONDS, Client, SessionClient, record_outcome, when_done
 from ondisk.simulation.faults import LEADER, Fault, draw
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV, content
@@ -36,6 +36,7 @@ CALM_SECONDS = 60.0  # within so many everybody must agree once all faults have 
 _LATENCY = 0.004
 _CHUNK_BYTES = 2500  # so that a small state has many chunks
 _CLIENTS = 4
+_ARMED = ("crash in a write", "disk error", "damage")  # these wait for an occasion, and count when it comes
 
 
 class _Endpoint:
@@ -82,13 +83,12 @@ class Simulation(World):
         self.logs: dict[int, RaftLog] = {}
         self.history = History()
         self.invariants = Invariants(self)
-        self.counts: Counter[str] = Counter()
         self.removed: set[int] = set()
         self._replica_type = replica_type
         self._next_member = replicas + 1
         self._losing: int | None = None  # who lost its directory or its state, and is being fed
         self._changing: Future[Result] | None = None
-        self._damaging: dict[int, int] = {}  # by receiver: chunks to damage
+        self._damage_in: int | None = None  # so many chunks of snapshots from now one is damaged
         self._shown: dict[int, tuple[object, ...]] = {}
         self._violation: Violation | None = None  # found in the middle of a step
 
@@ -110,6 +110,8 @@ class Simulation(World):
                 client.stop()
             self.run_until(self.now + 5.0)
             self._conclude()
+            if self._violation is not None:
+                raise self._violation
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
@@ -253,14 +255,18 @@ class Simulation(World):
         replica = self.replicas.get(sender)
         if replica is not None:
             self._check(self.invariants.sending, replica, to, message)
-        if isinstance(message, SnapshotChunk) and self._damaging.get(to, 0) > 0:
-            self._damaging[to] -= 1
-            data = message.chunk.data
-            damaged = bytes([data[0] ^ 1]) + data[1:] if data else b"\0"
-            message = msgspec.structs.replace(
-                message, chunk=msgspec.structs.replace(message.chunk, data=damaged)
-            )
+        if isinstance(message, SnapshotChunk) and self._damage_in is not None:
+            self._damage_in -= 1
+            if self._damage_in < 0:
+                self._damage_in = None
+                self.counts["damage"] += 1
+                return self._damaged(message, to)
         return message
+
+    def _damaged(self, message: SnapshotChunk, to: int) -> SnapshotChunk:
+        self.note("damage", f"chunk {message.chunk.number} to {to}")
+        data = bytes([message.chunk.data[0] ^ 1]) + message.chunk.data[1:]
+        return msgspec.structs.replace(message, chunk=msgspec.structs.replace(message.chunk, data=data))
 
     def describe(self, message: Message) -> str:
         """A message in a few words."""
@@ -289,7 +295,8 @@ class Simulation(World):
         if end is None:
             return
         self.note("fault", f"{number}: {fault.kind}")
-        self.counts[fault.kind] += 1
+        if fault.kind not in _ARMED:
+            self.counts[fault.kind] += 1
         if callable(end):
             self.end_later(number, fault, end)
 
@@ -409,13 +416,12 @@ class Simulation(World):
             key = f"b{number}.{count}"
             begun = self.history.begin(f"burst {number}", "put", key, "v", at=self.elapsed)
             future = self.replicas[member].propose(diskkv.put(key, "v"), deadline)
-            future.add_done_callback(
-                lambda ended, begun=begun: record_outcome(  # type: ignore[misc]
-                    self.history, begun, ended, lambda result: result.value, self.elapsed
-                )
-            )
+            when_done(future, partial(self._note_put, begun), self)
         self.computers[member].wake(self.now)
         return True
+
+    def _note_put(self, begun: int, ended: Future[Result]) -> None:
+        record_outcome(self.history, begun, ended, lambda result: result.value, self.elapsed)
 
     def _fault_compact(self, number: int, fault: Fault) -> bool | None:
         if (member := self.pick(fault.who)) is None:
@@ -424,11 +430,9 @@ class Simulation(World):
         self.computers[member].wake(self.now)
         return True
 
-    def _fault_damage(self, number: int, fault: Fault) -> Callable[[], None] | None:
-        if (member := self.pick(fault.who)) is None:
-            return None
-        self._damaging[member] = 1
-        return lambda: self._damaging.update({member: 0})
+    def _fault_damage(self, number: int, fault: Fault) -> bool:
+        self._damage_in = fault.other  # however long that takes: few replicas are fed at any one time
+        return True
 
     def _fault_wipe(self, number: int, fault: Fault) -> bool | None:
         if (member := self._one_that_may_lose(fault.who)) is None:
@@ -514,7 +518,7 @@ class Simulation(World):
             computer.paused = False
             computer.disk.mend()
             computer.clock.run_at(1.0)
-        self._damaging.clear()
+        self._damage_in = None
         for member in sorted(self.computers):
             self._restart(member)
         self.wake_all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ondisk.messages import AppendEntries, Message, Vote
+from ondisk.messages import AppendEntries, Message, RequestVote, Vote
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 
@@ -95,13 +95,14 @@ class Invariants:
             return
         if isinstance(message, AppendEntries) and message.term == replica.raft.term:
             self.commits(replica, min(message.commit_index, log.last_index))
-        elif (
-            isinstance(message, Vote)
-            and message.granted
-            and not message.pre
-            and self._votes.setdefault((replica.id, message.term), to) != to
-        ):
-            raise Violation("one vote", f"replica {replica.id} voted twice in term {message.term}")
+        elif isinstance(message, RequestVote) and not message.pre:
+            self._votes_for(replica.id, replica.id, message.term)  # who asks has voted for itself
+        elif isinstance(message, Vote) and message.granted and not message.pre:
+            self._votes_for(to, replica.id, message.term)
+
+    def _votes_for(self, candidate: int, voter: int, term: int) -> None:
+        if self._votes.setdefault((voter, term), candidate) != candidate:
+            raise Violation("one vote", f"replica {voter} voted twice in term {term}")
 
     def commits(self, replica: Replica, index: int) -> None:
         """State machine safety: what is committed is the same everywhere, and on the disks of a majority."""
@@ -122,10 +123,10 @@ class Invariants:
             member for member, other in self._group.logs.items() if self._holds(member, other, index, term)
         }
         # The newest configuration counts, also for what stands before it; but it may have been appended in
-        # this very step, after the one before it had decided.
+        # this very step, after the one before it had decided about those.
         since, newest = log.configuration
-        both = (set(newest.voters), set(log.members_at(since - 1).voters))
-        if all(2 * len(holders & voters) <= len(voters) for voters in both):
+        deciding = [newest] if index >= since else [newest, log.members_at(since - 1)]
+        if all(2 * len(holders & {*members.voters}) <= len(members.voters) for members in deciding):
             raise Violation(
                 "durable majority",
                 f"replica {replica.id} takes entry {index} for committed, which only {sorted(holders)} hold",

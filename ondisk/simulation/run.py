@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -49,6 +51,7 @@ class Report(NamedTuple):
     record: tuple[Happening, ...]
     history: tuple[Operation, ...]
     counts: Mapping[str, int]
+    repeatable: bool = True  # whether a second run of the same seed did the same, if there was one
 
 
 @contextmanager
@@ -132,9 +135,26 @@ def run(
 
 
 def _brief(seed: int, setting: Setting) -> Report:
-    """With a record only if there is something to look for in it."""
+    """With a record only if there is something to look for in it. A violation is told even if it was once."""
     report = run(seed, setting, recording=False)
-    return run(seed, setting) if report.rule else report._replace(history=())
+    if report.rule is None:
+        return report._replace(history=())
+    again = run(seed, setting)
+    return again if again.rule == report.rule else report._replace(repeatable=False)
+
+
+def end_cleanly(*signals: int) -> None:
+    """Let this process leave by way of its ``finally``s when it is told to end: no directory stays behind."""
+    for number in signals or (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+def _in_a_worker(seed: int, setting: Setting) -> Report:
+    """``_brief``, but told to end it does not begin the next run that the pool has for it."""
+    try:
+        return _brief(seed, setting)
+    except SystemExit as ended:
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
 
 
 def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[Report]:
@@ -143,9 +163,10 @@ def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[R
         yield from (_brief(seed, setting) for seed in seeds)
         return
     # Not forked: RocksDB has threads.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_cleanly) as pool:
         try:
-            for done in as_completed([pool.submit(_brief, seed, setting) for seed in seeds]):
+            for done in as_completed([pool.submit(_in_a_worker, seed, setting) for seed in seeds]):
                 yield done.result()
         finally:
             pool.shutdown(cancel_futures=True)

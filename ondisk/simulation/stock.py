@@ -121,7 +121,6 @@ class StockSimulation(World):
         self.faults = tuple(draw(self.chance("faults"), seconds, KINDS) if schedule is None else schedule)
         self.members = tuple(range(1, replicas + 1))
         self.replicas: dict[int, StockReplica] = {}
-        self.counts: Counter[str] = Counter()
         self.acknowledged: dict[str, float] = {}  # key: when
         self._endpoints: dict[int, Endpoint] = {}
         self._cut: Counter[tuple[int, int]] = Counter()

@@ -11,6 +11,7 @@ import errno
 import heapq
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -90,11 +91,13 @@ class SimulatedDisk(Disk):
             if self.fail_in < 0:
                 self.fail_in = self.crash_in = None
                 self.failed = True
+                self._computer.world.counts["disk error"] += 1
                 raise OSError(errno.EIO, "Input/output error", point)
         if self.crash_in is not None:
             self.crash_in -= 1
             if self.crash_in < 0:
                 self.crash_in = None
+                self._computer.world.counts["crash in a write"] += 1
                 self._computer.cut_power()
                 raise PowerCut(point)
 
@@ -165,6 +168,7 @@ class World:
         self.computers: dict[int, Computer] = {}
         self.recording = True  # it has no influence on the run, and takes a tenth of its time
         self.record: list[Happening] = []
+        self.counts: Counter[str] = Counter()  # of faults that had an effect, and of what else is rare
         self._links: dict[tuple[int, int], random.Random] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._asked = 0
