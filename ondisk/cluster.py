@@ -127,16 +127,22 @@ class Cluster(Client):
         """Stop one replica as a power cut would: what it never synced is lost."""
         self._node(replica_id).crash()
 
-    def rebuild(self, replica_id: int) -> None:
-        """Delete what one replica has on disk, and let the others feed it anew.
+    def rebuild(self, replica_id: int, *, timeout: float = 60.0) -> None:
+        """Delete what one replica has on disk, and let the others feed it anew; return when it votes again.
 
-        For a replica whose disk was damaged or lost. One at a time: it must have caught up before another
-        one may fail. Until then it does not vote, because it has forgotten what it voted.
+        For a replica whose disk was damaged or lost. One at a time: until it has caught up it does not vote,
+        because it has forgotten what it voted, and if another one fails then, nobody may be able to lead.
+        Raises ``Timeout`` if it has not caught up in time: then it goes on trying.
         """
+        deadline = time.monotonic() + checked(timeout)
         node = self._node(replica_id)
         node.stop()
         node.erase()
         node.start()
+        while not node.status.admitted:
+            if time.monotonic() > deadline:
+                raise Timeout(f"replica {replica_id} runs anew but has not caught up within {timeout:g} s")
+            time.sleep(0.005)
 
     # The group
 

@@ -102,6 +102,7 @@ class ReplicaStatus(NamedTuple):
     voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
     learners: tuple[int, ...] = ()  # those that are being fed until they can
     transfers: tuple[Progress, ...] = ()  # snapshots under way
+    admitted: bool = True  # whether it votes: one that is new, or lost its directory, must catch up first
 
     @property
     def running(self) -> bool:
@@ -559,6 +560,7 @@ class Replica:
             raft.members.voters,
             raft.members.learners,
             self._running_transfers.progress(),
+            log.admitted,
         )
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from nbformat.v4 import new_code_cell
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 COUNT = """
-import asyncio, threading
+import asyncio, json, threading
 await asyncio.sleep(0)  # cancelled tasks end
-print("count", threading.active_count(), len(asyncio.all_tasks()))
+print("threads", json.dumps([thread.name for thread in threading.enumerate()]))
+print("tasks", len(asyncio.all_tasks()))
 """
 
 PROBE = """
@@ -102,6 +105,14 @@ def test_links_inside_the_project_lead_somewhere(path: Path) -> None:
                 assert (path.parent / target).exists(), target
 
 
+def kinds(line: str) -> Counter[str]:
+    """How many threads there are of each kind. A panel has up to four, as many as were busy at a time."""
+    names = [re.sub(r"[-_ (]*\d.*", "", name) for name in json.loads(line.partition(" ")[2])]
+    counted = Counter(names)
+    assert counted.pop("ondisk-panel", 0) <= 4
+    return counted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_twice_in_one_kernel_and_nothing_grows(path: Path, tmp_path: Path) -> None:
@@ -111,7 +122,8 @@ def test_a_notebook_runs_twice_in_one_kernel_and_nothing_grows(path: Path, tmp_p
     has_panel = path.stem == "01-three-replicas"
     notebook.cells = [*once, *deepcopy(once), *([code(PROBE)] if has_panel else [])]
     printed = run(notebook, tmp_path).splitlines()
-    first, second = (list(map(int, line.split()[1:])) for line in printed if line.startswith("count "))
-    assert second[0] <= first[0], "threads"
-    assert second[1] <= first[1], "tasks"
+    first, second = (kinds(line) for line in printed if line.startswith("threads "))
+    assert not second - first
+    first_tasks, second_tasks = (int(line.split()[1]) for line in printed if line.startswith("tasks "))
+    assert second_tasks <= first_tasks
     assert ("probe b'put by the test'" in printed) == has_panel

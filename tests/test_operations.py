@@ -153,11 +153,12 @@ def test_a_cluster_opened_again_knows_who_was_added_and_removed(
 
 @pytest.mark.parametrize("compacted", [False, True], ids=["from the log", "by a stream"])
 def test_a_lost_directory_is_rebuilt_with_one_call(cluster: Cluster, compacted: bool) -> None:
-    """Whoever it is, even the leader."""
+    """Whoever it is, even the leader, and the next one at once: it returns when the replica counts again."""
     if compacted:
         compact_all(cluster)
     for member in MEMBERS:
         cluster.rebuild(member)
+        assert cluster.status()[member].admitted
         assert content(cluster, via=member) == content(cluster)
     assert len(content(cluster)) == 100
 
