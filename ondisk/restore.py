@@ -78,7 +78,9 @@ def complete_import(directory: Path) -> None:
 
 def _beside(directory: Path) -> tuple[Path, Path]:
     """Where an import builds the new data, and where it puts the old."""
-    return directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
+    # Not .new and .old: somebody may have made those by hand.
+    name = directory.name
+    return directory.with_name(f"{name}.importing"), directory.with_name(f"{name}.replaced")
 
 
 class _Watched:

@@ -383,7 +383,7 @@ def test_an_import_that_is_interrupted_while_it_swaps_has_swapped(
 
     def interrupted(path: Path, target: Path) -> Path:
         moved = rename(path, target)
-        if target.name.endswith(".old"):
+        if target.name.endswith(".replaced"):
             raise KeyboardInterrupt
         return moved
 
