@@ -44,7 +44,7 @@ class Vote(_Message, frozen=True, tag="vote"):
 class AppendEntries(_Message, frozen=True, tag="append_entries"):
     """The leader's entries after ``prev_index``, or a heartbeat. ``round`` numbers leadership checks.
 
-    ``counts``: whether the answer is one of those that a majority is made of.
+    ``vouches_for``: the receiver, if it has said this number, need not keep quiet any more; else 0.
     """
 
     term: Natural
@@ -53,7 +53,7 @@ class AppendEntries(_Message, frozen=True, tag="append_entries"):
     entries: list[LogEntry]
     commit_index: Natural
     round: Natural
-    counts: bool = True
+    vouches_for: Natural = 0
 
 
 class AppendReply(_Message, frozen=True, tag="append_reply"):
@@ -62,6 +62,7 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
     ``success``: this log equals the leader's up to ``index``, durably. Otherwise the entry at
     ``prev_index`` did not match, and ``index`` is where the leader should try next; 0 asks for a snapshot,
     because this state is older than this log begins. ``admitted``: whether this replica may vote yet.
+    ``quiet``: this is no answer, but the number of a replica that has no memory and must not answer yet.
     """
 
     term: Natural
@@ -70,6 +71,7 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
     prev_index: Natural
     round: Natural
     admitted: bool = True
+    quiet: Natural = 0
 
 
 class Propose(_Message, frozen=True, tag="propose"):

@@ -210,6 +210,8 @@ class _Peer:
         "needs_snapshot",
         "probe_sent",
         "probing",
+        "quiet_number",
+        "quiet_round",
         "was_behind",
     )
 
@@ -221,6 +223,8 @@ class _Peer:
         self.probe_sent = False
         self.in_flight = 0  # bytes sent beyond its match index
         self.acked_round = 0
+        self.quiet_number = 0  # what it calls itself while it must not answer
+        self.quiet_round = 0  # a check that began after it had said so
 
 
 class Raft(SyncObj):
@@ -290,7 +294,8 @@ class Raft(SyncObj):
         self._next_take_over = 0.0  # when to ask the successor again
         # See ``_keeps_quiet``.
         self._quiet_until = now + timing.election_max + timing.election_min
-        self._counts = True  # whether the leader counts this replica, as far as it has said
+        self._quiet_number = 1 + rng.getrandbits(48)  # of this life
+        self._vouched = False
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")
         self._must_send = False
@@ -615,14 +620,28 @@ class Raft(SyncObj):
 
         It may have helped to depose this leader, and forgotten that; the two of them would go on to commit
         what the new leader never hears of. Without an answer a deposed leader steps down within an election
-        timeout, and whoever still collects votes begins anew. (A learner's answers count for nothing.)
+        timeout, and whoever still collects votes begins anew. A leader that is none can vouch for itself
+        sooner: see ``_vouches_for``.
         """
         return (
-            self._counts
+            not self._vouched
             and not self.log.admitted
             and self.log.last_index == 0
             and _time_of_step() < self._quiet_until
         )
+
+    def _vouches_for(self, node: Node, peer: _Peer) -> int:
+        """As leader: the number of a replica that need not keep quiet, or 0.
+
+        All other voters follow this leader, and have said so since the replica began its present life. Had it
+        given its forgotten vote to one of them, for a newer term, that one would know it. (A majority
+        would not do: the candidate could still collect votes elsewhere.) A learner's answers never count.
+        """
+        if not peer.quiet_number:
+            return 0
+        voters = self._others - {node} if node in self._others else set()
+        following = all(self._peers[voter].acked_round >= peer.quiet_round for voter in voters)
+        return peer.quiet_number if following else 0
 
     def hear(self, leader: int, term: int) -> bool:
         """A chunk of a snapshot counts as a heartbeat. ``False``: it must not be answered."""
@@ -752,8 +771,10 @@ class Raft(SyncObj):
         if message.term < self._term:
             self._tell_deposed(node)
             return
-        self._counts = message.counts
+        if message.vouches_for == self._quiet_number:
+            self._vouched = True
         if self._keeps_quiet():
+            self._send(node.id, AppendReply(message.term, False, 1, 0, 0, False, self._quiet_number))
             return
         self._follow(node, message.term)
         self._leader_commit = message.commit_index
@@ -879,7 +900,7 @@ class Raft(SyncObj):
                     entries,
                     self._commit,
                     self.round,
-                    node in self._others,
+                    self._vouches_for(node, peer),
                 ),
             )
             peer.probe_sent = peer.probing
@@ -896,6 +917,10 @@ class Raft(SyncObj):
         if not self.is_leader or not self._of_this_term(message):
             return
         if (peer := self._peers.get(node)) is None:
+            return
+        if message.quiet:
+            if message.quiet != peer.quiet_number:
+                peer.quiet_number, peer.quiet_round = message.quiet, self.start_round()
             return
         self._last_response[node] = _time_of_step()
         peer.acked_round = max(peer.acked_round, message.round)

@@ -565,6 +565,7 @@ def test_a_cluster_opens_again_though_a_removed_replica_hears_of_it_first(tmp_pa
         cluster.put("k", "v", timeout=10)
         cluster.remove_replica(1, timeout=10)
         cluster.put("after", "v", timeout=10)
+        wait_until(lambda: all_applied(cluster))  # or it does not know yet that the removal is committed
 
     class WaitsForTheRemoved(DiskKV):
         def open(self) -> int:

@@ -89,6 +89,62 @@ def test_a_wiped_member_that_was_added_later_does_not_help_whom_it_has_helped_to
     assert_not_acknowledged(world, old, 4)
 
 
+def test_a_replica_without_memory_need_not_wait_where_all_others_follow_the_leader(
+    make_world: Callable[..., World],
+) -> None:
+    """A third one that is started late, or has lost its directory: soon the group can lose another one."""
+    world = make_world()
+    leader = world.elect()
+    future = leader.propose(diskkv.put("k", "v"), FOREVER)
+    world.run_until(future.done)
+    for _ in range(2):
+        late, other = world.others(leader.id)
+        world.wipe(late)
+        world.run_until(lambda late=late: world.replicas[late].log.admitted, 0.5)
+        assert world.now < world.replicas[late].raft._quiet_until
+    world.crash(other)
+    future = leader.propose(diskkv.put("l", "v"), FOREVER)
+    world.run_until(future.done, 0.5)
+
+
+def test_nobody_vouches_while_another_voter_may_still_collect_votes(make_world: Callable[..., World]) -> None:
+    """With the forgotten one, and one of those who follow the leader now."""
+    world = make_world(members=5)
+    leader = world.elect()
+    future = leader.propose(diskkv.put("k", "v"), FOREVER)
+    world.run_until(future.done)
+    candidate, wiped = world.others(leader.id)[:2]
+    world.network.isolate(candidate)
+    world.wipe(wiped)
+    world.run(1.5)
+    assert leader.raft.is_leader and world.replicas[wiped].log.last_index == 0
+    world.network.heal()
+    world.run_until(lambda: world.replicas[wiped].log.admitted, 1.0)
+    assert world.now < world.replicas[wiped].raft._quiet_until
+
+
+def test_nobody_vouches_for_an_earlier_life(make_world: Callable[..., World]) -> None:
+    """A replica that has lost its directory once more may have forgotten another vote."""
+    world = make_world()
+    leader = world.elect()
+    late = world.others(leader.id)[0]
+    world.wipe(late)
+    numbers = {world.replicas[late].raft._quiet_number}
+    world.run_until(lambda: world.replicas[late].log.admitted)
+    term = leader.raft.term
+    world.network.isolate(late)
+    world.wipe(late)
+    replica = world.replicas[late]
+    numbers.add(replica.raft._quiet_number)
+    assert len(numbers) == 2
+    with replica.raft.at(world.now):
+        for number in (0, *(numbers - {replica.raft._quiet_number})):
+            replica.raft.receive(
+                leader.id, AppendEntries(term, 0, 0, [LogEntry(1, term, b"\x00x")], 0, 0, number)
+            )
+    assert replica.log.last_index == 0
+
+
 def test_a_new_group_need_not_wait_until_nobody_is_quiet_any_more(make_world: Callable[..., World]) -> None:
     """Who votes will not forget that, so it may be counted."""
     for members in (3, 5):
