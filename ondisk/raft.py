@@ -294,7 +294,7 @@ class Raft(SyncObj):
         self._next_take_over = 0.0  # when to ask the successor again
         # See ``_keeps_quiet``.
         self._quiet_until = now + timing.election_max + timing.election_min
-        self._quiet_number = 1 + rng.getrandbits(48)  # of this life
+        self._quiet_number = 1 + int(now * 1_000_000)  # another one than that of an earlier life
         self._vouched = False
         self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
         self._heard_from_leader = float("-inf")

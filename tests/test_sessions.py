@@ -700,7 +700,7 @@ class WorldClient(Client):
             raise ReplicaStopped("not running")
         future = replica.propose(command, self.world.now + timeout)
 
-        def wait(seconds: float) -> Result:
+        def wait(seconds: float = 0.0) -> Result:
             self._run(seconds, future.done)
             if not future.done():
                 raise TimeoutError
