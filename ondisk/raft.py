@@ -620,8 +620,8 @@ class Raft(SyncObj):
 
         It may have helped to depose this leader, and forgotten that; the two of them would go on to commit
         what the new leader never hears of. Without an answer a deposed leader steps down within an election
-        timeout, and whoever still collects votes begins anew. A leader that is none can vouch for itself
-        sooner: see ``_vouches_for``.
+        timeout, and whoever still collects votes begins anew. A leader that was not deposed can vouch
+        for itself sooner: see ``_vouches_for``.
         """
         return (
             not self._vouched

@@ -180,7 +180,6 @@ class Replica:
         except BaseException:
             self._release()
             raise
-        self._timing = self.raft.timing
         self._answers: deque[tuple[Future[Any], Result | None]] = deque()  # for callers in this process
         first_request = self._first_request(rng)
         self._proposals = Proposals(

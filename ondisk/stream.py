@@ -210,9 +210,8 @@ def write_file(path: Path, write: Callable[[Callable[[Chunk], None]], Header]) -
 
     Raises ``StorageError``, and then there is no file.
     """
-    partial = path.with_name(
-        f"{path.name}.{secrets.token_hex(4)}.partial"
-    )  # others may write to the same path
+    # A name of its own: somebody else may be writing to the same path.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:
 
