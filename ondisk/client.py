@@ -200,6 +200,14 @@ class Client(Writes):
         """Take a member out of the group, for good: its id is never let in again."""
 
     @abstractmethod
+    def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take the disk of a voter for lost: it never counts again, and the number becomes a learner.
+
+        What is started under this number with an empty directory is fed, and becomes a voter. Raises
+        ``Rejected`` unless a majority of the others is there: without it nobody could go on.
+        """
+
+    @abstractmethod
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Let another voter lead. Raises ``OutcomeUnknown`` if it did not take over in time: it still may."""
 

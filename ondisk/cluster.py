@@ -7,20 +7,29 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked
 from ondisk.disk import Disk
-from ondisk.errors import ConfigurationError, NoLeader, NotDone, ReplicaStopped, Timeout
-from ondisk.members import check_id, check_ids
+from ondisk.errors import (
+    ConfigurationError,
+    NoLeader,
+    NotDone,
+    ReplicaStopped,
+    StorageError,
+    Timeout,
+)
+from ondisk.members import Members, check_id, check_ids, short
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
 from ondisk.stream import SnapshotFile
+
+FIRST_MEMBERS = (1, 2, 3)  # of a new group, if nobody says otherwise
 
 _open_clusters: dict[Path, Cluster] = {}
 _opening = threading.Lock()
@@ -40,7 +49,7 @@ class Cluster(Client):
         self,
         data_dir: Path | str = "example-data",
         *,
-        members: Sequence[int] = (1, 2, 3),
+        members: Sequence[int] | None = None,
         network: Network | None = None,
         state_machine: StateMachineFactory | None = None,
         timing: Timing | None = None,
@@ -48,30 +57,31 @@ class Cluster(Client):
     ) -> None:
         """Open and start all replicas. A leader is elected within a second or so; calls wait for it.
 
-        ``members`` are the first ones. Whoever was added or removed later is known from the directories.
+        ``members`` are the first ones of a new group: replicas 1, 2 and 3, if not given. Of a group that exists
+        the directories know the members; others that are named here are refused with ``ConfigurationError``.
+        A replica whose directory is damaged is ``failed`` in the status, and the others serve: ``rebuild`` it.
         ``state_machine`` makes the state machine for a directory (``DiskKV`` if not given); ``disks`` hands
         single replicas a disk that stalls or fails.
         """
-        check_ids(members)
+        if members is not None:
+            check_ids(members)
         self.data_dir = Path(data_dir).resolve()
         self._network = network if network is not None else MemoryNetwork()
         self._state_machine = state_machine
         self._timing = timing
         self._disks = disks or {}
-        self._nodes = {member: self._make_node(member, members) for member in members}
+        self._nodes: dict[int, Node] = {}
         with _opening:
             if (former := _open_clusters.get(self.data_dir)) is not None:
                 former.close()
             try:
-                for node in self._nodes.values():
-                    node.start()
-                self._follow_members()
+                self._open(members)
             except BaseException:
                 self.close()
                 raise
             _open_clusters[self.data_dir] = self
 
-    def _make_node(self, replica_id: int, members: Sequence[int]) -> Node:
+    def _make_node(self, replica_id: int, members: Sequence[int] | None) -> Node:
         return Node(
             replica_id,
             members,
@@ -83,22 +93,85 @@ class Cluster(Client):
             timing=self._timing,
         )
 
-    def _follow_members(self) -> None:
-        """Start those who were added in an earlier life, and leave out those who were removed."""
-        known = []
-        for node in self._nodes.values():
-            with suppress(ReplicaStopped):  # it has been told already that it was removed
-                known.append(node.configuration)
+    def _open(self, members: Sequence[int] | None) -> None:
+        """Start whom the directories know, and the others of their group; or the first members of a new one."""
+        errors: list[StorageError] = []
+        there = self._directories()
+        if members is not None:
+            if there and not set(there) & set(members):
+                raise ConfigurationError(
+                    f"{self.data_dir} holds replicas {there}, and none of the members {list(members)} that were "
+                    "named: leave them out, or choose another directory"
+                )
+            there = [replica_id for replica_id in there if replica_id in members]
+        for replica_id in there:
+            node = self._nodes[replica_id] = self._make_node(replica_id, members)
+            try:
+                node.start()
+            except StorageError as error:
+                errors.append(error)  # it is ``failed`` now, and can be rebuilt if there are others
+        group = self._choose_group()
+        if errors and len(errors) == len(self._nodes):
+            raise errors[0]
+        if group is None:
+            wanted = tuple(FIRST_MEMBERS if members is None else members)
+            first = next((node.first_members for node in self._nodes.values() if node.first_members), wanted)
+        else:
+            first = tuple(group.all)
+        for replica_id in sorted(set(first) - self._nodes.keys()):
+            there_already = replica_id in self._directories()
+            node = self._make_node(replica_id, None if there_already else sorted(first))
+            self._nodes[replica_id] = node
+            with suppress(StorageError) if there_already else nullcontext():
+                node.start()
+        if group is not None:
+            for removed in self._nodes.keys() & set(group.removed):
+                self._nodes.pop(removed).stop()
+
+    def _directories(self) -> list[int]:
+        """The ids of the replicas that have a directory here."""
+        names = (re.fullmatch(r"replica-([1-9][0-9]*)", folder.name) for folder in self.data_dir.glob("*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def _choose_group(self) -> Members | None:
+        """The newest members of the group that most directories belong to; the others are stopped.
+
+        Raises ``ConfigurationError`` if nobody can tell which one is meant.
+        """
+        known: dict[bytes, list[tuple[int, int, Members]]] = {}
+        for replica_id, node in self._nodes.items():
+            with suppress(ReplicaStopped):  # failed, or it has been told already that it was removed
+                index, members = node.configuration
+                if members.group:
+                    known.setdefault(members.group, []).append((index, replica_id, members))
+        imports = [replica_id for replica_id, node in self._nodes.items() if node.holds_import]
+        if imports and any(node_id not in imports for found in known.values() for _, node_id, _ in found):
+            raise ConfigurationError(
+                f"{self.data_dir}: replicas {imports} hold an import, and others here belong to a group from before "
+                "it: delete the directories of those, or import into them, too"
+            )
         if not known:
-            return
-        members = max(known, key=lambda found: found[0])[1]
-        for folder in self.data_dir.glob("replica-*"):
-            name = re.fullmatch(r"replica-([1-9][0-9]*)", folder.name)
-            if name and (added := int(name[1])) in members.all - self._nodes.keys():
-                self._nodes[added] = self._make_node(added, ())
-                self._nodes[added].start()
-        for removed in self._nodes.keys() & set(members.removed):
-            self._nodes.pop(removed).stop()
+            return None
+        most = max(len(found) for found in known.values())
+        groups = [group for group, found in known.items() if len(found) == most]
+        words = "; ".join(
+            f"group {short(group)}: replicas {[replica_id for _, replica_id, _ in found]}"
+            for group, found in known.items()
+        )
+        if len(groups) > 1:
+            raise ConfigurationError(
+                f"{self.data_dir}: the directories belong to different groups ({words}): take out those that do "
+                "not belong here"
+            )
+        for group, found in known.items():
+            if group != groups[0]:
+                for _, replica_id, _ in found:
+                    self._nodes[replica_id].reject(
+                        f"replica {replica_id}'s directory belongs to group {short(group)}, and the others here "
+                        f"to group {short(groups[0])} ({words}): was it put in from elsewhere? Put back what "
+                        "belongs here, or rebuild it from the others"
+                    )
+        return max(known[groups[0]])[2]
 
     # Life
 
@@ -130,19 +203,48 @@ class Cluster(Client):
     def rebuild(self, replica_id: int, *, timeout: float = 60.0) -> None:
         """Delete what one replica has on disk, and let the others feed it anew; return when it votes again.
 
-        For a replica whose disk was damaged or lost. One at a time: until it has caught up it does not vote,
-        because it has forgotten what it voted, and if another one fails then, nobody may be able to lead.
-        Raises ``Timeout`` if it has not caught up in time: then it goes on trying.
+        For a replica whose disk was damaged or lost. The others are asked first: raises ``Rejected``, and
+        nothing was deleted, unless a majority of them is there. (With ``NoLeader`` or ``OutcomeUnknown``
+        nothing was deleted either.) Raises ``Timeout`` if it has not caught up in time: then it goes on trying.
         """
         deadline = time.monotonic() + checked(timeout)
         node = self._node(replica_id)
+        group = self._take_out(replica_id, deadline)
         node.stop()
-        node.erase()
+        node.erase_for(group)
         node.start()
-        while not node.status.admitted:
+        while replica_id not in node.status.voters or not node.status.running:
+            if node.status.role == "failed":
+                raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
             if time.monotonic() > deadline:
                 raise Timeout(f"replica {replica_id} runs anew but has not caught up within {timeout:g} s")
             time.sleep(0.005)
+
+    def _take_out(self, replica_id: int, deadline: float) -> bytes:
+        """Take the disk of a replica for lost, as the others agree; return the id of their group."""
+        left = deadline - time.monotonic()
+        node = self._node(replica_id)
+        if node.status.role not in ("failed", "stopped") and tuple(node.status.voters) == (replica_id,):
+            raise ConfigurationError(
+                f"replica {replica_id} is the only voter: nobody else could feed it anew. Nothing was deleted"
+            )
+        others = [other for other in self._nodes if other != replica_id and self._nodes[other].status.running]
+        if not others:
+            raise ConfigurationError(
+                f"no other replica runs that could feed replica {replica_id} anew. Nothing was deleted"
+            )
+        self._while_not_done(None, left, lambda via, left: via.replace_replica(replica_id, timeout=left))
+        return self._while_not_done(None, left, lambda via, _: via.configuration)[1].group
+
+    def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take the disk of a voter for lost, as ``rebuild`` does before it deletes anything."""
+        self._while_not_done(None, timeout, lambda via, left: via.replace_replica(replica_id, timeout=left))
+
+    def move_replica(self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Say where a member is from now on (``host:port``, on TCP)."""
+        self._while_not_done(
+            None, timeout, lambda via, left: via.move_replica(replica_id, address, timeout=left)
+        )
 
     # The group
 
@@ -160,6 +262,13 @@ class Cluster(Client):
         node = self._nodes.get(replica_id) or self._make_node(replica_id, ())  # it may have been tried before
         was_there = node.directory.exists()
         node.start()
+        group = node.configuration[1].group
+        if group not in (b"", known.group):
+            node.stop()
+            raise ConfigurationError(
+                f"{node.directory} belongs to group {short(group)}, and this is group {short(known.group)}: delete "
+                "that directory first"
+            )
         self._nodes = {**self._nodes, replica_id: node}
         try:
             if replica_id not in known.learners:

@@ -6,11 +6,11 @@ well formed or is refused, and nothing is ever unpickled.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from ondisk.members import Id
+from ondisk.members import Disk, Id, Members
 from ondisk.raftlog import LogEntry, Natural
 from ondisk.statemachine import Result
 from ondisk.stream import Chunk
@@ -18,6 +18,51 @@ from ondisk.stream import Chunk
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Immutable, and encoded as an array that begins with the tag."""
+
+
+class Origin(NamedTuple):
+    """Who says it: every message is stamped with its sender's (docs/protocol.md, O).
+
+    ``group`` is empty for a replica that belongs to none. ``boot`` counts how often the disk was opened,
+    ``nonce`` is a random number for this time, and ``former`` are those of the times before, the newest first.
+    """
+
+    group: bytes
+    disk: bytes
+    boot: int
+    nonce: int
+    former: tuple[int, ...] = ()
+
+
+Roster = tuple[tuple[Id, Disk, str], ...]  # number, disk and address of each first member, by number
+
+
+class Found(_Message, frozen=True, tag="found"):
+    """I belong to no group. ``members`` are those that I was started with; none if I am to be added.
+
+    ``round`` and ``roster`` are my vote for a group of exactly these disks, ``seed`` is the digest of the
+    import that I hold, if any. ``fewer``: an operator has named these members in place of those.
+    """
+
+    members: tuple[Id, ...]
+    address: str = ""
+    seed: bytes = b""
+    round: Natural = 0
+    roster: Roster = ()
+    fewer: bool = False
+
+
+class Membership(_Message, frozen=True, tag="membership"):
+    """The members of my group as of entry ``index``, which is committed."""
+
+    index: Natural
+    members: Members
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """The receiver's directory must not take part, and why. What it says next will not be heard either."""
+
+    reason: str
 
 
 class RequestVote(_Message, frozen=True, tag="request_vote"):
@@ -42,9 +87,9 @@ class Vote(_Message, frozen=True, tag="vote"):
 
 
 class AppendEntries(_Message, frozen=True, tag="append_entries"):
-    """The leader's entries after ``prev_index``, or a heartbeat. ``round`` numbers leadership checks.
+    """The leader's entries after ``prev_index``, or a heartbeat.
 
-    ``vouches_for``: the receiver, if it has said this number, need not keep quiet any more; else 0.
+    ``round`` numbers what the leader sends. An answer repeats it, and is evidence as of when it was sent.
     """
 
     term: Natural
@@ -53,7 +98,6 @@ class AppendEntries(_Message, frozen=True, tag="append_entries"):
     entries: list[LogEntry]
     commit_index: Natural
     round: Natural
-    vouches_for: Natural = 0
 
 
 class AppendReply(_Message, frozen=True, tag="append_reply"):
@@ -61,8 +105,7 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
 
     ``success``: this log equals the leader's up to ``index``, durably. Otherwise the entry at
     ``prev_index`` did not match, and ``index`` is where the leader should try next; 0 asks for a snapshot,
-    because this state is older than this log begins. ``admitted``: whether this replica may vote yet.
-    ``quiet``: this is no answer, but the number of a replica that has no memory and must not answer yet.
+    because this state is older than this log begins.
     """
 
     term: Natural
@@ -70,8 +113,6 @@ class AppendReply(_Message, frozen=True, tag="append_reply"):
     index: Natural
     prev_index: Natural
     round: Natural
-    admitted: bool = True
-    quiet: Natural = 0
 
 
 class Propose(_Message, frozen=True, tag="propose"):
@@ -139,13 +180,28 @@ class RemoveReplica(_Message, frozen=True, tag="remove_replica"):
     id: Id
 
 
+class ReplaceReplica(_Message, frozen=True, tag="replace_replica"):
+    """Change: this disk of a voter is lost. Its number becomes a learner, and votes again with another disk."""
+
+    id: Id
+    disk: Disk
+
+
+class MoveReplica(_Message, frozen=True, tag="move_replica"):
+    """Change: this member is at another address now."""
+
+    id: Id
+    address: str
+
+
 class TransferLeadership(_Message, frozen=True, tag="transfer_leadership"):
     """Change: let another voter lead."""
 
     to: Id
 
 
-Change = AddReplica | RemoveReplica | TransferLeadership
+MembersChange = AddReplica | RemoveReplica | ReplaceReplica | MoveReplica
+Change = MembersChange | TransferLeadership
 
 
 class ProposeChange(_Message, frozen=True, tag="propose_change"):
@@ -177,7 +233,10 @@ class SnapshotAck(_Message, frozen=True, tag="snapshot_ack"):
 
 
 Message = (
-    RequestVote
+    Found
+    | Membership
+    | Refused
+    | RequestVote
     | Vote
     | AppendEntries
     | AppendReply

@@ -18,17 +18,27 @@ from typing import NamedTuple, Protocol
 
 from ondisk.clock import Clock, PausableClock
 from ondisk.errors import PortInUse
-from ondisk.messages import Message
+from ondisk.messages import Message, Origin
 
 
 class Endpoint(Protocol):
     """One replica's end of the network."""
 
+    @property
+    def advertised(self) -> str:
+        """Where others reach this replica, ``host:port`` on TCP, empty in memory."""
+
+    def introduce(self, origin: Origin) -> None:
+        """Stamp everything that is sent from now on with this."""
+
     def send(self, to: int, message: Message) -> bool:
         """Send, or lose, one message. Never blocks. ``False``: it certainly did not leave."""
 
-    def receive(self) -> list[tuple[int, Message]]:
-        """Everything that has arrived since the last call, as (sender, message), in order."""
+    def receive(self) -> list[tuple[int, Origin, Message]]:
+        """Everything that has arrived since the last call, as (sender, its origin, message), in order.
+
+        The origin is the same object as long as the sender has not introduced itself anew.
+        """
 
     def connected(self) -> frozenset[int]:
         """The replicas that seem reachable. A silent loss of messages does not show here."""
@@ -87,6 +97,7 @@ class _Waiting(NamedTuple):
     due: float
     sent: float
     number: int
+    origin: Origin
     message: Message
 
 
@@ -223,7 +234,7 @@ class MemoryNetwork:
                 return None
             pair = min(waiting)[1]
             waited = self._links[pair].queue.popleft()
-            event = self._deliver(pair, waited.number, waited.message)
+            event = self._deliver(pair, waited.number, waited.origin, waited.message)
         self._wake([pair[1]])
         return event
 
@@ -253,7 +264,7 @@ class MemoryNetwork:
 
     # What the endpoints call
 
-    def _send(self, pair: tuple[int, int], message: Message) -> bool:
+    def _send(self, pair: tuple[int, int], origin: Origin, message: Message) -> bool:
         with self._lock:
             self._count += 1
             number = self._count
@@ -266,17 +277,17 @@ class MemoryNetwork:
                 return receiver is not None
             if delay or link.queue or link.stalled or self._stepping:
                 now = self.clock()
-                link.queue.append(_Waiting(now + delay, now, number, message))
+                link.queue.append(_Waiting(now + delay, now, number, origin, message))
             else:
-                self._deliver(pair, number, message)
+                self._deliver(pair, number, origin, message)
         receiver.wake()
         return True
 
-    def _deliver(self, pair: tuple[int, int], number: int, message: Message) -> Event | None:
+    def _deliver(self, pair: tuple[int, int], number: int, origin: Origin, message: Message) -> Event | None:
         receiver = self._endpoints.get(pair[1])
         if receiver is None:
             return self._report("lost", pair, number, message)
-        receiver.inbox.append((pair[0], message))
+        receiver.inbox.append((pair[0], origin, message))
         return self._report("delivered", pair, number, message)
 
     def _deliver_due(self, receiver: int) -> float | None:
@@ -292,7 +303,7 @@ class MemoryNetwork:
                     continue
                 while link.queue and link.queue[0].due <= now:
                     waited = link.queue.popleft()
-                    self._deliver((sender, receiver), waited.number, waited.message)
+                    self._deliver((sender, receiver), waited.number, waited.origin, waited.message)
                 if link.queue and (next_due is None or link.queue[0].due < next_due):
                     next_due = link.queue[0].due
         return next_due
@@ -332,12 +343,18 @@ class _MemoryEndpoint:
         self._next_due: float | None = None
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._awake = False
-        self.inbox: deque[tuple[int, Message]] = deque()
+        self.inbox: deque[tuple[int, Origin, Message]] = deque()
+        self._origin = Origin(b"", b"", 0, 0)  # until it is introduced
+
+    advertised = ""
+
+    def introduce(self, origin: Origin) -> None:
+        self._origin = origin
 
     def send(self, to: int, message: Message) -> bool:
-        return self._network._send((self._id, to), message)
+        return self._network._send((self._id, to), self._origin, message)
 
-    def receive(self) -> list[tuple[int, Message]]:
+    def receive(self) -> list[tuple[int, Origin, Message]]:
         self._next_due = self._network._deliver_due(self._id)
         inbox = self.inbox
         return [inbox.popleft() for _ in range(len(inbox))]

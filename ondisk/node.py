@@ -18,13 +18,21 @@ from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
-from ondisk.errors import ConfigurationError, DirectoryInUse, Rejected, ReplicaStopped
+from ondisk.errors import ConfigurationError, DirectoryInUse, Rejected, ReplicaStopped, StorageError
 from ondisk.members import Members, check_id, check_ids
-from ondisk.messages import AddReplica, Change, RemoveReplica, TransferLeadership
+from ondisk.messages import (
+    AddReplica,
+    Change,
+    MoveReplica,
+    RemoveReplica,
+    ReplaceReplica,
+    TransferLeadership,
+)
 from ondisk.network import Endpoint, Network
 from ondisk.raft import Timing
+from ondisk.raftlog import Identity
 from ondisk.replica import Replica, ReplicaStatus
-from ondisk.restore import complete_import
+from ondisk.restore import begin_directory, complete_import
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 
@@ -48,7 +56,7 @@ class Node(Client):
     def __init__(
         self,
         replica_id: int,
-        members: Sequence[int],
+        members: Sequence[int] | None,
         data_dir: Path | str,
         network: Network,
         *,
@@ -60,7 +68,8 @@ class Node(Client):
         """``data_dir`` may serve all members: each keeps to the folder ``replica-<id>`` inside it.
 
         ``members`` are the ids of the first voters, this one included; empty for a replica that is to be
-        added to a running group. They count until the log knows better.
+        added to a running group; ``None`` for those that the directory was first started with. A new group is
+        founded when all of them are there and empty.
         ``state_machine`` makes the state machine for a directory; ``DiskKV`` if not given.
         """
         check_id(replica_id)
@@ -68,7 +77,7 @@ class Node(Client):
             check_ids(members)
         self.id = replica_id
         self.directory = Path(data_dir).resolve() / f"replica-{replica_id}"
-        self._members = tuple(members)
+        self._members = None if members is None else tuple(members)
         self._network = network
         self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
         self._clock = clock
@@ -94,20 +103,12 @@ class Node(Client):
             if self._replica is not None and self._replica.running and alive:
                 return
             self._end(crash=False)
-            complete_import(self.directory)
-            machine = self._make_machine(self.directory / "state")
-            endpoint = self._network.attach(self.id)
-            self._replica = Replica(
-                self.id,
-                self._members,
-                self.directory,
-                machine,
-                endpoint,
-                clock=self._clock,
-                rng=random.Random(),
-                disk=self._disk,
-                timing=self._timing,
-            )
+            try:
+                self._replica, endpoint = self._open()
+            except StorageError as error:
+                reason = f"{type(error).__name__}: {error}"
+                self._last_status = ReplicaStatus(self.id, "failed", error=reason)
+                raise
             self._endpoint = endpoint
             self._stopping = False
             self._thread = threading.Thread(
@@ -120,6 +121,23 @@ class Node(Client):
                 self._thread = None
                 self._end(crash=False)
                 raise
+
+    def _open(self) -> tuple[Replica, Endpoint]:
+        complete_import(self.directory)
+        machine = self._make_machine(self.directory / "state")
+        endpoint = self._network.attach(self.id)
+        replica = Replica(
+            self.id,
+            self._members,
+            self.directory,
+            machine,
+            endpoint,
+            clock=self._clock,
+            rng=random.Random(),
+            disk=self._disk,
+            timing=self._timing,
+        )
+        return replica, endpoint
 
     def stop(self) -> None:
         """Stop cleanly. A second call does nothing. Not from a future's callback: see ``propose_async``."""
@@ -170,6 +188,26 @@ class Node(Client):
             except OSError as error:
                 replica.fail(error)
                 return
+
+    def reject(self, reason: str) -> None:
+        """Stop this replica, whose status says ``failed`` and why: its directory does not belong here."""
+        self.stop()
+        self._last_status = self._last_status._replace(role="failed", error=reason)
+
+    @property
+    def first_members(self) -> tuple[int, ...]:
+        """The members that this running replica's directory was first started with."""
+        return self._identity.first if self._identity is not None else ()
+
+    @property
+    def holds_import(self) -> bool:
+        """Whether this running replica's directory was made by an import."""
+        return self._identity is not None and bool(self._identity.seed)
+
+    @property
+    def _identity(self) -> Identity | None:
+        replica = self._replica
+        return replica.log.identity if replica is not None and replica.log is not None else None
 
     @property
     def status(self) -> ReplicaStatus:
@@ -231,6 +269,23 @@ class Node(Client):
         """Take a member out of the group, for good."""
         self._change(RemoveReplica(replica_id), timeout)
 
+    def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Take the disk of a member for lost: see ``Client.replace_replica``."""
+        disk = self.configuration[1].disk_of(replica_id)
+        self._change(ReplaceReplica(replica_id, disk), timeout)
+
+    def move_replica(self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Say where a member is from now on (``host:port``), also while it is away."""
+        self._change(MoveReplica(replica_id, address), timeout)
+
+    def found(self, members: Sequence[int], *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Found the group with these members only: an operator's word that the other first ones do not come.
+
+        Say it to one of them. Raises ``ConfigurationError`` if it belongs to a group already, or has voted for
+        one that may exist by now. Those that are left out can be added later.
+        """
+        wait_for(self._running_replica().found(members), timeout)
+
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Let another voter lead."""
         self._change(TransferLeadership(to), timeout)
@@ -264,6 +319,16 @@ class Node(Client):
 
     def erase(self) -> None:
         """Delete the directory of this stopped replica. Raises ``DirectoryInUse``."""
+        self._erase(b"")
+
+    def erase_for(self, group: bytes) -> None:
+        """The same, for a replica that is to be fed anew: its next directory founds nothing, and joins ``group``.
+
+        Otherwise one that was the only first member of a group that has grown would found another one.
+        """
+        self._erase(group)
+
+    def _erase(self, group: bytes) -> None:
         with self._controlling():
             if self._replica is not None and self._replica.running:
                 raise DirectoryInUse(f"{self.directory}: replica {self.id} is running")
@@ -273,3 +338,5 @@ class Node(Client):
                 shutil.rmtree(self.directory)
             finally:
                 lock.release()
+            if group:
+                begin_directory(self.directory, self.id, existing=group)

@@ -30,6 +30,7 @@ from ondisk.messages import (
     Propose,
     ProposeChange,
     RemoveReplica,
+    ReplaceReplica,
     TransferLeadership,
 )
 from ondisk.raft import Raft
@@ -150,9 +151,13 @@ class Proposals:
             else:
                 raft.transfer(change.to)
                 self._handing_over = proposal
-        elif isinstance(change, RemoveReplica) and change.id == self._id and len(raft.members.voters) > 1:
+        elif (
+            isinstance(change, RemoveReplica | ReplaceReplica)
+            and change.id == self._id
+            and len(raft.members.voters) > 1
+        ):
             if (successor := raft.best_successor()) is not None:
-                raft.transfer(successor)  # who will be asked to remove this one
+                raft.transfer(successor)  # who will be asked instead of this one
             if isinstance(proposal.reply, Remote):
                 self._report(proposal.reply, "not_leader")
             else:
@@ -345,12 +350,12 @@ class Proposals:
             elif isinstance(change, AddReplica):
                 again = AddReplica(change.id, change.address, again=True)
                 self._wait_for_turn(proposal._replace(command=again))
-            elif isinstance(change, RemoveReplica):
-                self._wait_for_turn(proposal)  # done twice is done once
-            else:
+            elif isinstance(change, bytes | TransferLeadership):
                 self._refuse(
                     proposal.reply, OutcomeUnknown("the leader went away after the command was sent to it")
                 )
+            else:
+                self._wait_for_turn(proposal)  # done twice is done once
             del self._forwarded[request]
 
     def refuse_all(self, stopped: str) -> None:

@@ -19,8 +19,10 @@ no PreVote, 30 s fallback   PreVote; a leader without a majority steps down with
 no linearizable reads       ReadIndex rounds (thesis, 6.4), many reads sharing one
 sends its dump unasked,     says who needs a snapshot; it is streamed with acknowledgement (``transfer.py``)
 believes what arrives       and the log begins anew only when the state machine has it durably
-changes members by any      one replica at a time, effective when appended; learners catch up before they
-node, anybody may ask       count (``members.py``); a removed id stays out
+changes members by any      one replica at a time, checked first, effective when appended; learners catch up
+node, anybody may ask       before they count (``members.py``); a removed id stays out
+counts numbers              counts numbers with their disks: who lost its directory is no voter
+dates answers when read     an answer is evidence as of when the message that it answers was sent
 ==========================  ===========================================================================
 
 Time and chance are handed in. PySyncObj reads a module-wide clock, so that name is bound once to a
@@ -36,6 +38,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -47,14 +50,18 @@ from pysyncobj.transport import Transport
 
 from ondisk import members as encoding
 from ondisk.errors import ConfigurationError, Corrupt
-from ondisk.members import Members
+from ondisk.members import LEGACY, Members, short
 from ondisk.messages import (
     AddReplica,
     AppendEntries,
     AppendReply,
+    MembersChange,
     Message,
+    MoveReplica,
+    Refused,
     Removed,
     RemoveReplica,
+    ReplaceReplica,
     RequestVote,
     TakeOver,
     Vote,
@@ -187,8 +194,6 @@ class _Journal:
 
     def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
         self._log.set_hard_state(term, voted_for)
-        if voted_for is not None:
-            self._log.admit()  # it votes, so it may vote: it will not forget that again
 
     def setRaftCommitIndex(self, index: int) -> None:
         """Not stored: after a restart the state machine's own index takes its place."""
@@ -205,26 +210,37 @@ class _Peer:
 
     __slots__ = (
         "acked_round",
-        "admitted",
         "in_flight",
         "needs_snapshot",
         "probe_sent",
         "probing",
-        "quiet_number",
-        "quiet_round",
         "was_behind",
     )
 
     def __init__(self) -> None:
-        self.admitted = False  # whether it would vote, as far as is known
         self.needs_snapshot = False  # what it needs next is no longer in the log
         self.was_behind = 0  # by so many entries, when that was looked at last
         self.probing = True  # not yet known where its log agrees: entries in one message at a time
         self.probe_sent = False
         self.in_flight = 0  # bytes sent beyond its match index
         self.acked_round = 0
-        self.quiet_number = 0  # what it calls itself while it must not answer
-        self.quiet_round = 0  # a check that began after it had said so
+
+
+class _Newcomer(NamedTuple):
+    """Who speaks under the number of a voter, and has another disk."""
+
+    disk: bytes
+    since_round: int  # of the leader, when it was heard first
+    since: float
+    heard: float
+
+
+class _Check(NamedTuple):
+    """A change of the members that is being checked (docs/protocol.md, C2)."""
+
+    round: int
+    commit_index: int  # of the leader, when the check began
+    until: float
 
 
 class Raft(SyncObj):
@@ -277,7 +293,8 @@ class Raft(SyncObj):
             )
         self.log = log
         self.timing = timing
-        self.round = 0  # number of the newest leadership check
+        self.round = 0  # number of what was sent last
+        self._sent_at: deque[tuple[int, float]] = deque()  # when the newest rounds were sent, the oldest first
         self._send = send
         self._apply = apply
         self._take_requests = take_requests
@@ -287,16 +304,18 @@ class Raft(SyncObj):
         self._member: dict[int, Node] = {}
         self._members = log.members
         self._peers: dict[Node, _Peer] = {}  # as leader: all other members
+        self._disks: dict[Node, bytes] = {}  # who spoke last under this number
+        self._counted: set[Node] = set()  # other voters that speak with the disk that the members name
+        self._newcomers: dict[Node, _Newcomer] = {}
+        self._checks: dict[object, _Check] = {}  # by change
+        self._leading_since = 0.0
         # The state is older than the log begins (its directory was lost or rolled back): ask for a snapshot.
         self.needs_state = self._lacks_state(applied_index)
         self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
         self._transfer: tuple[Node, float] | None = None  # who shall lead, and until when that is tried
         self._next_take_over = 0.0  # when to ask the successor again
-        # See ``_keeps_quiet``.
-        self._quiet_until = now + timing.election_max + timing.election_min
-        self._quiet_number = 1 + int(now * 1_000_000)  # another one than that of an earlier life
-        self._vouched = False
-        self._ballot: tuple[int, bool, set[Node]] = (0, False, set())  # term, pre, who granted
+        self._prevotes: tuple[int, set[Node]] = (0, set())  # term that is asked about, who would vote
+        self._votes: tuple[int, set[Node]] = (0, set())  # term, who has voted for this replica
         self._heard_from_leader = float("-inf")
         self._must_send = False
         self._next_send = 0.0
@@ -325,6 +344,7 @@ class Raft(SyncObj):
             self._SyncObj__needLoadDumpFile = False
             self._learners = {self._node(learner) for learner in self._members.learners} - {self.selfNode}
             self._wait_briefly_for_leader()
+            self._count()
         use_members(self._members)
 
     def _fallback_seconds(self, timing: Timing) -> float:
@@ -397,8 +417,11 @@ class Raft(SyncObj):
         if sender in self._removed():
             self._send(sender, Removed())
             return
-        # Any other sender is heard: a leader may have members that this log does not know of yet.
+        # Any other sender is heard: a leader may have members that this log does not know of yet. But an
+        # answer counts only with the disk that the members name (docs/protocol.md, O2).
         node = self._node(sender)
+        if isinstance(message, AppendReply | Vote) and not self.counts(sender):
+            return
         if isinstance(message, AppendEntries):
             self._on_append_entries(node, message)
         elif isinstance(message, AppendReply):
@@ -417,8 +440,11 @@ class Raft(SyncObj):
                 self._ask_before_election()
             else:
                 self._ask_for_leader()
+        if self.is_leader and not self._has_quorum():  # before it acts on anything: it may have been frozen
+            self._SyncObj__setState(_FOLLOWER)
+            self._leader = None
         if self.is_leader:
-            self._promote_learners()
+            self._take_care_of_members()
             self._go_on_with_transfer()
         self._onTick(0.0)
         if self._election_deadline == _ELECT_NOW and not self.is_leader:  # nobody to be elected by
@@ -443,15 +469,35 @@ class Raft(SyncObj):
     # Linearizable reads: ReadIndex
 
     def start_round(self) -> int:
-        """As leader: ask every follower whether this is still its leader; return the check's number."""
-        self.round += 1
+        """As leader: ask every follower whether this is still its leader; return the number of that round."""
         self._must_send = True
-        return self.round
+        return self.round + 1
 
     def confirmed_round(self) -> int:
-        """As leader: the newest check that a majority has answered since it began."""
-        rounds = sorted([self.round, *(self._peers[node].acked_round for node in self._others)])
+        """As leader: a majority has answered what was sent in this round, or later. It follows this leader."""
+        acked = [self._peers[node].acked_round if node in self._counted else 0 for node in self._others]
+        rounds = sorted([self.round + 1, *acked])  # a leader follows itself
         return rounds[(len(rounds) - 1) // 2]
+
+    def _begin_round(self) -> None:
+        """What is sent from now on has another number."""
+        now = _time_of_step()
+        self.round += 1
+        self._sent_at.append((self.round, now))
+        while len(self._sent_at) > 1 and self._sent_at[1][1] < now - self._fallback_seconds(self.timing):
+            self._sent_at.popleft()
+
+    def _when_sent(self, round_number: int) -> float:
+        """When this round was sent; long ago, if that is forgotten (docs/protocol.md, E1)."""
+        oldest, _ = self._sent_at[0] if self._sent_at else (0, 0.0)
+        position = round_number - oldest
+        return self._sent_at[position][1] if 0 <= position < len(self._sent_at) else float("-inf")
+
+    def _has_quorum(self) -> bool:
+        """Whether a majority has answered something that was sent within an election timeout (CheckQuorum)."""
+        since = _time_of_step() - self._fallback_seconds(self.timing)
+        answering = sum(self._last_response[node] > since for node in self._others)
+        return 2 * (answering + 1) > len(self._others) + 1
 
     def knows_commit_index(self) -> bool:
         """As leader: whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
@@ -466,23 +512,71 @@ class Raft(SyncObj):
 
     def _removed(self) -> tuple[int, ...]:
         """The ids that are out for good. A removal that is not committed may be taken back."""
-        return self._members.removed and self.log.members_at(self._commit).removed
+        return self._members.removed and self.committed_members.removed
 
-    def change(self, change: AddReplica | RemoveReplica) -> int | None:
-        """As leader: append a change; return its index, or ``None`` if it must wait for the one before.
+    def change(self, change: MembersChange) -> int | None:
+        """As leader: append a change; return its index, or ``None`` if it must wait: for the one before, or
+        until it is known that a majority of the new voters is there (docs/protocol.md, C2).
 
         0 if the change was made before: it may have been asked for twice, because its answer was lost. Raises
-        ``ConfigurationError`` if it makes no sense.
+        ``ConfigurationError`` if it makes no sense, or if that majority is not there.
         """
-        if isinstance(change, AddReplica) and change.again and change.id in self._members.all:
-            members = self._members
-        elif isinstance(change, AddReplica):
-            members = self._members.with_learner(change.id, change.address)
-        else:
-            members = self._members.without(change.id)
+        members = self._after(change)
         if members is self._members and self.log.configuration[0] <= self._commit:
             return 0
+        if not self._may_change_members() or not self._passes_check(change, members):
+            return None
         return self._append_members(members)
+
+    def _after(self, change: MembersChange) -> Members:
+        members = self._members
+        if isinstance(change, AddReplica):
+            if change.again and change.id in members.all:
+                return members
+            return members.with_learner(change.id, change.address)
+        if isinstance(change, RemoveReplica):
+            return members.without(change.id)
+        if isinstance(change, ReplaceReplica):
+            return members.with_replaced(change.id, change.disk)
+        return members.with_address(change.id, change.address)
+
+    def _passes_check(self, change: object, members: Members) -> bool:
+        """Whether a majority of the new voters has answered since the change was asked for, caught up (C2).
+
+        Raises ``ConfigurationError`` if it has not within an election timeout.
+        """
+        now = _time_of_step()
+        for other, check in tuple(self._checks.items()):
+            if check.until < now - self.timing.election_max:
+                del self._checks[other]  # nobody asks for that one any more
+        check = self._checks.get(change) or _Check(
+            self.start_round(), self._commit, now + self.timing.election_max
+        )
+        self._checks[change] = check
+        missing = [voter for voter in members.voters if not self._is_there(voter, check)]
+        there = 2 * len(missing) < len(members.voters)
+        if not there and now <= check.until:
+            return False
+        del self._checks[change]
+        if there:
+            return True
+        raise ConfigurationError(
+            f"refused, nothing was changed: of the voters {list(members.voters)} that there would be, "
+            f"{missing} did not answer with all that is committed, and without a majority the group could "
+            "not go on: get them back first"
+        )
+
+    def _is_there(self, voter: int, check: _Check) -> bool:
+        node = self._node(voter)
+        if node is self.selfNode:
+            return True
+        peer = self._peers.get(node)
+        return (
+            peer is not None
+            and (node in self._counted or node in self._learners)
+            and peer.acked_round >= check.round
+            and self._match[node] >= check.commit_index
+        )
 
     def _append_members(self, members: Members) -> int | None:
         if not self._may_change_members():
@@ -507,6 +601,7 @@ class Raft(SyncObj):
         self._members = members
         self._others = {self._node(voter) for voter in members.voters} - {self.selfNode}
         self._learners = {self._node(learner) for learner in members.learners} - {self.selfNode}
+        self._count()
         if self.is_leader:
             for node in (self._others | self._learners) - self._peers.keys():
                 self._peers[node] = _Peer()
@@ -516,13 +611,110 @@ class Raft(SyncObj):
                 del self._peers[node], self._next[node], self._match[node], self._last_response[node]
         self._tell_members(members)
 
+    def _count(self) -> None:
+        """Find out again which of the voters speak with the disks that the members name.
+
+        In a group from before disks had ids, whoever is in it: only directories that remember can be.
+        """
+        members = self._members
+        disks = dict(members.disks)
+        self._counted = {
+            node
+            for node in self._others
+            if node in self._disks and (members.group == LEGACY or disks.get(node.id) == self._disks[node])
+        }
+
+    def speaks(self, replica_id: int, disk: bytes) -> None:
+        """From now on what comes under this number comes from this disk."""
+        node = self._node(replica_id)
+        if self._disks.get(node) == disk:
+            return
+        self._disks[node] = disk
+        self._count()
+        if self.is_leader and node in self._learners:  # whatever the one before it had is not here
+            self._peers[node] = _Peer()
+            self._next[node], self._match[node] = self.log.last_index + 1, 0
+            self._last_response[node] = float("-inf")
+
+    def counts(self, replica_id: int) -> bool:
+        """Whether answers under this number are believed: not those of a voter with another disk."""
+        node = self._node(replica_id)
+        return node in self._counted or node not in self._others
+
+    def on_newcomer(self, replica_id: int, disk: bytes) -> None:
+        """As leader: somebody without a group, or with a directory of the version before, has this number."""
+        node, now = self._node(replica_id), _time_of_step()
+        if not self.is_leader or node not in self._others or self._members.disk_of(replica_id) == disk:
+            return
+        known = self._newcomers.get(node)
+        if known is None or known.disk != disk or known.heard < now - self.timing.election_max:
+            known = _Newcomer(disk, self.start_round(), now, now)
+        self._newcomers[node] = known._replace(heard=now)
+
+    def _take_care_of_members(self) -> None:
+        """One at a time: give an old group an id, replace lost disks, let learners count."""
+        if not self._may_change_members():
+            return
+        if self._members.group == LEGACY:
+            self._identify_group()
+        elif not self._replace_lost_disks():
+            self._promote_learners()
+
+    def _identify_group(self) -> None:
+        """Give the group an id, and disks to those voters that have answered (docs/protocol.md, L2)."""
+        disks = {self._id: self.log.disk_id}
+        for node in self._others & self._counted:
+            if self._match[node] >= self._commit:
+                disks[node.id] = self._disks[node]
+        everybody = len(disks) == len(self._members.voters)
+        waited = _time_of_step() > self._leading_since + self.timing.election_max
+        if everybody or (waited and 2 * len(disks) > len(self._members.voters)):
+            group = self._rng.getrandbits(128).to_bytes(16, "big")
+            self._append_members(self._members.identified(group, disks.items()))
+
+    def _replace_lost_disks(self) -> bool:
+        """Whether there is one to be replaced: it has been silent since another disk came under its number."""
+        now = _time_of_step()
+        for node, newcomer in tuple(self._newcomers.items()):
+            if node not in self._others or newcomer.heard < now - self.timing.election_max:
+                del self._newcomers[node]
+            elif node in self._counted and self._peers[node].acked_round >= newcomer.since_round:
+                del self._newcomers[node]
+                self._send(
+                    node.id,
+                    Refused(
+                        f"replica {node.id} is alive, with disk {short(self._members.disk_of(node.id))}, and "
+                        f"this is a second one, with disk {short(newcomer.disk)}: stop it, and delete its "
+                        "directory"
+                    ),
+                )
+            elif now > newcomer.since + self.timing.election_max:
+                change = ReplaceReplica(node.id, self._members.disk_of(node.id))
+                try:
+                    members = self._after(change)
+                    if self._passes_check(change, members):
+                        logger.warning(
+                            "replica %d has a new disk, %s: it is fed anew", node.id, short(newcomer.disk)
+                        )
+                        self._append_members(members)
+                except ConfigurationError as error:
+                    logger.warning("the lost disk of replica %d cannot be replaced: %s", node.id, error)
+                    self._newcomers[node] = newcomer._replace(since=now)
+                return True
+        return False
+
     def _promote_learners(self) -> None:
         for node in self._learners:
             behind = self._commit - self._match[node]
-            # A voter that does not vote yet could leave the group without a majority for ever.
-            if self._match[node] > 0 and behind <= _CAUGHT_UP_ENTRIES and self._peers[node].admitted:
-                self._append_members(self._members.with_voter(node.id))
-                return  # one at a time
+            if self._match[node] == 0 or behind > _CAUGHT_UP_ENTRIES or node not in self._disks:
+                continue
+            members = self._members.with_voter(node.id, self._disks[node])
+            try:
+                if self._passes_check(members, members):
+                    self._append_members(members)
+            except ConfigurationError as error:
+                logger.info("replica %d cannot become a voter yet: %s", node.id, error)
+            return  # one at a time
 
     @property
     def _may_lead(self) -> bool:
@@ -531,7 +723,6 @@ class Raft(SyncObj):
             self._id in self._members.voters
             and not self.needs_state
             and not self.recovering
-            and (self.log.admitted or self.log.last_index == 0)
         )
 
     # Handing leadership over
@@ -546,6 +737,8 @@ class Raft(SyncObj):
             raise ConfigurationError(
                 f"replica {to} is not another voter: {sorted(n.id for n in self._others)} are"
             )
+        if node not in self._counted:
+            raise ConfigurationError(f"replica {to} is not there, or not with the disk that counts")
         self._transfer = node, _time_of_step() + self.timing.election_max
         self._next_take_over = 0.0
         self._must_send = True
@@ -572,7 +765,6 @@ class Raft(SyncObj):
 
     def _on_take_over(self, node: Node, message: TakeOver) -> None:
         if message.term == self._term and node is self._leader and self._may_lead and not self.is_leader:
-            self._ballot = (self._term + 1, False, set())
             self._election_deadline = _ELECT_NOW
 
     # Snapshots: who needs one, and what follows from having installed one
@@ -615,40 +807,22 @@ class Raft(SyncObj):
             peer.was_behind = self.log.last_index  # farther than it can be
             self._on_match(node, peer, index)
 
-    def _keeps_quiet(self) -> bool:
-        """Whether this replica must not answer any leader yet, because it may have lost its directory.
-
-        It may have helped to depose this leader, and forgotten that; the two of them would go on to commit
-        what the new leader never hears of. Without an answer a deposed leader steps down within an election
-        timeout, and whoever still collects votes begins anew. A leader that was not deposed can vouch
-        for itself sooner: see ``_vouches_for``.
-        """
-        return (
-            not self._vouched
-            and not self.log.admitted
-            and self.log.last_index == 0
-            and _time_of_step() < self._quiet_until
-        )
-
-    def _vouches_for(self, node: Node, peer: _Peer) -> int:
-        """As leader: the number of a replica that need not keep quiet, or 0.
-
-        All other voters follow this leader, and have said so since the replica began its present life. Had it
-        given its forgotten vote to one of them, for a newer term, that one would know it. (A majority
-        would not do: the candidate could still collect votes elsewhere.) A learner's answers never count.
-        """
-        if not peer.quiet_number:
-            return 0
-        voters = self._others - {node} if node in self._others else set()
-        following = all(self._peers[voter].acked_round >= peer.quiet_round for voter in voters)
-        return peer.quiet_number if following else 0
-
     def hear(self, leader: int, term: int) -> bool:
         """A chunk of a snapshot counts as a heartbeat. ``False``: it must not be answered."""
-        if term < self._term or leader in self._removed() or self._keeps_quiet():
+        if term < self._term or leader in self._removed():
             return False
         self._follow(self._node(leader), term)
         return True
+
+    def begin_group(self) -> None:
+        """The log has got its first members: from now on this replica may vote, and lead."""
+        self._use_members()
+        self._wait_briefly_for_leader()
+
+    @property
+    def committed_members(self) -> Members:
+        """The members as of the newest entry that is known to be committed."""
+        return self.log.members_at(self._commit)
 
     def install(self, index: int, term: int, members: Members) -> None:
         """The state machine now holds the state after entry ``index``, durably: begin there."""
@@ -671,7 +845,7 @@ class Raft(SyncObj):
         """PreVote: begin an election only when a majority would take part in it."""
         self._leader = None
         self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
-        self._ballot = (self._term + 1, True, set())
+        self._prevotes = (self._term + 1, set())
         for node in self._others:
             self._send(
                 node.id,
@@ -687,27 +861,14 @@ class Raft(SyncObj):
             self._send(node.id, RequestVote(0, 0, 0, pre=True))
 
     def _start_election_if_wanted(self) -> None:
-        term, pre, granted = self._ballot
-        if pre and term == self._term + 1 and len(granted) + 1 > (len(self._others) + 1) / 2:
-            self._ballot = (term, False, set())
+        term, granted = self._prevotes
+        if term == self._term + 1 and 2 * (len(granted) + 1) > len(self._others) + 1:
+            self._prevotes = (0, set())
             self._election_deadline = _ELECT_NOW  # PySyncObj's tick starts the election itself
-
-    def _must_abstain(self, message: RequestVote) -> bool:
-        """Whether this replica may have forgotten a vote, or entries that it had acknowledged.
-
-        One without any memory may be new, or may have lost its directory. In a new group all logs are empty,
-        and there it votes. Otherwise it must first have caught up with a leader: an entry lost by
-        one replica and one wiped replica's vote could elect a leader who never had it.
-        """
-        return not self.log.admitted and (message.last_index > 0 or self.log.last_index > 0)
 
     def _on_request_vote(self, node: Node, message: RequestVote) -> None:
         if message.term < self._term:
             self._send(node.id, Vote(self._term, granted=False, pre=message.pre))
-            return
-        if self._must_abstain(message):
-            if not message.pre:
-                self._adopt_newer_term(message.term)
             return
         if message.pre:
             leader_is_alive = self.is_leader or (
@@ -736,18 +897,17 @@ class Raft(SyncObj):
             return  # it does not count (yet, or any more)
         if not message.pre and message.term != self._term:
             return  # of an election that is over
-        term, pre, granted = self._ballot
         if message.pre:
-            if pre and message.term == term and not self.is_leader:
+            term, granted = self._prevotes
+            if message.term == term and not self.is_leader:
                 granted.add(node)
                 self._start_election_if_wanted()
             return
-        if message.term != term or pre:
-            self._ballot = (message.term, False, set())
-            granted = self._ballot[2]
-        if self._has_voted(node, granted):
+        if self._votes[0] != message.term:
+            self._votes = (message.term, set())
+        if self._has_voted(node, self._votes[1]):
             return  # PySyncObj counts messages
-        granted.add(node)
+        self._votes[1].add(node)
         self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": message.term})
 
     def _has_voted(self, node: Node, granted: set[Node]) -> bool:
@@ -763,6 +923,9 @@ class Raft(SyncObj):
     def _SyncObj__onBecomeLeader(self) -> None:
         self._peers = {node: _Peer() for node in self._others | self._learners}
         self._transfer = None
+        self._checks, self._newcomers = {}, {}
+        self._sent_at.clear()
+        self._leading_since = _time_of_step()
         super()._SyncObj__onBecomeLeader()
 
     # Followers: the leader's entries
@@ -770,11 +933,6 @@ class Raft(SyncObj):
     def _on_append_entries(self, node: Node, message: AppendEntries) -> None:
         if message.term < self._term:
             self._tell_deposed(node)
-            return
-        if message.vouches_for == self._quiet_number:
-            self._vouched = True
-        if self._keeps_quiet():
-            self._send(node.id, AppendReply(message.term, False, 1, 0, 0, False, self._quiet_number))
             return
         self._follow(node, message.term)
         self._leader_commit = message.commit_index
@@ -797,28 +955,22 @@ class Raft(SyncObj):
             self.log.append(entries)
             self._use_members()
         self._commit = max(self._commit, self._proven_commit(message.commit_index, last))
-        if not self.log.admitted and message.commit_index <= last and self.knows_commit_index():
-            self.log.admit()  # it has all that the leader knows to be committed, and all of former terms
         self._reply(node, message, success=True, index=last)
 
     def _tell_deposed(self, node: Node) -> None:
         """Or it would never know. It may lead this very term by now, so the answer must not confirm a check,
         or deny an entry, of the term that it asked in.
         """
-        self._send(node.id, AppendReply(self._term, False, 1, 0, 0, self.log.admitted))
+        self._send(node.id, AppendReply(self._term, False, 1, 0, 0))
 
     def _follow(self, node: Node, term: int) -> None:
         """Believe in the leader of this term, which is not older than one's own."""
         self._adopt_newer_term(term)
         self._SyncObj__setState(_FOLLOWER)
         self._leader = node
-        if self._ballot[1]:
-            self._ballot = (0, False, set())  # late answers to a PreVote must not depose it
+        self._prevotes = (0, set())  # late answers to a PreVote must not depose it
         self._heard_from_leader = _time_of_step()
         self._election_deadline = _time_of_step() + self._SyncObj__generateRaftTimeout()
-        if not self.log.admitted and self._voted_for is None:
-            self._voted_for = node.id  # whomever it voted for before it forgot
-            self.log.set_hard_state(term, node.id)
 
     def _cut_conflict(self, prev_index: int, entries: list[LogEntry]) -> list[LogEntry]:
         """Cut the log where it contradicts ``entries``, and nowhere else; return those that it lacks."""
@@ -859,13 +1011,13 @@ class Raft(SyncObj):
         return index
 
     def _reply(self, node: Node, message: AppendEntries, *, success: bool, index: int) -> None:
-        reply = AppendReply(self._term, success, index, message.prev_index, message.round, self.log.admitted)
-        self._send(node.id, reply)
+        self._send(node.id, AppendReply(self._term, success, index, message.prev_index, message.round))
 
     # Leaders: sending, and what comes back
 
     def _SyncObj__sendAppendEntries(self) -> None:
         self._must_send = False
+        self._begin_round()
         now = _time_of_step()
         if now > self._next_probe:
             self._next_probe = now + self.timing.heartbeat
@@ -900,7 +1052,6 @@ class Raft(SyncObj):
                     entries,
                     self._commit,
                     self.round,
-                    self._vouches_for(node, peer),
                 ),
             )
             peer.probe_sent = peer.probing
@@ -918,13 +1069,11 @@ class Raft(SyncObj):
             return
         if (peer := self._peers.get(node)) is None:
             return
-        if message.quiet:
-            if message.quiet != peer.quiet_number:
-                peer.quiet_number, peer.quiet_round = message.quiet, self.start_round()
+        if (message.success and message.index > self.log.last_index) or message.round > self.round:
+            self._refuse_claim(node, message)
             return
-        self._last_response[node] = _time_of_step()
+        self._last_response[node] = max(self._last_response[node], self._when_sent(message.round))
         peer.acked_round = max(peer.acked_round, message.round)
-        peer.admitted = message.admitted
         if not message.success and message.prev_index == 0 and message.index > 0:
             return  # nobody can deny the beginning: this is meant for a former leader, see ``_tell_deposed``
         if message.success:
@@ -949,6 +1098,20 @@ class Raft(SyncObj):
             self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
             self._probe(peer)
             self._send_entries(node)
+
+    def _refuse_claim(self, node: Node, message: AppendReply) -> None:
+        """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""
+        logger.error(
+            "replica %d (disk %s) acknowledges entry %d and round %d, and the log of its leader, replica %d, ends "
+            "at entry %d, round %d: it is not believed",
+            node.id,
+            short(self._disks.get(node, b"")),
+            message.index,
+            message.round,
+            self._id,
+            self.log.last_index,
+            self.round,
+        )
 
     def _of_this_term(self, message: AppendReply) -> bool:
         return message.term == self._term

@@ -15,11 +15,15 @@ Four promises, and the rest follows from them:
 
 The members are part of the log, because a change of them takes effect where it stands in it: cutting the end
 off takes the change back, and compaction must not forget it.
+
+The log is also what a replica *is*: the memory of its votes and of what it has acknowledged. So its identity
+stands here (``Identity``), and whoever loses the log comes back as somebody else.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +33,8 @@ import msgspec
 
 from ondisk import members as encoding
 from ondisk.disk import Disk, Store
-from ondisk.errors import Corrupt, StorageError
-from ondisk.members import Members
+from ondisk.errors import ConfigurationError, Corrupt, StorageError
+from ondisk.members import LEGACY, Disk as DiskId, Id, Members, short
 
 # The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
 REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
@@ -38,6 +42,10 @@ REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
 _HARD_STATE = b"hard_state"
 _BASE = b"base"  # the record of a compaction: base, members there and since, snapshot being installed
 _BATCHES = b"batches"
+_IDENTITY = b"identity"
+_LIVES = b"lives"
+_MAGIC, _VERSION = "ondisk log", 2  # version 1 had no identity
+_NONCES = 16  # so many lives are told apart
 _KEY_END = b"\xff" * 8
 _TERM_BYTES = 8
 # Entries kept in memory, so that sending and applying the newest ones does not read the disk.
@@ -56,6 +64,29 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     command: bytes
 
 
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Who this is, and what it has said before it belonged to a group. Written before anything else.
+
+    ``boot`` counts how often the log was opened. ``first`` are the members that the replica was first started
+    with. ``seed`` is the digest of the snapshot that was imported; ``round`` and ``roster`` are the vote for
+    a founding (docs/protocol.md, F). ``state_marked``: the state machine's directory names this disk, too.
+    """
+
+    magic: str
+    version: int
+    replica_id: Natural
+    disk: DiskId
+    boot: Natural
+    first: tuple[Id, ...] = ()
+    seed: bytes = b""
+    round: Natural = 0
+    roster: tuple[tuple[Id, DiskId, str], ...] = ()
+    state_marked: bool = False
+    nonces: tuple[Natural, ...] = ()  # of this life and of some before, the newest first
+    existing: DiskId = b""  # the directory was erased on purpose: it found no group, but joins this one
+    refused: str = ""  # why the others will never hear this disk again
+
+
 class _Base(msgspec.Struct, frozen=True, array_like=True):
     """What is stored about the time before the first entry, and about changes of the members since."""
 
@@ -72,17 +103,26 @@ def _key(index: int) -> bytes:
 class RaftLog:
     """The durable log of one replica. Used by one thread at a time."""
 
-    def __init__(self, path: Path, disk: Disk | None = None, members: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        disk: Disk | None = None,
+        members: Sequence[int] = (),
+        *,
+        replica_id: int = 0,
+        rng: random.Random | None = None,
+    ) -> None:
         """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``.
 
-        ``members`` are the first voters; they count until the log holds a change of the members.
+        ``members`` are the first voters of a log that stands alone, or was written before groups had ids: they
+        count until it holds a change of the members. With a ``replica_id`` it gets an identity, which ``rng``
+        draws; raises ``ConfigurationError`` if it has that of another replica.
         """
         self.path = path.absolute()
         self._store = Store(self.path / "rocksdb", disk)
         self._witness = _Witness(self.path / "witness")
         self.term = 0
         self.voted_for: int | None = None
-        self.admitted = False  # whether this replica may vote like any other: see ``Raft._must_abstain``
         self.base_index = 0
         self.base_term = 0
         # A snapshot (index, term, members) that the state machine may be about to install, or just has.
@@ -97,8 +137,15 @@ class RaftLog:
         self._drop_to: int | None = None  # stored entries up to here are to be deleted
         self._bytes = 0  # of commands appended since the last compaction or opening
         self._batches = 0  # how many were ever written
+        self.identity: Identity | None = None
+        self.is_new = True  # whether there was nothing before it was opened this time
+        self._identity_changed = False
+        self.lives: dict[bytes, tuple[int, int]] = {}  # of other disks: the newest boot and its nonce
+        self._lives_changed = False
         try:
             self._load()
+            if replica_id:
+                self._identify(replica_id, rng or random.Random())
         except BaseException:
             self._store.close()
             raise
@@ -106,9 +153,12 @@ class RaftLog:
 
     def _load(self) -> None:
         if (stored := self._store.get_meta(_HARD_STATE)) is not None:
-            self.term, self.voted_for, self.admitted = msgspec.msgpack.decode(
-                stored, type=tuple[int, int | None, bool]
-            )
+            # Up to version 1 a third field said whether the replica had caught up enough to vote.
+            self.term, self.voted_for = msgspec.msgpack.decode(stored, type=tuple[int, int | None, bool])[:2]
+        if (stored := self._store.get_meta(_IDENTITY)) is not None:
+            self.identity = self._read_identity(stored)
+        if (stored := self._store.get_meta(_LIVES)) is not None:
+            self.lives = msgspec.msgpack.decode(stored, type=dict[bytes, tuple[int, int]])
         if (stored := self._store.get_meta(_BASE)) is not None:
             base = msgspec.msgpack.decode(stored, type=_Base)
             self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
@@ -134,6 +184,75 @@ class RaftLog:
             entry.index != index for entry, index in zip(self._tail, expected, strict=True)
         ):
             raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
+        self.is_new = self.identity is None and not self.term and not self.last_index
+
+    def _read_identity(self, stored: bytes) -> Identity:
+        try:
+            magic, version = msgspec.msgpack.decode(stored)[:2]
+            if magic == _MAGIC and version > _VERSION:
+                raise StorageError(
+                    f"{self.path}: written by a later version of ondisk (format {version}; this one knows up "
+                    f"to {_VERSION}): install that version"
+                )
+            return msgspec.msgpack.decode(stored, type=Identity)
+        except (msgspec.DecodeError, TypeError, ValueError):
+            raise Corrupt(f"{self.path}: the identity of the log is damaged") from None
+
+    def _identify(self, replica_id: int, rng: random.Random) -> None:
+        """Begin a new life: of the disk that this is, or of a new one."""
+        if self.identity is None:
+            if not self.is_new:
+                self._become_legacy()
+            disk = rng.getrandbits(128).to_bytes(16, "big")
+            self.identity = Identity(_MAGIC, _VERSION, replica_id, disk, 0)
+        elif self.identity.replica_id != replica_id:
+            raise ConfigurationError(
+                f"{self.path.parent}: this directory belongs to replica {self.identity.replica_id} (disk "
+                f"{short(self.identity.disk)}), and was opened for replica {replica_id}: was it moved or "
+                "copied? Put it back where it belongs"
+            )
+        if self.identity.refused:
+            raise Corrupt(f"{self.path.parent}: {self.identity.refused}")
+        nonces = (rng.getrandbits(62), *self.identity.nonces)[:_NONCES]
+        self.identify(boot=self.identity.boot + 1, nonces=nonces)
+
+    def _become_legacy(self) -> None:
+        """It was written before groups had ids: until its members are given one, all such are one group."""
+        self._configurations = [
+            (since, msgspec.structs.replace(members, group=LEGACY)) for since, members in self._configurations
+        ]
+        if self.installing is not None:
+            index, term, members = self.installing
+            self.installing = index, term, msgspec.structs.replace(members, group=LEGACY)
+        self._base_changed = True
+
+    def identify(self, **changes: object) -> None:
+        """Change the identity, durably with the next ``sync``."""
+        assert self.identity is not None
+        self.identity = msgspec.structs.replace(self.identity, **changes)
+        self._identity_changed = True
+
+    @property
+    def disk_id(self) -> bytes:
+        """The disk that this log is."""
+        assert self.identity is not None
+        return self.identity.disk
+
+    @property
+    def group(self) -> bytes:
+        """The group that this replica belongs to, as far as that is committed when it joined; or none."""
+        return self.members.group
+
+    def begin_group(self, members: Members) -> None:
+        """Belong to a group from now on: at the very beginning of the log these are its members."""
+        assert not self.members.group and len(self._configurations) == 1, "a group is joined once"
+        self._configurations = [(self.base_index, members)]
+        self._base_changed = True
+
+    def note_life(self, disk: bytes, boot: int, nonce: int) -> None:
+        """Remember the newest life of another disk, durably with some later ``sync``."""
+        self.lives[disk] = boot, nonce
+        self._lives_changed = True
 
     def _decode(self, key: bytes, value: bytes) -> LogEntry:
         if len(key) != 8 or len(value) < _TERM_BYTES:
@@ -161,6 +280,7 @@ class RaftLog:
             self.synced_index < self.last_index
             or self._hard_state_changed
             or self._base_changed
+            or self._identity_changed
             or self._cut_from is not None
         )
 
@@ -235,12 +355,19 @@ class RaftLog:
             if entry.index != expected:
                 raise IndexError(f"entry {entry.index} cannot follow entry {expected - 1}")
             if entry.command.startswith(MEMBERS):
-                self._configurations.append((entry.index, encoding.decode(entry.command[len(MEMBERS) :])))
+                self._configurations.append((entry.index, self._of_this_group(entry)))
                 self._base_changed = True
         self._tail.extend(entries)
         size = sum(len(entry.command) for entry in entries)
         self._tail_bytes += size
         self._bytes += size
+
+    def _of_this_group(self, entry: LogEntry) -> Members:
+        """The members in an entry; one that was made before the group had an id does not take that back."""
+        members = encoding.decode(entry.command[len(MEMBERS) :])
+        if not members.group or self.members.group not in (b"", LEGACY):
+            members = msgspec.structs.replace(members, group=self.members.group)
+        return members
 
     def truncate_from(self, index: int) -> None:
         """Remove the entry at ``index`` and all after it, durably together with the next ``sync``."""
@@ -320,11 +447,6 @@ class RaftLog:
         self.term, self.voted_for = term, voted_for
         self._hard_state_changed = True
 
-    def admit(self) -> None:
-        """Note that this replica may vote like any other, durably with the next ``sync``."""
-        self.admitted = True
-        self._hard_state_changed = True
-
     def sync(self) -> None:
         """Make everything durable in one atomic write. Does nothing if there is nothing new."""
         if not self.unsynced:
@@ -341,6 +463,10 @@ class RaftLog:
             self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(self._hard_state()))
         if self._base_changed:
             self._store.put_meta(batch, _BASE, self.compaction_record())
+        if self._identity_changed:
+            self._store.put_meta(batch, _IDENTITY, msgspec.msgpack.encode(self.identity))
+        if self._lives_changed:
+            self._store.put_meta(batch, _LIVES, msgspec.msgpack.encode(self.lives))
         self._batches += 1
         self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
         self._store.write(batch)
@@ -349,12 +475,13 @@ class RaftLog:
         self.synced_index = self.last_index
         self._cut_from = self._drop_to = None
         self._hard_state_changed = self._base_changed = False
+        self._identity_changed = self._lives_changed = False
         self.syncs += 1
         self._witness.write(self._batches)
         self._trim_tail()
 
     def _hard_state(self) -> tuple[int, int | None, bool]:
-        return self.term, self.voted_for, self.admitted
+        return self.term, self.voted_for, True
 
     def _make_durable(self) -> None:
         self._store.sync()

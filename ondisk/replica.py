@@ -27,27 +27,35 @@ from typing import Any, NamedTuple, TypeVar
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
-from ondisk.members import Members, check_id
+from ondisk.founding import Founding
+from ondisk.members import Members, check_id, check_ids, short
 from ondisk.messages import (
     AddReplica,
     AskReadIndex,
     Change,
+    Found,
+    Membership,
     Message,
+    MoveReplica,
+    Origin,
     Outcomes,
     Propose,
     ProposeChange,
     ReadIndex,
+    Refused,
     Removed,
     SnapshotAck,
     SnapshotChunk,
     TransferLeadership,
 )
 from ondisk.network import Endpoint
+from ondisk.origins import Origins
 from ondisk.proposals import Proposals
 from ondisk.raft import Raft, Timing
 from ondisk.raftlog import REGULAR, LogEntry, RaftLog
 from ondisk.reads import Reads
 from ondisk.requests import begin, drain
+from ondisk.statemark import check_mark, mark
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 from ondisk.transfer import Progress, Transfers
@@ -77,6 +85,10 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
+class Refusal(OndiskError):
+    """This directory must not take part in its group any more."""
+
+
 class ReplicaStatus(NamedTuple):
     """One replica at one moment. All indexes are places in the log.
 
@@ -102,7 +114,8 @@ class ReplicaStatus(NamedTuple):
     voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
     learners: tuple[int, ...] = ()  # those that are being fed until they can
     transfers: tuple[Progress, ...] = ()  # snapshots under way
-    admitted: bool = True  # whether it votes: one that is new, or lost its directory, must catch up first
+    group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
+    disk: str = ""  # the id of its directory
 
     @property
     def running(self) -> bool:
@@ -121,7 +134,7 @@ class Replica:
     def __init__(
         self,
         replica_id: int,
-        members: Sequence[int],
+        members: Sequence[int] | None,
         directory: Path,
         machine: OnDiskStateMachine,
         endpoint: Endpoint,
@@ -134,10 +147,12 @@ class Replica:
     ) -> None:
         """Open the log in ``directory`` and the state machine.
 
-        ``members`` are the first voters of the group, and none for a replica that is to be added to one;
-        they count until the log knows better. ``lockstep`` makes background work keep pace with the steps,
-        so that a simulation can be repeated. Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``. The
-        endpoint belongs to the replica from now on.
+        ``members`` are the first voters of the group, and none for a replica that is to be added to one. The
+        group is founded when all of them are there (``founding.py``). ``None``: those that the directory was
+        first opened with. ``lockstep`` makes background work keep pace with the steps, so that a simulation
+        can be repeated. Raises ``ConfigurationError`` if the directory belongs to another replica or group of
+        members, ``DirectoryInUse``, ``Corrupt`` or ``StorageError``. The endpoint belongs to the replica from
+        now on.
         """
         self.id = replica_id
         self.machine = machine
@@ -151,8 +166,14 @@ class Replica:
         self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
         try:
             self._lock = DirectoryLock(directory)
-            log = self.log = self.log_type(directory / "log", disk, members)
+            log = self.log = self.log_type(
+                directory / "log", disk, members or (), replica_id=replica_id, rng=rng
+            )
+            first = self._first_members(log, members)
+            log.sync()  # who this is stands there before anything else
+            check_mark(log, directory / "state")
             self.opened_index = machine.open()
+            mark(log, directory / "state", self.opened_index, self._disk)
             self._finish_install(log, self.opened_index)
             self.raft = self.raft_type(
                 replica_id,
@@ -161,7 +182,7 @@ class Replica:
                 send=self._send,
                 apply=self._apply,
                 take_requests=self._take_requests,
-                use_members=lambda members: endpoint.meet(members.addresses),
+                use_members=self._use_members,
                 rng=rng,
                 now=clock(),
                 timing=timing or Timing(),
@@ -177,6 +198,11 @@ class Replica:
                 disk=self._disk,
                 lockstep=lockstep,
             )
+            self._origins = Origins(replica_id, log, self.raft, self._send)
+            endpoint.introduce(self._origins.own())
+            self._founding: Founding | None = None
+            if not log.members.group:
+                self._founding = Founding(log, first, endpoint.advertised, self._send)
         except BaseException:
             self._release()
             raise
@@ -196,6 +222,31 @@ class Replica:
         self._refusing = threading.RLock()  # who is refused may ask again in a callback of the future
         self._errands: deque[tuple[Callable[[], object], Future[Any]]] = deque()  # for the next step
         self.status = self._present_status()
+
+    @staticmethod
+    def _first_members(log: RaftLog, members: Sequence[int] | None) -> tuple[int, ...]:
+        """The first members, which are not changed by being told others later. Raises ``ConfigurationError``."""
+        identity = log.identity
+        assert identity is not None
+        told = identity.first if members is None else tuple(sorted(members))
+        known = log.members
+        now = tuple(sorted(known.all))
+        if known.group and told not in ((), identity.first, known.voters, now):
+            raise ConfigurationError(
+                f"{log.path.parent}: this replica was told the members {list(told)}, and its group "
+                f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add and "
+                "remove replicas while the group runs"
+            )
+        voted = tuple(number for number, _, _ in identity.roster)
+        if not known.group and voted and told != voted:
+            raise ConfigurationError(
+                f"{log.path.parent}: this replica was told the members {list(told)}, and has voted for a group "
+                f"of {list(voted)}, which may exist by now. Name these, or delete this directory, which holds "
+                "nothing yet"
+            )
+        if not known.group or not identity.first:
+            log.identify(first=told)
+        return told
 
     @staticmethod
     def _finish_install(log: RaftLog, opened_index: int) -> None:
@@ -253,7 +304,7 @@ class Replica:
         ``ConfigurationError`` for an id or an address that is none.
         """
         check_id(change.to if isinstance(change, TransferLeadership) else change.id)
-        if isinstance(change, AddReplica) and not isinstance(change.address, str):
+        if isinstance(change, AddReplica | MoveReplica) and not isinstance(change.address, str):
             raise ConfigurationError(f"an address is a text like localhost:63001, not {change.address!r:.60}")
         return self._ask(change, deadline)
 
@@ -275,6 +326,26 @@ class Replica:
     def export_snapshot(self, path: Path, stopped: threading.Event) -> Future[SnapshotFile]:
         """Write the state as it is now into a file, beside everything else, unless ``stopped`` is set."""
         return self._errand(lambda future: self._running_transfers.export(path, future, stopped))
+
+    def found(self, members: Sequence[int]) -> Future[None]:
+        """Found the group with these members only, because an operator knows that the others do not come.
+
+        The future ends when that is noted, or with ``ConfigurationError``: see ``status.error`` for the rest.
+        """
+        check_ids(members)
+        return self._errand(lambda future: self._found(members, future))
+
+    def _found(self, members: Sequence[int], future: Future[None]) -> None:
+        if self._founding is None:
+            group = short(self.raft.members.group)
+            future.set_exception(ConfigurationError(f"replica {self.id} belongs to group {group} already"))
+            return
+        try:
+            self._founding.use_fewer(members)
+        except ConfigurationError as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
     def _errand(self, errand: Callable[[Future[_T]], object]) -> Future[_T]:
         future: Future[_T] = Future()
@@ -308,8 +379,12 @@ class Replica:
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
                     return float("inf")
+                if (refused := self._origins.refused) is not None:
+                    raise Refusal(refused)
                 # Afterwards: the last message of a leader that is gone must not bring it back.
                 self.raft.set_connected(self._endpoint.connected())
+                if self._founding is not None:
+                    self._look_for_a_group(self._founding, now)
                 self._flush()
                 self.raft.tick()
                 self._proposals.look_at_hand_over(now)
@@ -327,6 +402,8 @@ class Replica:
             return float("inf")
         self.status = self._present_status()
         wakeup = min(self.raft.next_wakeup(), self._sync_state_at)
+        if self._founding is not None:
+            wakeup = min(wakeup, self._founding.next_wakeup())
         if self.status.waiting or self._running_transfers.busy:
             wakeup = min(wakeup, self._look_at_deadlines)
         alone = (
@@ -337,8 +414,45 @@ class Replica:
         return max(0.0, wakeup - now)
 
     def _take_in(self) -> None:
-        for sender, message in self._endpoint.receive():
-            self._receive(sender, message)
+        for sender, origin, message in self._endpoint.receive():
+            if self._origins.known.get(sender) is origin or self._origins.accept(sender, origin, message):
+                self._receive(sender, message)
+            elif isinstance(message, Found | Membership | Refused):
+                self._receive_from_outside(sender, origin, message)
+
+    def _receive_from_outside(
+        self, sender: int, origin: Origin, message: Found | Membership | Refused
+    ) -> None:
+        """What may be said between a group and who is not in it, or not yet (docs/protocol.md)."""
+        if isinstance(message, Refused):
+            self._origins.on_refused(sender, origin, message)
+        elif isinstance(message, Found):
+            if self._founding is not None:
+                self._founding.on_found(sender, origin, message)
+            elif not origin.group:
+                self._origins.welcome(sender, origin)
+        elif self._founding is not None and origin.group == message.members.group:
+            self._endpoint.meet(message.members.addresses)
+            if (members := self._founding.on_membership(sender, message)) is not None:
+                self._begin_group(members)
+        else:
+            self._origins.on_membership(origin, message)
+
+    def _look_for_a_group(self, founding: Founding, now: float) -> None:
+        if (members := founding.step(now, self._endpoint.connected())) is not None:
+            self._begin_group(members)
+
+    def _begin_group(self, members: Members) -> None:
+        """This replica belongs to a group from now on, durably before it says so."""
+        assert self.log is not None
+        self._founding = None
+        self.log.begin_group(members)
+        self.raft.begin_group()
+        logger.info("replica %d belongs to group %s", self.id, short(members.group))
+
+    def _use_members(self, members: Members) -> None:
+        """The members are others from now on."""
+        self._endpoint.meet(members.addresses)
 
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, _ABOUT_PROPOSALS):
@@ -347,10 +461,14 @@ class Replica:
             self._reads.receive(sender, message, self._now)
         elif isinstance(message, SnapshotChunk):
             self._running_transfers.on_chunk(sender, message, self._now)
-        elif isinstance(message, SnapshotAck):
+        elif isinstance(message, SnapshotAck) and self.raft.counts(sender):
             self._running_transfers.on_ack(sender, message, self._now)
         elif isinstance(message, Removed):
             self._removed = True
+        elif isinstance(message, Membership):
+            self._endpoint.meet(message.members.addresses)
+        elif isinstance(message, Refused):
+            self._origins.believe(message)
         else:
             self.raft.receive(sender, message)
 
@@ -362,6 +480,8 @@ class Replica:
         assert self.log is not None
         self._proposals.send_outcomes()
         self.log.sync()
+        if (origin := self._origins.changed()) is not None:
+            self._endpoint.introduce(origin)
         outbox, self._outbox = self._outbox, []
         for to, message in outbox:
             if not self._endpoint.send(to, message) and isinstance(message, Propose | ProposeChange):
@@ -554,13 +674,23 @@ class Replica:
             log.syncs,
             len(self._proposals) + len(self._reads),
             raft.match_index,
-            _STATE_IS_LOST.format(log.base_index, self.opened_index) if raft.needs_state else None,
+            self._problem(),
             log.base_index + 1,
             raft.members.voters,
             raft.members.learners,
             self._running_transfers.progress(),
-            log.admitted,
+            raft.members.group.hex(),
+            log.disk_id.hex(),
         )
+
+    def _problem(self) -> str | None:
+        """What keeps this replica from taking part, for people."""
+        assert self.log is not None
+        if self.raft.needs_state:
+            return _STATE_IS_LOST.format(self.log.base_index, self.opened_index)
+        if self._founding is not None:
+            return self._founding.problem()
+        return self._origins.problem() if self.raft.leader_id is None else None
 
     @property
     def _running_transfers(self) -> Transfers:

@@ -7,22 +7,20 @@ from now on, and imports it into *every* member. What was written after it is go
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ondisk.disk import DirectoryLock, make_directory, sync_directory
+from ondisk.disk import DirectoryLock, Disk, make_directory, sync_directory
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.members import Members, check_ids
 from ondisk.raftlog import RaftLog
 from ondisk.statemachine import OnDiskStateMachine
+from ondisk.statemark import mark
 from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
-
-# A group that goes on without the import must never make an entry that could be taken for one of ours, by its
-# index and term: it would have to elect so many leaders first.
-_TERMS_APART = 1000
 
 
 def import_snapshot(
@@ -37,8 +35,9 @@ def import_snapshot(
 ) -> SnapshotFile:
     """Replace what stopped replicas have by an exported snapshot, be it older or newer.
 
-    The group has exactly ``members`` from now on. ``replica_ids`` are those whose directories are here, all
-    of them if not given; do it on every machine before any member starts. ``progress(replica_id, bytes)``
+    The members found a new group, which has exactly ``members`` and another id: nobody who was left out can
+    disturb it. It is founded when all of them are started, so give every one of them the same file.
+    ``replica_ids`` are those whose directories are here, all of them if not given. ``progress(replica_id, bytes)``
     is called now and then, and setting ``stopped`` ends it with ``SnapshotStopped``.
 
     Each replica has its old data whole until it has all of the new. Raises ``Corrupt`` for a damaged file,
@@ -54,12 +53,24 @@ def import_snapshot(
         header = _import(
             source,
             target / f"replica-{replica_id}",
-            Members(tuple(sorted(members))),
+            replica_id,
+            tuple(sorted(members)),
             make,
             lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type: ignore[misc]
             stopped or threading.Event(),
         )
     return SnapshotFile(source, header.index, header.term, source.stat().st_size)
+
+
+def begin_directory(directory: Path, replica_id: int, *, existing: bytes) -> None:
+    """Make an empty directory that founds no group, and joins this one. Raises ``StorageError``."""
+    lock = DirectoryLock(directory)
+    try:
+        log = RaftLog(directory / "log", replica_id=replica_id, rng=random.SystemRandom())
+        log.identify(existing=existing)
+        log.close()
+    finally:
+        lock.release()
 
 
 def complete_import(directory: Path) -> None:
@@ -99,7 +110,8 @@ class _Watched:
 def _import(
     source: Path,
     directory: Path,
-    members: Members,
+    replica_id: int,
+    members: tuple[int, ...],
     make: Callable[[Path], OnDiskStateMachine],
     progress: Callable[[int], object],
     stopped: threading.Event,
@@ -124,10 +136,11 @@ def _import(
                 machine.close()
         if index != reader.header.index:
             raise Corrupt(f"{source}: it claims to hold entry {reader.header.index}, but holds {index}")
-        log = RaftLog(new / "log", members=members.voters)
-        log.install(index, reader.header.term, members)
-        log.set_hard_state(reader.header.term + _TERMS_APART, None)
-        log.admit()
+        log = RaftLog(new / "log", replica_id=replica_id, rng=random.SystemRandom())
+        log.install(index, reader.header.term, Members(()))
+        log.set_hard_state(reader.header.term, None)
+        log.identify(first=members, seed=reader.digest)
+        mark(log, new / "state", index, Disk())
         log.close()
         directory.rename(old)
         new.rename(directory)

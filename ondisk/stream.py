@@ -11,6 +11,7 @@ is never taken for a whole one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import struct
@@ -162,6 +163,11 @@ class Reader:
         data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
         self._available -= len(data)
         return data
+
+    @property
+    def digest(self) -> bytes:
+        """Names the whole stream, once it has been read to its end."""
+        return hashlib.blake2b(_encoder.encode((self.header, self._before)), digest_size=16).digest()
 
     def finish(self) -> None:
         """Make sure that nothing is left and that the end mark is there. Raises ``Corrupt``."""

@@ -50,7 +50,10 @@ class World:
         seed: int = 1,
         latency: float = 0.004,
         machine: Callable[[Path], OnDiskStateMachine] = DiskKV,
+        *,
+        founded: bool = True,
     ) -> None:
+        """``founded``: let the first members found their group before anything else happens."""
         self.now = 1000.0
         self.machine = machine
         self.directory = directory
@@ -67,6 +70,8 @@ class World:
         self.network.observe(lambda event: self.sent.append(event) if event.kind == "sent" else None)
         for member in self.members:
             self.start(member)
+        if founded:
+            self.run_until(lambda: all(replica.raft.members.group for replica in self.replicas.values()))
 
     # Life
 

@@ -46,6 +46,7 @@ class _Endpoint:
         self._endpoint = endpoint
         self._leaving = leaving
         self.receive, self.connected, self.meet = endpoint.receive, endpoint.connected, endpoint.meet
+        self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
         self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
 
     def send(self, to: int, message: Message) -> bool:

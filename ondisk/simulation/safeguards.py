@@ -111,16 +111,6 @@ class _ChangesMembersAtAnyTime(Raft):
         return True
 
 
-class _VotesWithoutMemory(Raft):
-    def _must_abstain(self, message: RequestVote) -> bool:
-        return False
-
-
-class _AnswersWithoutMemory(Raft):
-    def _keeps_quiet(self) -> bool:
-        return False
-
-
 class _AppliesAcrossAGap(Raft):
     def _lacks_state(self, applied_index: int) -> bool:
         return False
@@ -141,7 +131,7 @@ class _NeverSyncs(RaftLog):
 
 class _ForgetsItsVote(RaftLog):
     def _hard_state(self) -> tuple[int, int | None, bool]:
-        return self.term, None, self.admitted
+        return self.term, None, True
 
 
 class _InstallsOverItsTail(RaftLog):
@@ -326,15 +316,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
         "Members change one at a time.",
         (_ChangesMembersAtAnyTime,),
         "the schedule asks for the next change when the one before is done",
-    ),
-    "abstain-without-memory": Safeguard(
-        "Who has lost its directory does not vote until it has caught up.",
-        (_VotesWithoutMemory,),
-    ),
-    "quiet-without-memory": Safeguard(
-        "Who has lost its directory does not answer leaders for a while.",
-        (_AnswersWithoutMemory,),
-        "a directory must be lost between a vote and the next message of the leader that the vote deposes",
     ),
 }
 

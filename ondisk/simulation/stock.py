@@ -63,7 +63,7 @@ class _Wire(Transport):
         for member in sorted(self._connected - reachable):
             self._onNodeDisconnected(self._nodes[member])
         self._connected = reachable
-        for sender, message in self._endpoint.receive():
+        for sender, _, message in self._endpoint.receive():
             if sender in reachable:
                 self._onMessageReceived(self._nodes[sender], message)
 
