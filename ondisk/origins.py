@@ -68,7 +68,9 @@ class Origins:
             return False
         if not self._is_newest_life(sender, origin):
             return False
-        if origin.disk in committed.replaced:
+        if origin.disk in newest.replaced:
+            if origin.disk not in committed.replaced:
+                return False  # it may be taken back
             self._refuse(
                 sender,
                 f"the disk {short(origin.disk)} of replica {sender} was taken for lost, and replaced: delete its "

@@ -599,11 +599,14 @@ class Raft(SyncObj):
         if members is self._members:
             return
         self._members = members
+        learned = self._learners
         self._others = {self._node(voter) for voter in members.voters} - {self.selfNode}
         self._learners = {self._node(learner) for learner in members.learners} - {self.selfNode}
+        for node in self._learners - learned:  # whoever spoke under this number before is somebody else
+            self._disks.pop(node, None)
         self._count()
         if self.is_leader:
-            for node in (self._others | self._learners) - self._peers.keys():
+            for node in (self._others | self._learners) - (self._peers.keys() - (self._learners - learned)):
                 self._peers[node] = _Peer()
                 self._next[node], self._match[node] = self.log.last_index + 1, 0
                 self._last_response[node] = _time_of_step()

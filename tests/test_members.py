@@ -213,6 +213,7 @@ def test_a_second_change_waits_until_the_first_is_committed(world: World) -> Non
     """Two at once could make two majorities that have nobody in common."""
     leader = world.elect()
     world.run(0.5)
+    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
     for member in world.others(leader.id):
         world.network.stall((member, leader.id))  # nothing is acknowledged
     first = leader.propose_change(AddReplica(4), FOREVER)
@@ -247,6 +248,7 @@ def test_a_change_whose_entry_is_cut_off_is_taken_back(world: World) -> None:
     """It counted from when it was appended; at the end it never happened."""
     leader = world.elect()
     world.run(0.5)
+    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
     world.network.isolate(leader.id)
     added = leader.propose_change(AddReplica(4), FOREVER)
     world.run(0.1)
@@ -267,6 +269,7 @@ def test_a_removal_whose_entry_is_cut_off_shuts_nobody_out(world: World) -> None
     leader = world.elect()
     world.run(0.5)
     victim = world.replicas[world.others(leader.id)[0]]
+    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
     world.network.isolate(leader.id)
     leader.propose_change(RemoveReplica(victim.id), FOREVER)
     world.run(0.1)
@@ -527,72 +530,6 @@ def wiped_while_one_lags(world: World) -> tuple[Replica, Replica, Future[Result]
     return world.replicas[wiped], world.replicas[lagging], precious
 
 
-def test_a_wiped_replica_does_not_vote_before_it_has_caught_up(world: World) -> None:
-    """Its vote would elect a leader that never had an acknowledged write."""
-    wiped, lagging, precious = wiped_while_one_lags(world)
-    assert precious.result() == Result()
-    world.run(10)
-    assert world.leader is None
-    (gone,) = {1, 2, 3} - world.replicas.keys()
-    world.start(gone)
-    world.run_until(world.converged)
-    assert b"precious" in world.assert_equal()
-    assert wiped.log.admitted
-    assert {wiped.status.role, lagging.status.role} <= {"leader", "follower"}
-
-
-def test_the_vote_of_a_wiped_replica_would_lose_an_acknowledged_write(world: World) -> None:
-    """The same without the abstention: this is what it is for."""
-    wiped, lagging, precious = wiped_while_one_lags(world)
-    wiped.log.admitted = True
-    world.run_until(lambda: world.leader is lagging)
-    (gone,) = {1, 2, 3} - world.replicas.keys()
-    world.start(gone)
-    world.run(5)
-    assert precious.result() == Result()
-    assert lagging.lookup(diskkv.get("precious")) is None
-
-
-def test_a_wiped_replica_does_not_lead_before_it_has_caught_up(world: World) -> None:
-    """It has more than the one that lags, and less than it had acknowledged."""
-    leader = world.elect()
-    fill(world, 5)
-    world.run(0.5)
-    wiped, lagging = world.others(leader.id)
-    world.network.isolate(lagging)
-    futures = [leader.propose(diskkv.put(f"large{n}", bytes(400_000)), FOREVER) for n in range(20)]
-    world.run_until(lambda: all(future.done() for future in futures))
-    last = world.replicas[lagging].log.last_index
-    world.wipe(wiped)
-    world.replicas[wiped].raft._quiet_until = world.now  # the other safeguard, switched off
-    world.run_until(lambda: world.replicas[wiped].log.last_index > last)
-    assert world.replicas[wiped].log.last_index < leader.log.last_index
-    assert not world.replicas[wiped].log.admitted
-    world.crash(leader.id)
-    world.network.heal()
-    world.run(10)
-    assert world.leader is None
-    world.start(leader.id)
-    world.run_until(world.converged)
-    assert len(world.assert_equal()) == 25
-
-
-def test_a_wiped_replica_counts_again_when_it_has_all_that_can_be_committed(world: World) -> None:
-    """What its leader knows to be committed is all only if an entry of the leader's own term is."""
-    world.network.isolate(1)
-    replica = world.replicas[1]
-    old = [LogEntry(index, 1, b"\x00x") for index in range(1, 5)]
-    with replica.raft.at(world.now + 10):
-        for message, admitted in [
-            (AppendEntries(9, 0, 0, old[:2], 4, 0), False),  # more is committed
-            (AppendEntries(9, 2, 1, old[2:], 3, 0), False),  # more may be committed
-            (AppendEntries(9, 4, 1, [LogEntry(5, 9, b"\x01")], 3, 0), False),
-            (AppendEntries(9, 5, 9, [], 5, 0), True),
-        ]:
-            replica.raft.receive(2, message)
-            assert replica.log.admitted == admitted
-
-
 def test_the_group_of_a_wiped_leader_goes_on(world: World) -> None:
     """The others elect one of themselves, and feed it."""
     leader = world.elect()
@@ -603,36 +540,7 @@ def test_the_group_of_a_wiped_leader_goes_on(world: World) -> None:
     fill(world, 5, key="after")
     world.run_until(world.converged)
     assert len(world.assert_equal()) == 25
-    assert world.replicas[leader.id].log.admitted
-
-
-def test_a_wiped_follower_is_noticed_and_fed_anew_though_its_leader_believes_that_it_has_all(
-    world: World,
-) -> None:
-    """What it once acknowledged counts for nothing from then on."""
-    leader = world.elect()
-    fill(world, 50)
-    world.run(0.5)
-    victim = world.others(leader.id)[0]
-    assert leader.raft.match_index[victim] == leader.log.last_index
-    world.wipe(victim)
-    world.run_until(lambda: leader.raft.match_index[victim] == 0)
-    world.run_until(world.converged)
-    assert len(world.assert_equal()) == 50
-
-
-def test_a_wiped_replica_follows_whom_it_may_have_voted_for(world: World) -> None:
-    """Once it counts again it does not vote in a term in which it may have voted before."""
-    leader = world.elect()
-    fill(world, 5)
-    wiped, other = world.others(leader.id)
-    world.wipe(wiped)
-    world.run_until(world.converged)
-    replica, term = world.replicas[wiped], leader.raft.term
-    assert replica.log.admitted and replica.log.voted_for == leader.id
-    with replica.raft.at(world.now):
-        replica.raft.receive(other, RequestVote(term, 1000, term, False))
-    assert not any(isinstance(message, Vote) for _, message in replica._outbox)
+    world.run_until(lambda: all(leader.id in counted for counted in voters(world)))
 
 
 def test_a_wiped_replica_does_not_acknowledge_to_a_leader_that_it_has_helped_to_depose(
@@ -738,10 +646,3 @@ def test_a_leader_that_hands_over_does_not_spin(world: World) -> None:
         assert leader.step() > 0
     seconds = 100 * TICK
     assert len(world.messages(TakeOver)) - before <= 1 + seconds / leader.raft.timing.heartbeat
-
-
-def test_a_new_group_elects_although_nobody_has_any_memory(make_world: Callable[..., World]) -> None:
-    """Where nothing was ever written, nothing can be forgotten."""
-    world = make_world(members=5)
-    fill(world, 1)
-    world.run_until(lambda: all(replica.log.admitted for replica in world.replicas.values()))

@@ -458,12 +458,6 @@ class Simulation(World):
         voters = self._voters()
         if not self._settled() or len(voters) < 3 or not voters <= self.replicas.keys():
             return None
-        replica, leader = self.replicas.get(self._losing or 0), self.leader
-        if replica is not None and leader is not None and self.logs[replica.id].admitted:
-            caught_up = replica.raft.applied_index >= leader.raft.commit_index
-            self._losing = None if caught_up else self._losing
-        if self._losing is not None or not all(self.logs[voter].admitted for voter in voters):
-            return None
         self._losing = sorted(voters)[who % len(voters)]
         return self._losing
 
@@ -481,7 +475,7 @@ class Simulation(World):
 
     def _fault_remove(self, number: int, fault: Fault) -> bool | None:
         voters = sorted(self._voters())
-        if self._losing is not None or not self._settled() or len(voters) <= 3:
+        if not self._settled() or len(voters) <= 3:
             return None
         return self._change(RemoveReplica(voters[fault.who % len(voters)]))
 

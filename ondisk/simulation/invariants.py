@@ -139,9 +139,6 @@ class Invariants:
             self._committed.append(None)
 
     def _holds(self, member: int, log: RaftLog, index: int, term: int | None) -> bool:
-        if member in self._wiped and not log.admitted:
-            # It may have. It does not vote until it does again, so a majority of the others will do.
-            return True
         return log.synced_index >= index and (log.term_at(index) == term or log.base_index > index)
 
     def applies(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
