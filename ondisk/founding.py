@@ -137,7 +137,9 @@ class Founding:
                 "takes its place as soon as a majority of the others agrees"
             )
         elif self._id in members.removed:
-            self._elsewhere = f"replica {self._id} was removed from group {short(members.group)}: take another id"
+            self._elsewhere = (
+                f"replica {self._id} was removed from group {short(members.group)}: take another id"
+            )
         else:
             self._elsewhere = f"not a member of group {short(members.group)} yet: tell it to add {self._id}"
         return None
@@ -237,4 +239,3 @@ class Founding:
 
 def _import_name(seed: bytes) -> str:
     return f"import {short(seed)}" if seed else "no import"
-

@@ -60,8 +60,12 @@ class Membership(_Message, frozen=True, tag="membership"):
 
 
 class Refused(_Message, frozen=True, tag="refused"):
-    """The receiver's directory must not take part, and why. What it says next will not be heard either."""
+    """This disk must not take part, and why. What it says next will not be heard either.
 
+    It is for the disk and not for the number: two replicas may claim that.
+    """
+
+    disk: Disk
     reason: str
 
 

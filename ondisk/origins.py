@@ -7,7 +7,7 @@ from a disk that was replaced, or from an old copy of a directory, is not heard,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ondisk.members import LEGACY, Members, short
 from ondisk.messages import Found, Membership, Message, Origin, Refused
@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 class Origins:
     """What one replica knows of the others' origins. Belongs to its step."""
 
-    def __init__(self, replica_id: int, log: RaftLog, raft: Raft, send: Callable[[int, Message], None]) -> None:
+    def __init__(
+        self, replica_id: int, log: RaftLog, raft: Raft, send: Callable[[int, Message], None]
+    ) -> None:
         self._id = replica_id
         self._log = log
         self._raft = raft
@@ -47,7 +49,9 @@ class Origins:
         """The same, if it is another one than at the last look."""
         self._forget_what_is_outdated()
         before = self._introduced
-        return None if before is not None and before.group == self._raft.committed_members.group else self.own()
+        return (
+            None if before is not None and before.group == self._raft.committed_members.group else self.own()
+        )
 
     def _forget_what_is_outdated(self) -> None:
         members = self._raft.members, self._raft.committed_members
@@ -73,13 +77,12 @@ class Origins:
                 return False  # it may be taken back
             self._refuse(
                 sender,
+                origin.disk,
                 f"the disk {short(origin.disk)} of replica {sender} was taken for lost, and replaced: delete its "
                 "directory and start it again, and the others feed it anew",
             )
             return False
         self._forget_what_is_outdated()
-        if sender not in self.known or self.known[sender].disk != origin.disk:
-            self._send_membership(sender)  # it may not know everybody's address
         self.known[sender] = origin
         self._strangers.pop(sender, None)
         self._raft.speaks(sender, origin.disk)
@@ -103,6 +106,7 @@ class Origins:
         if ahead < 0 or (boot and ahead < len(lives) and lives[ahead] != nonce):
             self._refuse(
                 sender,
+                origin.disk,
                 f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory was "
                 "made, and may have promised what the copy does not know: delete the copy, and let the others "
                 "feed it anew",
@@ -112,9 +116,9 @@ class Origins:
             self._log.note_life(origin.disk, origin.boot, origin.nonce)
         return True
 
-    def _refuse(self, sender: int, reason: str) -> None:
+    def _refuse(self, sender: int, disk: bytes, reason: str) -> None:
         logger.warning("replica %d refuses replica %d: %s", self._id, sender, reason)
-        self._send(sender, Refused(reason))
+        self._send(sender, Refused(disk, reason))
 
     def _meet_stranger(self, sender: int, origin: Origin, newest: Members) -> None:
         if origin.group == LEGACY and sender in newest.voters and not newest.disk_of(sender):
@@ -128,7 +132,7 @@ class Origins:
         if self._strangers.get(sender) != words:
             logger.warning("%s", words)
             self._strangers[sender] = words
-        self._send(sender, Refused(words))
+        self._send(sender, Refused(origin.disk, words))
         self._send_membership(sender)
         self._stop_among_strangers()
 
@@ -147,9 +151,14 @@ class Origins:
             self._send_membership(sender)
             self._raft.on_newcomer(sender, origin.disk)
 
+    def greet(self, connected: Iterable[int]) -> None:
+        """Pass on the members to who has just come: it may not know where everybody is."""
+        for replica_id in connected:
+            self._send_membership(replica_id)
+
     def _send_membership(self, to: int) -> None:
         members = self._raft.committed_members
-        if members.voters:
+        if members.group and members.voters:
             self._send(to, Membership(self._raft.commit_index, members))
 
     def on_membership(self, origin: Origin, message: Membership) -> None:
@@ -159,7 +168,9 @@ class Origins:
             return
         mine = members.disk_of(self._id)
         if self._raft.committed_members.group == LEGACY:  # L: is that what has come of it?
-            if (self._id in members.voters and mine in (b"", self._log.disk_id)) or self._id in members.learners:
+            if (
+                self._id in members.voters and mine in (b"", self._log.disk_id)
+            ) or self._id in members.learners:
                 self._heir = members.group
         elif self._raft.members.voters == (self._id,) and self._id in members.all:
             self.refused = (
@@ -171,14 +182,19 @@ class Origins:
 
     def on_refused(self, sender: int, origin: Origin, message: Refused) -> None:
         """Somebody outside this group, or who has one while this replica has none, sends it away."""
+        if message.disk != self._log.disk_id:
+            return
         if not self._raft.members.group:
             self.refused = message.reason
         elif origin.group not in (b"", self._raft.members.group, LEGACY):
             self._strangers[sender] = message.reason
+            self._send_membership(sender)
             self._stop_among_strangers()
 
     def believe(self, message: Refused) -> None:
         """A member of this group refuses this disk, for good."""
+        if message.disk != self._log.disk_id:
+            return
         self._log.identify(refused=message.reason)
         self._log.sync()
         self.refused = message.reason

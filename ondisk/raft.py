@@ -57,7 +57,6 @@ from ondisk.messages import (
     AppendReply,
     MembersChange,
     Message,
-    MoveReplica,
     Refused,
     Removed,
     RemoveReplica,
@@ -294,7 +293,9 @@ class Raft(SyncObj):
         self.log = log
         self.timing = timing
         self.round = 0  # number of what was sent last
-        self._sent_at: deque[tuple[int, float]] = deque()  # when the newest rounds were sent, the oldest first
+        self._sent_at: deque[tuple[int, float]] = (
+            deque()
+        )  # when the newest rounds were sent, the oldest first
         self._send = send
         self._apply = apply
         self._take_requests = take_requests
@@ -686,9 +687,10 @@ class Raft(SyncObj):
                 self._send(
                     node.id,
                     Refused(
+                        newcomer.disk,
                         f"replica {node.id} is alive, with disk {short(self._members.disk_of(node.id))}, and "
                         f"this is a second one, with disk {short(newcomer.disk)}: stop it, and delete its "
-                        "directory"
+                        "directory",
                     ),
                 )
             elif now > newcomer.since + self.timing.election_max:
@@ -722,11 +724,7 @@ class Raft(SyncObj):
     @property
     def _may_lead(self) -> bool:
         """Whether an election may be tried: only a voter, and only if it could serve as leader."""
-        return (
-            self._id in self._members.voters
-            and not self.needs_state
-            and not self.recovering
-        )
+        return self._id in self._members.voters and not self.needs_state and not self.recovering
 
     # Handing leadership over
 

@@ -34,7 +34,8 @@ import msgspec
 from ondisk import members as encoding
 from ondisk.disk import Disk, Store
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
-from ondisk.members import LEGACY, Disk as DiskId, Id, Members, short
+from ondisk.members import LEGACY, Id, Members, short
+from ondisk.members import Disk as DiskId
 
 # The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
 REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
@@ -200,9 +201,11 @@ class RaftLog:
 
     def _identify(self, replica_id: int, rng: random.Random) -> None:
         """Begin a new life: of the disk that this is, or of a new one."""
+        if self.identity is None and not self.is_new:
+            self._become_legacy()
+        elif not self.members.group:
+            self._configurations = [(self.base_index, Members(()))]  # nobody votes before there is a group
         if self.identity is None:
-            if not self.is_new:
-                self._become_legacy()
             disk = rng.getrandbits(128).to_bytes(16, "big")
             self.identity = Identity(_MAGIC, _VERSION, replica_id, disk, 0)
         elif self.identity.replica_id != replica_id:

@@ -55,8 +55,8 @@ from ondisk.raft import Raft, Timing
 from ondisk.raftlog import REGULAR, LogEntry, RaftLog
 from ondisk.reads import Reads
 from ondisk.requests import begin, drain
-from ondisk.statemark import check_mark, mark
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+from ondisk.statemark import check_mark, mark
 from ondisk.stream import SnapshotFile
 from ondisk.transfer import Progress, Transfers
 
@@ -216,6 +216,7 @@ class Replica:
         self._machine_index = self.opened_index  # the last entry that the state machine was shown
         self._sync_state_at = clock() + _SYNC_STATE_EVERY
         self._look_at_deadlines = 0.0
+        self._connected: frozenset[int] = frozenset()
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
@@ -382,7 +383,11 @@ class Replica:
                 if (refused := self._origins.refused) is not None:
                     raise Refusal(refused)
                 # Afterwards: the last message of a leader that is gone must not bring it back.
-                self.raft.set_connected(self._endpoint.connected())
+                connected = self._endpoint.connected()
+                if connected != self._connected:
+                    self._origins.greet(sorted(connected - self._connected))
+                    self._connected = connected
+                self.raft.set_connected(connected)
                 if self._founding is not None:
                     self._look_for_a_group(self._founding, now)
                 self._flush()
@@ -446,6 +451,7 @@ class Replica:
         """This replica belongs to a group from now on, durably before it says so."""
         assert self.log is not None
         self._founding = None
+        self._connected = frozenset()  # now there is something to greet them with
         self.log.begin_group(members)
         self.raft.begin_group()
         logger.info("replica %d belongs to group %s", self.id, short(members.group))

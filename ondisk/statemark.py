@@ -35,7 +35,9 @@ def check_mark(log: RaftLog, state: Path) -> None:
     if not text.startswith("ondisk-state "):
         raise Corrupt(f"{file}: the mark of the state is damaged")
     if not text.startswith(_WORDS + " "):
-        raise StorageError(f"{file}: written by a later version of ondisk ({text!r:.60}): install that version")
+        raise StorageError(
+            f"{file}: written by a later version of ondisk ({text!r:.60}): install that version"
+        )
     if check != f"{zlib.crc32(text.encode()):08x}":
         raise Corrupt(f"{file}: the mark of the state is damaged")
     replica, disk = text.removeprefix(_WORDS + " ").split(" ")

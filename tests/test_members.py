@@ -21,7 +21,6 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import TICK, World
@@ -510,24 +509,6 @@ def test_late_answers_to_a_prevote_do_not_depose_a_leader_that_is_back(world: Wo
 
 
 # Replicas that have lost their directory
-
-
-def wiped_while_one_lags(world: World) -> tuple[Replica, Replica, Future[Result]]:
-    """A write is acknowledged by the leader and a second replica; then that one loses its directory.
-
-    The leader is gone, and the third replica has never had the write.
-    """
-    leader = world.elect()
-    fill(world, 5)
-    world.run(0.5)
-    wiped, lagging = world.others(leader.id)
-    world.network.isolate(lagging)
-    precious = put(leader, "precious")
-    world.run_until(precious.done)
-    world.crash(leader.id)
-    world.wipe(wiped)
-    world.network.heal()
-    return world.replicas[wiped], world.replicas[lagging], precious
 
 
 def test_the_group_of_a_wiped_leader_goes_on(world: World) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ondisk.errors import PortInUse
-from ondisk.messages import AskReadIndex, Message
+from ondisk.messages import AskReadIndex, Message, Origin
 from ondisk.network import Event, MemoryNetwork
 
 
@@ -28,8 +28,8 @@ def message(number: int) -> Message:
     return AskReadIndex(number)
 
 
-def numbers(received: list[tuple[int, Message]]) -> list[int]:
-    return [item.request for _, item in received if isinstance(item, AskReadIndex)]
+def numbers(received: list[tuple[int, Origin, Message]]) -> list[int]:
+    return [item.request for _, _, item in received if isinstance(item, AskReadIndex)]
 
 
 def pair(latency: float = 0.0) -> tuple[Time, MemoryNetwork, object, object]:
