@@ -15,13 +15,14 @@ from ondisk.client import DEFAULT_TIMEOUT, Client, checked
 from ondisk.disk import Disk
 from ondisk.errors import (
     ConfigurationError,
+    MembersUnknown,
     NoLeader,
     NotDone,
     ReplicaStopped,
     StorageError,
     Timeout,
 )
-from ondisk.members import Members, check_id, check_ids, short
+from ondisk.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
@@ -57,11 +58,11 @@ class Cluster(Client):
     ) -> None:
         """Open and start all replicas. A leader is elected within a second or so; calls wait for it.
 
-        ``members`` are the first ones of a new group: replicas 1, 2 and 3, if not given. Of a group that exists
-        the directories know the members; others that are named here are refused with ``ConfigurationError``.
-        A replica whose directory is damaged is ``failed`` in the status, and the others serve: ``rebuild`` it.
-        ``state_machine`` makes the state machine for a directory (``DiskKV`` if not given); ``disks`` hands
-        single replicas a disk that stalls or fails.
+        ``members`` are the first ones of a new group: replicas 1, 2 and 3, if not given. Of a group that
+        exists the directories know the members; others that are named here are refused with
+        ``ConfigurationError``. A replica whose directory is damaged is ``failed`` in the status, and the
+        others serve: ``rebuild`` it. ``state_machine`` makes the state machine for a directory (``DiskKV`` if
+        not given); ``disks`` hands single replicas a disk that stalls or fails.
         """
         if members is not None:
             check_ids(members)
@@ -94,20 +95,25 @@ class Cluster(Client):
         )
 
     def _open(self, members: Sequence[int] | None) -> None:
-        """Start whom the directories know, and the others of their group; or the first members of a new one."""
+        """Start whom the directories know, and the others of their group; or the first members of a new "
+        "one."""
         errors: list[StorageError] = []
         there = self._directories()
         if members is not None:
             if there and not set(there) & set(members):
                 raise ConfigurationError(
-                    f"{self.data_dir} holds replicas {there}, and none of the members {list(members)} that were "
-                    "named: leave them out, or choose another directory"
+                    f"{self.data_dir} holds replicas {there}, and none of the members {list(members)} that "
+                    "were named: leave them out, or choose another directory"
                 )
             there = [replica_id for replica_id in there if replica_id in members]
         for replica_id in there:
             node = self._nodes[replica_id] = self._make_node(replica_id, members)
             try:
-                node.start()
+                try:
+                    node.start()
+                except MembersUnknown:
+                    node = self._nodes[replica_id] = self._make_node(replica_id, FIRST_MEMBERS)
+                    node.start()
             except StorageError as error:
                 errors.append(error)  # it is ``failed`` now, and can be rebuilt if there are others
         group = self._choose_group()
@@ -124,6 +130,7 @@ class Cluster(Client):
             self._nodes[replica_id] = node
             with suppress(StorageError) if there_already else nullcontext():
                 node.start()
+        self._nodes = dict(sorted(self._nodes.items()))
         if group is not None:
             for removed in self._nodes.keys() & set(group.removed):
                 self._nodes.pop(removed).stop()
@@ -147,11 +154,12 @@ class Cluster(Client):
         imports = [replica_id for replica_id, node in self._nodes.items() if node.holds_import]
         if imports and any(node_id not in imports for found in known.values() for _, node_id, _ in found):
             raise ConfigurationError(
-                f"{self.data_dir}: replicas {imports} hold an import, and others here belong to a group from before "
-                "it: delete the directories of those, or import into them, too"
+                f"{self.data_dir}: replicas {imports} hold an import, and others here belong to a group from "
+                "before it: delete the directories of those, or import into them, too"
             )
         if not known:
             return None
+        legacy = known.pop(LEGACY, []) if len(known) > 1 else []
         most = max(len(found) for found in known.values())
         groups = [group for group, found in known.items() if len(found) == most]
         words = "; ".join(
@@ -160,18 +168,25 @@ class Cluster(Client):
         )
         if len(groups) > 1:
             raise ConfigurationError(
-                f"{self.data_dir}: the directories belong to different groups ({words}): take out those that do "
-                "not belong here"
+                f"{self.data_dir}: the directories belong to different groups ({words}): take out those that "
+                "do not belong here"
             )
         for group, found in known.items():
             if group != groups[0]:
                 for _, replica_id, _ in found:
                     self._nodes[replica_id].reject(
-                        f"replica {replica_id}'s directory belongs to group {short(group)}, and the others here "
-                        f"to group {short(groups[0])} ({words}): was it put in from elsewhere? Put back what "
-                        "belongs here, or rebuild it from the others"
+                        f"replica {replica_id}'s directory belongs to group {short(group)}, and the others "
+                        f"here to group {short(groups[0])} ({words}): was it put in from elsewhere? Put back "
+                        "what belongs here, or rebuild it from the others"
                     )
-        return max(known[groups[0]])[2]
+        newest = max(known[groups[0]], key=lambda found: found[:2])[2]
+        for _, replica_id, _ in legacy:  # it was away when the others were given an id
+            if replica_id not in newest.all or newest.disk_of(replica_id):
+                self._nodes[replica_id].reject(
+                    f"replica {replica_id}'s directory is from before groups had ids, and not of group "
+                    f"{short(newest.group)} ({words}): rebuild it from the others"
+                )
+        return newest
 
     # Life
 
@@ -205,7 +220,8 @@ class Cluster(Client):
 
         For a replica whose disk was damaged or lost. The others are asked first: raises ``Rejected``, and
         nothing was deleted, unless a majority of them is there. (With ``NoLeader`` or ``OutcomeUnknown``
-        nothing was deleted either.) Raises ``Timeout`` if it has not caught up in time: then it goes on trying.
+        nothing was deleted either.) Raises ``Timeout`` if it has not caught up in time: then it goes on
+        trying.
         """
         deadline = time.monotonic() + checked(timeout)
         node = self._node(replica_id)
@@ -266,8 +282,8 @@ class Cluster(Client):
         if group not in (b"", known.group):
             node.stop()
             raise ConfigurationError(
-                f"{node.directory} belongs to group {short(group)}, and this is group {short(known.group)}: delete "
-                "that directory first"
+                f"{node.directory} belongs to group {short(group)}, and this is group {short(known.group)}: "
+                "delete that directory first"
             )
         self._nodes = {**self._nodes, replica_id: node}
         try:

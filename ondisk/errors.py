@@ -91,6 +91,10 @@ class ConfigurationError(OndiskError, ValueError):
     """The members, addresses or options do not make a cluster."""
 
 
+class MembersUnknown(ConfigurationError):
+    """The directory does not tell who the members of its group are: name them."""
+
+
 class StorageError(OndiskError):
     """The disk refused: full, read-only, gone, or failing."""
 

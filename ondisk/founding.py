@@ -4,8 +4,8 @@ A group exists when *all* of its first members, all of them empty, have agreed w
 behind each number. No timer decides, so one that comes late, or comes without the directory that it once had,
 can never found a second group beside the first.
 
-What may go wrong is that a disk is lost before all have agreed. Then the others vote again, in a higher round;
-who has voted in it counts no votes of a lower one any more. It is Paxos with a quorum of everybody.
+What may go wrong is that a disk is lost before all have agreed. Then the others vote again, in a higher
+round; who has voted in it counts no votes of a lower one any more. It is Paxos with a quorum of everybody.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Founding:
             )
         if identity.existing:
             raise ConfigurationError(
-                f"replica {self._id} was erased to be fed anew by group {short(identity.existing)}: it founds "
-                "no other"
+                f"replica {self._id} was erased to be fed anew by group {short(identity.existing)}: it "
+                "founds no other"
             )
         self._members, self._fewer = tuple(sorted(members)), True
         self._log.identify(first=self._members)
@@ -111,7 +111,8 @@ class Founding:
                 self._tell_at = float("-inf")
 
     def on_membership(self, sender: int, message: Membership) -> Members | None:
-        """A member of a group speaks; return the configuration to begin with if this replica belongs there."""
+        """A member of a group speaks; return the configuration to begin with if this replica belongs "
+        "there."""
         members, identity = message.members, self._log.identity
         assert identity is not None
         if self._members and sender not in self._members and self._id not in members.all:
@@ -125,16 +126,16 @@ class Founding:
             )
         elif identity.seed:
             self._elsewhere = (
-                f"replica {sender} belongs to group {short(members.group)}, and this directory holds an import: "
-                "give the same import to all members, or delete this directory"
+                f"replica {sender} belongs to group {short(members.group)}, and this directory holds an "
+                "import: give the same import to all members, or delete this directory"
             )
         elif self._id in members.learners:
             return Members((), group=members.group, where=members.where)  # W1
         elif self._id in members.voters:
             self._elsewhere = (
-                f"this directory is new (disk {short(self._log.disk_id)}), and in group {short(members.group)} "
-                f"replica {self._id} is disk {short(members.disk_of(self._id))}: if that one is lost, this one "
-                "takes its place as soon as a majority of the others agrees"
+                f"this directory is new (disk {short(self._log.disk_id)}), and in group "
+                f"{short(members.group)} replica {self._id} is disk {short(members.disk_of(self._id))}: if "
+                "that one is lost, this one takes its place as soon as a majority of the others agrees"
             )
         elif self._id in members.removed:
             self._elsewhere = (

@@ -24,7 +24,8 @@ class Origin(NamedTuple):
     """Who says it: every message is stamped with its sender's (docs/protocol.md, O).
 
     ``group`` is empty for a replica that belongs to none. ``boot`` counts how often the disk was opened,
-    ``nonce`` is a random number for this time, and ``former`` are those of the times before, the newest first.
+    ``nonce`` is a random number for this time, and ``former`` are those of the times before, the newest
+    first.
     """
 
     group: bytes
@@ -185,7 +186,8 @@ class RemoveReplica(_Message, frozen=True, tag="remove_replica"):
 
 
 class ReplaceReplica(_Message, frozen=True, tag="replace_replica"):
-    """Change: this disk of a voter is lost. Its number becomes a learner, and votes again with another disk."""
+    """Change: this disk of a voter is lost. Its number becomes a learner, and votes again with another "
+    "disk."""
 
     id: Id
     disk: Disk

@@ -281,8 +281,8 @@ class Node(Client):
     def found(self, members: Sequence[int], *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Found the group with these members only: an operator's word that the other first ones do not come.
 
-        Say it to one of them. Raises ``ConfigurationError`` if it belongs to a group already, or has voted for
-        one that may exist by now. Those that are left out can be added later.
+        Say it to one of them. Raises ``ConfigurationError`` if it belongs to a group already, or has voted
+        for one that may exist by now. Those that are left out can be added later.
         """
         wait_for(self._running_replica().found(members), timeout)
 
@@ -322,7 +322,8 @@ class Node(Client):
         self._erase(b"")
 
     def erase_for(self, group: bytes) -> None:
-        """The same, for a replica that is to be fed anew: its next directory founds nothing, and joins ``group``.
+        """The same, for a replica that is to be fed anew: its next directory founds nothing, and joins
+        ``group``.
 
         Otherwise one that was the only first member of a group that has grown would found another one.
         """

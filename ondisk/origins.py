@@ -78,8 +78,8 @@ class Origins:
             self._refuse(
                 sender,
                 origin.disk,
-                f"the disk {short(origin.disk)} of replica {sender} was taken for lost, and replaced: delete its "
-                "directory and start it again, and the others feed it anew",
+                f"the disk {short(origin.disk)} of replica {sender} was taken for lost, and replaced: delete "
+                "its directory and start it again, and the others feed it anew",
             )
             return False
         self._forget_what_is_outdated()
@@ -107,9 +107,9 @@ class Origins:
             self._refuse(
                 sender,
                 origin.disk,
-                f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory was "
-                "made, and may have promised what the copy does not know: delete the copy, and let the others "
-                "feed it anew",
+                f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory "
+                "was made, and may have promised what the copy does not know: delete the copy, and let the "
+                "others feed it anew",
             )
             return False
         if ahead > 0:
@@ -125,9 +125,9 @@ class Origins:
             self.welcome(sender, origin)  # L3: it was away when the group got its id
             return
         words = (
-            f"replica {sender} (disk {short(origin.disk)}) belongs to group {short(origin.group)}, and replica "
-            f"{self._id} (disk {short(self._log.disk_id)}) to group {short(newest.group)}: was a directory put in "
-            "from elsewhere, or an address mistyped?"
+            f"replica {sender} (disk {short(origin.disk)}) belongs to group {short(origin.group)}, and "
+            f"replica {self._id} (disk {short(self._log.disk_id)}) to group {short(newest.group)}: was a "
+            "directory put in from elsewhere, or an address mistyped?"
         )
         if self._strangers.get(sender) != words:
             logger.warning("%s", words)
@@ -137,7 +137,8 @@ class Origins:
         self._stop_among_strangers()
 
     def _stop_among_strangers(self) -> None:
-        """A majority of this group's own numbers belongs elsewhere: this directory is the one in the wrong place."""
+        """A majority of this group's own numbers belongs elsewhere: this directory is the one in the wrong "
+        "place."""
         voters = self._raft.members.voters
         strangers = [number for number in voters if number in self._strangers]
         if self._id in voters and 2 * len(strangers) > len(voters):
@@ -175,9 +176,9 @@ class Origins:
         elif self._raft.members.voters == (self._id,) and self._id in members.all:
             self.refused = (
                 f"replica {self._id} is a member of group {short(members.group)} with "
-                f"{sorted(members.all - {self._id})}, and this directory (disk {short(self._log.disk_id)}) is a "
-                f"group {short(self._raft.members.group)} of its own: was the first one lost? Delete this one and "
-                "start it with the present members, and the others feed it anew"
+                f"{sorted(members.all - {self._id})}, and this directory (disk {short(self._log.disk_id)}) "
+                f"is a group {short(self._raft.members.group)} of its own: was the first one lost? Delete "
+                "this one and start it with the present members, and the others feed it anew"
             )
 
     def on_refused(self, sender: int, origin: Origin, message: Refused) -> None:

@@ -475,7 +475,8 @@ class Raft(SyncObj):
         return self.round + 1
 
     def confirmed_round(self) -> int:
-        """As leader: a majority has answered what was sent in this round, or later. It follows this leader."""
+        """As leader: a majority has answered what was sent in this round, or later. It follows this "
+        "leader."""
         acked = [self._peers[node].acked_round if node in self._counted else 0 for node in self._others]
         rounds = sorted([self.round + 1, *acked])  # a leader follows itself
         return rounds[(len(rounds) - 1) // 2]
@@ -495,7 +496,8 @@ class Raft(SyncObj):
         return self._sent_at[position][1] if 0 <= position < len(self._sent_at) else float("-inf")
 
     def _has_quorum(self) -> bool:
-        """Whether a majority has answered something that was sent within an election timeout (CheckQuorum)."""
+        """Whether a majority has answered something that was sent within an election timeout "
+        "(CheckQuorum)."""
         since = _time_of_step() - self._fallback_seconds(self.timing)
         answering = sum(self._last_response[node] > since for node in self._others)
         return 2 * (answering + 1) > len(self._others) + 1
@@ -677,7 +679,8 @@ class Raft(SyncObj):
             self._append_members(self._members.identified(group, disks.items()))
 
     def _replace_lost_disks(self) -> bool:
-        """Whether there is one to be replaced: it has been silent since another disk came under its number."""
+        """Whether there is one to be replaced: it has been silent since another disk came under its "
+        "number."""
         now = _time_of_step()
         for node, newcomer in tuple(self._newcomers.items()):
             if node not in self._others or newcomer.heard < now - self.timing.election_max:
@@ -1103,8 +1106,8 @@ class Raft(SyncObj):
     def _refuse_claim(self, node: Node, message: AppendReply) -> None:
         """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""
         logger.error(
-            "replica %d (disk %s) acknowledges entry %d and round %d, and the log of its leader, replica %d, ends "
-            "at entry %d, round %d: it is not believed",
+            "replica %d (disk %s) acknowledges entry %d and round %d, and the log of its leader, replica %d, "
+            "ends at entry %d, round %d: it is not believed",
             node.id,
             short(self._disks.get(node, b"")),
             message.index,

@@ -33,7 +33,7 @@ import msgspec
 
 from ondisk import members as encoding
 from ondisk.disk import Disk, Store
-from ondisk.errors import ConfigurationError, Corrupt, StorageError
+from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown, StorageError
 from ondisk.members import LEGACY, Id, Members, short
 from ondisk.members import Disk as DiskId
 
@@ -108,16 +108,17 @@ class RaftLog:
         self,
         path: Path,
         disk: Disk | None = None,
-        members: Sequence[int] = (),
+        members: Sequence[int] | None = (),
         *,
         replica_id: int = 0,
         rng: random.Random | None = None,
     ) -> None:
         """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``.
 
-        ``members`` are the first voters of a log that stands alone, or was written before groups had ids: they
-        count until it holds a change of the members. With a ``replica_id`` it gets an identity, which ``rng``
-        draws; raises ``ConfigurationError`` if it has that of another replica.
+        ``members`` are the first voters of a log that stands alone, or was written before groups had ids:
+        they count until it holds a change of the members. With a ``replica_id`` it gets an identity, which
+        ``rng`` draws; raises ``ConfigurationError`` if it has that of another replica, and ``MembersUnknown``
+        if ``members`` is ``None`` and it was written before groups had ids, without a word about the members.
         """
         self.path = path.absolute()
         self._store = Store(self.path / "rocksdb", disk)
@@ -128,7 +129,7 @@ class RaftLog:
         self.base_term = 0
         # A snapshot (index, term, members) that the state machine may be about to install, or just has.
         self.installing: tuple[int, int, Members] | None = None
-        self._configurations: list[tuple[int, Members]] = [(0, Members(tuple(sorted(members))))]
+        self._configurations: list[tuple[int, Members]] = [(0, Members(tuple(sorted(members or ()))))]
         self.syncs = 0  # how often ``sync`` had to wait for the disk
         self._tail: list[LogEntry] = []  # the newest entries, up to ``last_index``
         self._tail_bytes = 0
@@ -146,6 +147,11 @@ class RaftLog:
         try:
             self._load()
             if replica_id:
+                if members is None and self._is_older and not self.members.all:
+                    raise MembersUnknown(
+                        f"{self.path.parent}: written by a version that did not note the first members: name "
+                        "them"
+                    )
                 self._identify(replica_id, rng or random.Random())
         except BaseException:
             self._store.close()
@@ -201,7 +207,7 @@ class RaftLog:
 
     def _identify(self, replica_id: int, rng: random.Random) -> None:
         """Begin a new life: of the disk that this is, or of a new one."""
-        if self.identity is None and not self.is_new:
+        if self._is_older:
             self._become_legacy()
         elif not self.members.group:
             self._configurations = [(self.base_index, Members(()))]  # nobody votes before there is a group
@@ -218,6 +224,11 @@ class RaftLog:
             raise Corrupt(f"{self.path.parent}: {self.identity.refused}")
         nonces = (rng.getrandbits(62), *self.identity.nonces)[:_NONCES]
         self.identify(boot=self.identity.boot + 1, nonces=nonces)
+
+    @property
+    def _is_older(self) -> bool:
+        """Whether it was written by a version that knew no identity."""
+        return self.identity is None and not self.is_new
 
     def _become_legacy(self) -> None:
         """It was written before groups had ids: until its members are given one, all such are one group."""

@@ -28,7 +28,7 @@ from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
 from ondisk.founding import Founding
-from ondisk.members import Members, check_id, check_ids, short
+from ondisk.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.messages import (
     AddReplica,
     AskReadIndex,
@@ -166,9 +166,7 @@ class Replica:
         self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
         try:
             self._lock = DirectoryLock(directory)
-            log = self.log = self.log_type(
-                directory / "log", disk, members or (), replica_id=replica_id, rng=rng
-            )
+            log = self.log = self.log_type(directory / "log", disk, members, replica_id=replica_id, rng=rng)
             first = self._first_members(log, members)
             log.sync()  # who this is stands there before anything else
             check_mark(log, directory / "state")
@@ -226,24 +224,25 @@ class Replica:
 
     @staticmethod
     def _first_members(log: RaftLog, members: Sequence[int] | None) -> tuple[int, ...]:
-        """The first members, which are not changed by being told others later. Raises ``ConfigurationError``."""
+        """The first members, which are not changed by being told others later. Raises "
+        "``ConfigurationError``."""
         identity = log.identity
         assert identity is not None
         told = identity.first if members is None else tuple(sorted(members))
         known = log.members
         now = tuple(sorted(known.all))
-        if known.group and told not in ((), identity.first, known.voters, now):
+        if known.group not in (b"", LEGACY) and told not in ((), identity.first, known.voters, now):
             raise ConfigurationError(
                 f"{log.path.parent}: this replica was told the members {list(told)}, and its group "
-                f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add and "
-                "remove replicas while the group runs"
+                f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add "
+                "and remove replicas while the group runs"
             )
         voted = tuple(number for number, _, _ in identity.roster)
         if not known.group and voted and told != voted:
             raise ConfigurationError(
-                f"{log.path.parent}: this replica was told the members {list(told)}, and has voted for a group "
-                f"of {list(voted)}, which may exist by now. Name these, or delete this directory, which holds "
-                "nothing yet"
+                f"{log.path.parent}: this replica was told the members {list(told)}, and has voted for a "
+                f"group of {list(voted)}, which may exist by now. Name these, or delete this directory, "
+                "which holds nothing yet"
             )
         if not known.group or not identity.first:
             log.identify(first=told)

@@ -37,8 +37,8 @@ def import_snapshot(
 
     The members found a new group, which has exactly ``members`` and another id: nobody who was left out can
     disturb it. It is founded when all of them are started, so give every one of them the same file.
-    ``replica_ids`` are those whose directories are here, all of them if not given. ``progress(replica_id, bytes)``
-    is called now and then, and setting ``stopped`` ends it with ``SnapshotStopped``.
+    ``replica_ids`` are those whose directories are here, all of them if not given. ``progress(replica_id,
+    bytes)`` is called now and then, and setting ``stopped`` ends it with ``SnapshotStopped``.
 
     Each replica has its old data whole until it has all of the new. Raises ``Corrupt`` for a damaged file,
     ``DirectoryInUse`` for a running replica, ``ConfigurationError`` or ``StorageError``.

@@ -2,7 +2,8 @@
 
 A state and a log belong together: the state holds the outcome of *this* log's entries up to its index. If
 somebody puts in the state of another replica, or keeps the state of a log that is lost, the two still open,
-and the replica would take for committed what its log does not hold. So the state's directory says whose it is.
+and the replica would take for committed what its log does not hold. So the state's directory says whose it
+is.
 
 A state machine that keeps nothing in a directory has no mark, and needs none.
 """
@@ -44,9 +45,10 @@ def check_mark(log: RaftLog, state: Path) -> None:
     if disk != log.disk_id.hex():
         assert log.identity is not None
         raise Corrupt(
-            f"{state}: this state belongs to the log of replica {replica} (disk {disk[:8]}), and the log beside "
-            f"it is that of replica {log.identity.replica_id} (disk {short(log.disk_id)}): was one of them lost, "
-            "or put in from elsewhere? Put back what belongs here, or rebuild the replica from the others"
+            f"{state}: this state belongs to the log of replica {replica} (disk {disk[:8]}), and the log "
+            f"beside it is that of replica {log.identity.replica_id} (disk {short(log.disk_id)}): was one of "
+            "them lost, or put in from elsewhere? Put back what belongs here, or rebuild the replica from "
+            "the others"
         )
 
 
@@ -62,8 +64,8 @@ def mark(log: RaftLog, state: Path, opened_index: int, disk: Disk) -> None:
     if opened_index > 0 and log.identity.state_marked:
         raise Corrupt(
             f"{state}: this state says not whose it is, and the one that belongs to replica "
-            f"{log.identity.replica_id} (disk {short(log.disk_id)}) did: was it put in from elsewhere? Put back "
-            "what belongs here, or rebuild the replica from the others"
+            f"{log.identity.replica_id} (disk {short(log.disk_id)}) did: was it put in from elsewhere? Put "
+            "back what belongs here, or rebuild the replica from the others"
         )
     text = f"{_WORDS} {log.identity.replica_id} {log.disk_id.hex()}"
     new = file.with_name(_NAME + ".new")

@@ -1,0 +1,96 @@
+"""Directories that the version before wrote, which knew neither groups nor disks: they open, and get both."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ondisk import Cluster, import_snapshot
+from ondisk.members import LEGACY
+from tests.waiting import wait_until
+
+# Made by version 0.1.0 (commit 5c6d5b8): ``plain`` is three replicas that were closed, ``grown`` has a
+# fourth one, compacted logs and a session; ``backup`` is an export of it.
+DATA = Path(__file__).parent / "data" / "version-1.tar.gz"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    with tarfile.open(DATA) as tar:
+        tar.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def assert_holds_all(cluster: Cluster, via: int | None = None) -> None:
+    for number in range(30):
+        assert cluster.get(f"k{number}", via=via, timeout=10) == f"v{number}".encode()
+
+
+def identified(cluster: Cluster) -> bool:
+    """Whether all are in one group with an id, and each with its own disk among the voters."""
+    found = {status.group for status in cluster.status().values() if status.running}
+    return len(found) == 1 and found.isdisjoint({"", LEGACY.hex()})
+
+
+@pytest.mark.parametrize("name", ["plain", "grown"])
+def test_they_open_and_are_given_an_identity_that_stays(
+    old: Path, make_cluster: Callable[..., Cluster], name: str
+) -> None:
+    cluster = make_cluster(name)
+    members = (1, 2, 3) if name == "plain" else (1, 2, 3, 4)
+    assert cluster.members == members
+    assert_holds_all(cluster)
+    wait_until(lambda: identified(cluster))
+    wait_until(lambda: all(status.voters == members for status in cluster.status().values()))
+    group = cluster.status()[1].group
+    cluster.put("new", "v")
+    cluster.close()
+    again = make_cluster(name)
+    again.put("newer", "v", timeout=10)
+    assert {status.group for status in again.status().values()} == {group}
+    for member in members:
+        assert_holds_all(again, via=member)
+
+
+@pytest.mark.parametrize("third", ["comes later", "was lost"])
+def test_a_majority_is_enough_and_the_third_is_taken_in_when_it_comes(
+    old: Path, make_cluster: Callable[..., Cluster], third: str
+) -> None:
+    """It has no disk in the new members, so it does not count before it has caught up."""
+    aside = (old / "plain" / "replica-3").rename(old / "aside")
+    cluster = make_cluster("plain")
+    cluster.put("new", "v", timeout=10)
+    if third == "comes later":
+        wait_until(lambda: not {cluster.status()[member].group for member in (1, 2)} & {"", LEGACY.hex()})
+        cluster.close()
+        shutil.rmtree(old / "plain" / "replica-3")
+        aside.rename(old / "plain" / "replica-3")
+        cluster = make_cluster("plain")
+    wait_until(lambda: identified(cluster) and cluster.status()[3].voters == (1, 2, 3), 30)
+    for member in (1, 2, 3):
+        assert_holds_all(cluster, via=member)
+        assert cluster.get("new", via=member) == b"v"
+
+
+def test_one_of_three_alone_gets_no_identity_and_serves_nothing(
+    old: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    """The other two may have what it lacks."""
+    for member in (1, 2):
+        shutil.rmtree(old / "plain" / f"replica-{member}")
+    cluster = make_cluster("plain")
+    assert cluster.members == (1, 2, 3)
+    with pytest.raises(Exception, match="no leader"):
+        cluster.get("k1", timeout=4)
+    assert cluster.status()[3].group == LEGACY.hex()
+
+
+def test_an_export_of_the_version_before_is_imported(old: Path, make_cluster: Callable[..., Cluster]) -> None:
+    import_snapshot(old / "backup", old / "new")
+    cluster = make_cluster("new")
+    assert_holds_all(cluster)
+    assert cluster.get("n") == b"1"
