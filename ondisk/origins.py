@@ -83,7 +83,10 @@ class Origins:
             )
             return False
         self._forget_what_is_outdated()
-        self.known[sender] = origin
+        if sender in newest.voters and newest.disk_of(sender) != origin.disk and newest.group != LEGACY:
+            self._raft.on_newcomer(sender, origin.disk)
+        else:
+            self.known[sender] = origin
         self._strangers.pop(sender, None)
         self._raft.speaks(sender, origin.disk)
         return True
@@ -121,6 +124,8 @@ class Origins:
         self._send(sender, Refused(disk, reason))
 
     def _meet_stranger(self, sender: int, origin: Origin, newest: Members) -> None:
+        if self._raft.committed_members.group == LEGACY:
+            return  # L: that may be what has come of it, as its membership will show
         if origin.group == LEGACY and sender in newest.voters and not newest.disk_of(sender):
             self.welcome(sender, origin)  # L3: it was away when the group got its id
             return
