@@ -196,18 +196,17 @@ class Node(Client):
 
     @property
     def first_members(self) -> tuple[int, ...]:
-        """The members that this running replica's directory was first started with."""
+        """The members that this replica's directory was first started with."""
         return self._identity.first if self._identity is not None else ()
 
     @property
     def holds_import(self) -> bool:
-        """Whether this running replica's directory was made by an import."""
+        """Whether this replica's directory was made by an import."""
         return self._identity is not None and bool(self._identity.seed)
 
     @property
     def _identity(self) -> Identity | None:
-        replica = self._replica
-        return replica.log.identity if replica is not None and replica.log is not None else None
+        return None if self._replica is None else self._replica.identity
 
     @property
     def status(self) -> ReplicaStatus:

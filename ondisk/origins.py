@@ -178,13 +178,19 @@ class Origins:
                 self._id in members.voters and mine in (b"", self._log.disk_id)
             ) or self._id in members.learners:
                 self._heir = members.group
-        elif self._raft.members.voters == (self._id,) and self._id in members.all:
+        elif self._founded_alone() and self._id in members.all:
             self.refused = (
                 f"replica {self._id} is a member of group {short(members.group)} with "
                 f"{sorted(members.all - {self._id})}, and this directory (disk {short(self._log.disk_id)}) "
                 f"is a group {short(self._raft.members.group)} of its own: was the first one lost? Delete "
                 "this one and start it with the present members, and the others feed it anew"
             )
+
+    def _founded_alone(self) -> bool:
+        """Whether this is a group of one, and not by the word of an operator who has imported it."""
+        identity = self._log.identity
+        assert identity is not None
+        return self._raft.members.voters == (self._id,) and not identity.seed
 
     def on_refused(self, sender: int, origin: Origin, message: Refused) -> None:
         """Somebody outside this group, or who has one while this replica has none, sends it away."""

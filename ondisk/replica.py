@@ -172,6 +172,7 @@ class Replica:
             check_mark(log, directory / "state")
             self.opened_index = machine.open()
             mark(log, directory / "state", self.opened_index, self._disk)
+            self.identity = log.identity  # as it was opened
             self._finish_install(log, self.opened_index)
             self.raft = self.raft_type(
                 replica_id,

@@ -1,0 +1,249 @@
+"""What a person may do to the directories of a cluster, and what the next ``Cluster`` makes of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ondisk import Cluster, import_snapshot
+from ondisk.errors import ConfigurationError, Corrupt, NoLeader, Rejected, ReplicaStopped
+from tests.waiting import wait_until
+
+
+def fill(cluster: Cluster, count: int = 5, value: str = "v") -> None:
+    for number in range(count):
+        cluster.put(f"k{number}", value, timeout=10)
+    wait_until(lambda: len({status.applied_index for status in cluster.status().values()}) == 1)
+
+
+def digest(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("others", [[1], [1, 2], [2, 3, 4], [1, 2, 3, 4]])
+def test_other_members_than_the_directories_know_are_refused_with_both_lists(
+    make_cluster: Callable[..., Cluster], others: list[int]
+) -> None:
+    fill(make_cluster())
+    make_cluster().close()
+    with pytest.raises(ConfigurationError) as caught:
+        make_cluster(members=others)
+    assert str(others) in str(caught.value) and "[1, 2, 3]" in str(caught.value)
+    fill(make_cluster(members=[3, 2, 1]), value="w")
+
+
+def test_members_that_have_no_directory_are_not_opened_beside_a_group(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    fill(make_cluster())
+    make_cluster().close()
+    with pytest.raises(ConfigurationError, match=r"holds replicas \[1, 2, 3\]"):
+        make_cluster(members=[7, 8, 9])
+
+
+def test_the_directories_know_the_members_also_when_all_the_first_ones_are_gone(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Three were added, the first three removed, and their directories deleted."""
+    cluster = make_cluster()
+    fill(cluster)
+    for member in (4, 5, 6):
+        cluster.add_replica(member)
+    for member in (1, 2, 3):
+        cluster.remove_replica(member)
+    cluster.put("b", "2")
+    cluster.close()
+    for member in (1, 2, 3):
+        shutil.rmtree(tmp_path / "data" / f"replica-{member}")
+    again = make_cluster()
+    assert again.members == (4, 5, 6)
+    assert again.get("b", timeout=10) == b"2"
+    assert sorted(folder.name for folder in (tmp_path / "data").iterdir()) == [
+        "replica-4",
+        "replica-5",
+        "replica-6",
+    ]
+
+
+def test_a_directory_that_was_put_in_from_another_group_is_not_served(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Its status names both groups; the others serve; and it can be rebuilt."""
+    for name in "AB":
+        cluster = make_cluster(name)
+        fill(cluster, value=name)
+        cluster.close()
+    shutil.rmtree(tmp_path / "A" / "replica-3")
+    shutil.copytree(tmp_path / "B" / "replica-3", tmp_path / "A" / "replica-3")
+    cluster = make_cluster("A")
+    cluster.put("new", "1", timeout=10)
+    assert cluster.status()[3].role == "failed"
+    error = cluster.status()[3].error or ""
+    assert cluster.status()[1].group[:8] in error and "[3]" in error
+    with pytest.raises(ReplicaStopped):
+        cluster.stale_get("k1", via=3)
+    assert [cluster.get("k1", via=via) for via in (1, 2)] == [b"A", b"A"]
+    cluster.rebuild(3)
+    assert cluster.get("k1", via=3) == b"A"
+
+
+def test_swapped_directories_are_refused_and_good_again_when_swapped_back(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    fill(make_cluster())
+    make_cluster().close()
+    data = tmp_path / "data"
+
+    def swap() -> None:
+        (data / "replica-1").rename(data / "aside")
+        (data / "replica-2").rename(data / "replica-1")
+        (data / "aside").rename(data / "replica-2")
+
+    swap()
+    with pytest.raises(ConfigurationError, match=r"belongs to replica 2 .* opened for replica 1"):
+        make_cluster()
+    swap()
+    assert make_cluster().get("k1", timeout=10) == b"v"
+
+
+@pytest.mark.parametrize("lost", [(1,), (3,), (1, 2), (2, 3)])
+def test_lost_directories_found_no_group_beside_what_is_left(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, lost: tuple[int, ...]
+) -> None:
+    """One of three: it is fed anew. Two of three: nobody may decide, and what is left is not overwritten."""
+    cluster = make_cluster()
+    fill(cluster)
+    group = cluster.status()[1].group
+    cluster.close()
+    for member in lost:
+        shutil.rmtree(tmp_path / "data" / f"replica-{member}")
+    cluster = make_cluster()
+    assert cluster.members == (1, 2, 3)
+    if len(lost) == 1:
+        wait_until(lambda: {status.group for status in cluster.status().values()} == {group}, 30)
+        assert [cluster.get("k1", via=via, timeout=10) for via in (1, 2, 3)] == [b"v"] * 3
+        return
+    with pytest.raises(NoLeader):
+        cluster.get("k1", timeout=5)
+    (left,) = {1, 2, 3} - {*lost}
+    assert cluster.stale_get("k1", via=left) == b"v"
+    assert all("is disk" in (cluster.status()[member].error or "") for member in lost)
+    backup = cluster.export_snapshot(left, tmp_path / "backup")
+    cluster.close()
+    import_snapshot(backup.path, tmp_path / "data")  # a person decides
+    assert make_cluster().get("k1", timeout=10) == b"v"
+
+
+@pytest.mark.parametrize("file", ["state/current", "log/rocksdb/CURRENT"])
+def test_a_cluster_opens_with_one_damaged_replica_which_can_be_rebuilt(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, file: str
+) -> None:
+    fill(make_cluster())
+    make_cluster().close()
+    (tmp_path / "data" / "replica-3" / file).write_bytes(b"")
+    cluster = make_cluster()
+    assert cluster.get("k1", timeout=10) == b"v"
+    assert cluster.status()[3].role == "failed" and "replica-3" in (cluster.status()[3].error or "")
+    cluster.rebuild(3)
+    assert cluster.get("k1", via=3) == b"v"
+    assert cluster.status()[3].voters == (1, 2, 3)
+
+
+def test_a_cluster_of_which_nothing_can_be_opened_says_so(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    fill(make_cluster())
+    make_cluster().close()
+    for member in (1, 2, 3):
+        (tmp_path / "data" / f"replica-{member}" / "state" / "current").write_bytes(b"")
+    with pytest.raises(Corrupt):
+        make_cluster()
+
+
+def test_rebuilding_the_only_member_deletes_nothing(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = make_cluster(members=[1])
+    fill(cluster)
+    with pytest.raises(ConfigurationError, match="Nothing was deleted"):
+        cluster.rebuild(1)
+    assert cluster.get("k1") == b"v"
+
+
+def test_rebuilding_asks_the_others_first_and_deletes_nothing_without_a_majority_of_them(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Another one is down: without it and the one to be rebuilt nobody could lead."""
+    cluster = make_cluster()
+    fill(cluster)
+    leader = cluster.wait_for_leader()
+    down, victim = (member for member in (1, 2, 3) if member != leader)
+    cluster.stop(down)
+    with pytest.raises(Rejected, match=f"{down}.* did not answer"):
+        cluster.rebuild(victim)
+    assert cluster.get("k1", via=victim, timeout=10) == b"v"
+    cluster.put("on", "1", timeout=10)
+    cluster.start(down)
+    cluster.rebuild(victim)
+    assert cluster.get("k1", via=victim) == b"v"
+
+
+def test_who_was_left_out_of_an_import_is_a_stranger_to_it(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Whatever it holds: its directory is neither opened beside the import nor taken in."""
+    cluster = make_cluster()
+    fill(cluster)
+    cluster.export_snapshot(cluster.wait_for_leader(), tmp_path / "backup")
+    fill(cluster, value="rolled back")
+    cluster.close()
+    import_snapshot(tmp_path / "backup", tmp_path / "data", members=[1])
+    with pytest.raises(ConfigurationError, match=r"replicas \[1\] hold an import"):
+        make_cluster()
+    alone = make_cluster(members=[1])
+    alone.put("after", "v", timeout=10)
+    before = digest(tmp_path / "data" / "replica-2" / "state")
+    with pytest.raises(ConfigurationError, match="belongs to group"):
+        alone.add_replica(2)
+    assert digest(tmp_path / "data" / "replica-2" / "state").keys() >= before.keys()
+    assert alone.get("k1") == b"v"
+    shutil.rmtree(tmp_path / "data" / "replica-2")
+    alone.add_replica(2)
+    assert alone.get("k1", via=2) == b"v"
+
+
+def test_an_import_for_one_is_not_opened_as_three(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """Its directory knows that it is alone, though a cluster has three members by default."""
+    cluster = make_cluster()
+    fill(cluster)
+    cluster.export_snapshot(cluster.wait_for_leader(), tmp_path / "backup")
+    cluster.close()
+    import_snapshot(tmp_path / "backup", tmp_path / "one", members=[1])
+    alone = make_cluster("one")
+    assert alone.members == (1,)
+    alone.put("new", "1", timeout=10)
+    assert alone.get("k0") == b"v"
+
+
+def test_an_old_directory_that_is_put_back_is_refused(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """It was copied while the cluster was closed, and has forgotten what came after."""
+    fill(make_cluster())
+    make_cluster().close()
+    copy = shutil.copytree(tmp_path / "data" / "replica-2", tmp_path / "copy")
+    cluster = make_cluster()
+    fill(cluster, value="newer")
+    cluster.stop(2)
+    shutil.rmtree(tmp_path / "data" / "replica-2")
+    shutil.copytree(copy, tmp_path / "data" / "replica-2")
+    cluster.start(2)
+    wait_until(lambda: cluster.status()[2].role == "failed")
+    assert "copy" in (cluster.status()[2].error or "")
+    cluster.rebuild(2)
+    assert cluster.get("k1", via=2) == b"newer"
