@@ -19,10 +19,6 @@ def fill(cluster: Cluster, count: int = 5, value: str = "v") -> None:
     wait_until(lambda: len({status.applied_index for status in cluster.status().values()}) == 1)
 
 
-def digest(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 @pytest.mark.parametrize("others", [[1], [1, 2], [2, 3, 4], [1, 2, 3, 4]])
 def test_other_members_than_the_directories_know_are_refused_with_both_lists(
     make_cluster: Callable[..., Cluster], others: list[int]
@@ -205,10 +201,8 @@ def test_who_was_left_out_of_an_import_is_a_stranger_to_it(
         make_cluster()
     alone = make_cluster(members=[1])
     alone.put("after", "v", timeout=10)
-    before = digest(tmp_path / "data" / "replica-2" / "state")
     with pytest.raises(ConfigurationError, match="belongs to group"):
         alone.add_replica(2)
-    assert digest(tmp_path / "data" / "replica-2" / "state").keys() >= before.keys()
     assert alone.get("k1") == b"v"
     shutil.rmtree(tmp_path / "data" / "replica-2")
     alone.add_replica(2)
