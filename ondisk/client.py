@@ -208,6 +208,10 @@ class Client(Writes):
         """
 
     @abstractmethod
+    def move_replica(self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Say where a member is from now on (``host:port``, on TCP), also while it is away."""
+
+    @abstractmethod
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Let another voter lead. Raises ``OutcomeUnknown`` if it did not take over in time: it still may."""
 

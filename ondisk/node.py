@@ -274,7 +274,7 @@ class Node(Client):
         self._change(ReplaceReplica(replica_id, disk), timeout)
 
     def move_replica(self, replica_id: int, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Say where a member is from now on (``host:port``), also while it is away."""
+        """Say where a member is from now on (``host:port``)."""
         self._change(MoveReplica(replica_id, address), timeout)
 
     def found(self, members: Sequence[int], *, timeout: float = DEFAULT_TIMEOUT) -> None:

@@ -719,6 +719,7 @@ class WorldClient(Client):
         raise NotImplementedError
 
     stale_read = add_replica = remove_replica = transfer_leadership = read
+    replace_replica = move_replica = read
 
 
 @pytest.fixture
