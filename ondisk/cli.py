@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ondisk.addresses import Address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
 from ondisk.restore import import_snapshot
-from ondisk.tcp import Address, TcpNetwork, parse_address
+from ondisk.tcp import TcpNetwork
 from ondisk.transfer import Progress
 
 try:

@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ondisk.addresses import parse_address
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
@@ -232,7 +233,10 @@ class Replica:
         told = identity.first if members is None else tuple(sorted(members))
         known = log.members
         now = tuple(sorted(known.all))
-        if known.group not in (b"", LEGACY) and told not in ((), identity.first, known.voters, now):
+        right = told in ((), identity.first, known.voters, now)
+        if not identity.first:  # it was added, and may be told those that it was to ask
+            right = right or set(told) <= known.all | set(known.removed)
+        if known.group not in (b"", LEGACY) and not right:
             raise ConfigurationError(
                 f"{log.path.parent}: this replica was told the members {list(told)}, and its group "
                 f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add "
@@ -307,6 +311,8 @@ class Replica:
         check_id(change.to if isinstance(change, TransferLeadership) else change.id)
         if isinstance(change, AddReplica | MoveReplica) and not isinstance(change.address, str):
             raise ConfigurationError(f"an address is a text like localhost:63001, not {change.address!r:.60}")
+        if isinstance(change, MoveReplica) or (isinstance(change, AddReplica) and change.address):
+            parse_address(change.address)
         return self._ask(change, deadline)
 
     def _ask(self, command: bytes | Change, deadline: float) -> Future[Result]:

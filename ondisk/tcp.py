@@ -11,6 +11,9 @@ interface and buffers without limit. So this is our own, and deliberately plain:
   a counter of its own, so a frame that was forged, repeated, left out, reordered, sent back, or taken from
   another connection does not verify. That ends the connection and nothing else.
 * Only then is the payload decoded, by ``messages.py``, type by type. Nothing is ever unpickled.
+* Before its first message, and whenever it changes, each side says its *origin*: which group, which disk,
+  which life. It stamps all that follows, so it costs nothing per message. Who belongs together is decided
+  above (``origins.py``), by origin and not by address: whoever knows an address calls.
 
 The idea is that of TLS 1.3 with a pre-shared key (RFC 8446), without its encryption: HMAC-SHA256 over what
 both sides said makes proofs and keys, and keyed BLAKE2b (RFC 7693) seals the frames. Anybody who can listen
@@ -27,7 +30,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import math
 import os
@@ -44,11 +46,10 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
+from ondisk.addresses import Address, format_address, is_loopback, parse_address
 from ondisk.disk import describe_process
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.messages import Message, decoder, encoder
-
-Address = tuple[str, int]
+from ondisk.messages import Message, Origin, decoder, encoder
 
 MAX_FRAME_BYTES = 8 << 20
 MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft sends it again
@@ -56,33 +57,22 @@ MAX_STRANGERS = 64  # connections that have not finished their handshake
 _HANDSHAKE_SECONDS = 3.0
 _SILENCE_SECONDS = 10.0  # a machine that lost its power says no goodbye
 _RECONNECT_SECONDS = 0.2
+_PATIENCE_SECONDS = 1.0  # of the lower id, for a call of the higher one
 _COMPLAIN_SECONDS = 60.0
 _READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
 _PROOF_BYTES = 32
-_MAGIC = b"ondisk-2"
+_FAMILY, _MAGIC = b"ondisk-", b"ondisk-3"
+_ORIGIN_TAG = b"\xc1"  # of a frame that holds an origin: MessagePack never begins so
+MAX_UNKNOWN_PEERS = 16  # proved, but at no address that is known here: joining, or not yet heard of
 _HELLO = struct.Struct(">8sQQ32s")  # the magic, sender, receiver, nonce
 _KNOWN_TO_ALL = b"loopback"  # in place of a secret
 
+_origin_encoder = msgspec.msgpack.Encoder()
+_origin_decoder = msgspec.msgpack.Decoder(Origin)
+
 logger = logging.getLogger(__name__)
-
-
-def parse_address(text: str) -> Address:
-    """``host:port`` or ``[::1]:port``. Raises ``ConfigurationError``."""
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise ConfigurationError(f"{text!r} is not an address like localhost:63001")
-    return host.strip("[]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class TcpNetwork:
@@ -98,7 +88,7 @@ class TcpNetwork:
             raise ConfigurationError("two members have the same address")
         if secret is None:
             for member, (host, _) in addresses.items():
-                if not _is_loopback(host):
+                if not is_loopback(host):
                     raise ConfigurationError(
                         f"member {member} is at {host}, beyond loopback: a shared secret is required"
                     )
@@ -149,6 +139,8 @@ class _Connection:
         self.unsent = deque[bytes | memoryview]()
         self.unsent_bytes = 0
         self.connecting = calling is not None
+        self.origin: Origin | None = None  # of the other side, as it was said last
+        self._introduced: Origin | None = None  # this side's, as it was said last
         self._endpoint = endpoint
         self._nonce = os.urandom(32)
         self._hellos: tuple[_Hello, _Hello] | None = None  # the caller's, then that of the called one
@@ -157,6 +149,10 @@ class _Connection:
         self._sent_frames = self._received_frames = 0
         if calling is not None:
             self._queue(self._hello(calling).encode())
+
+    def is_old(self) -> bool:
+        """Whether it was there before the other side could have called at the same moment."""
+        return time.monotonic() > self.born + _HANDSHAKE_SECONDS
 
     # Out
 
@@ -167,16 +163,22 @@ class _Connection:
         """
         if self.unsent_bytes >= MAX_UNSENT_BYTES:
             return False
+        if self._introduced is not (origin := self._endpoint.origin):
+            self._introduced = origin
+            self._seal(_ORIGIN_TAG + _origin_encoder.encode(origin))
         try:
             payload = encoder.encode(message)
         except (OverflowError, TypeError):  # with a result that no state machine should give
             return False
         if len(payload) > MAX_FRAME_BYTES:
             return False
+        self._seal(payload)
+        return True
+
+    def _seal(self, payload: bytes) -> None:
         mac = self._mac(self._send_key, self._sent_frames, payload)
         self._sent_frames += 1
         self._queue(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload + mac)
-        return True
 
     def _queue(self, data: bytes) -> None:
         self.unsent.append(data)
@@ -200,8 +202,9 @@ class _Connection:
 
     # In
 
-    def read(self) -> list[Message]:
-        """The messages that have arrived. Raises ``_Refused``, ``EOFError`` or ``OSError``."""
+    def read(self) -> list[tuple[Origin, Message]]:
+        """The messages that have arrived, and their origin. Raises ``_Refused``, ``EOFError`` or "
+        "``OSError``."""
         wanted = _READ_BYTES if self.peer is not None else self._handshake_bytes - len(self._received)
         try:
             data = self.sock.recv(wanted)
@@ -213,16 +216,22 @@ class _Connection:
         if self.peer is None:
             self._shake_hands()
             return []
-        messages: list[Message] = []
+        messages: list[tuple[Origin, Message]] = []
         while (payload := self._next_frame()) is not None:
             try:
-                messages.append(decoder.decode(payload))
+                if payload.startswith(_ORIGIN_TAG):
+                    self.origin = _origin_decoder.decode(memoryview(payload)[1:])
+                elif self.origin is None:
+                    raise _Refused("a message before its sender has introduced itself")
+                else:
+                    messages.append((self.origin, decoder.decode(payload)))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
                 raise _Refused("not a message: %s", error) from None
         return messages
 
     def _on_end(self) -> None:
-        if self.peer is None and self.calling is not None and self._hellos is not None:
+        crossed = self.calling in self._endpoint.connected()  # the other side has called, too
+        if self.peer is None and self.calling is not None and self._hellos is not None and not crossed:
             raise _Refused(
                 "replica %d hung up when this side had proved itself: maybe it has another shared secret",
                 self.calling,
@@ -256,7 +265,20 @@ class _Connection:
         return _HELLO.size if self._hellos is None else _PROOF_BYTES
 
     def _shake_hands(self) -> None:
-        if self._hellos is None and not _MAGIC.startswith(self._received[: len(_MAGIC)]):
+        start = bytes(self._received[: len(_MAGIC)])
+        if (
+            self._hellos is None
+            and start.startswith(_FAMILY)
+            and len(start) == len(_MAGIC)
+            and start != _MAGIC
+        ):
+            raise _Refused(
+                "it speaks %s, and this side %s: stop all replicas, install the same version of ondisk "
+                "everywhere, and start them again",
+                start.decode("ascii", "replace"),
+                _MAGIC.decode(),
+            )
+        if self._hellos is None and not _MAGIC.startswith(start):
             raise _Refused("what it says is not the beginning of a conversation between replicas")
         if len(self._received) < self._handshake_bytes:
             return
@@ -280,10 +302,10 @@ class _Connection:
             self._hellos = self._hello(hello.sender), hello
             self._queue(self._proof(mine.id))
             return
-        if hello.sender not in mine.addresses:
-            raise _Refused("replica %d is not a member", hello.sender)
-        if hello.sender <= mine.id:
-            raise _Refused("replica %d has no reason to call replica %d", hello.sender, mine.id)
+        if hello.sender == 0:
+            raise _Refused("replica %d is none: ids begin with 1", hello.sender)
+        if hello.sender == mine.id:
+            raise _Refused("another replica %d calls: two have the same number", hello.sender)
         self._hellos = hello, self._hello(hello.sender)
         self._queue(self._hellos[1].encode())
 
@@ -318,7 +340,7 @@ class _Connection:
 class TcpEndpoint:
     """One member's listening socket and its connections. Used by one thread, except ``wake``.
 
-    Of two members the one with the higher id calls the other, so that there is one connection for each pair.
+    Whoever knows an address calls. If two call each other, the call of the one with the higher id stays.
     """
 
     def __init__(self, replica_id: int, addresses: Mapping[int, Address], secret: bytes | None) -> None:
@@ -326,10 +348,15 @@ class TcpEndpoint:
         self.addresses = dict(addresses)
         self.secret = _KNOWN_TO_ALL if secret is None else secret
         self._has_secret = secret is not None
-        self._inbox: list[tuple[int, Message]] = []
+        self.origin = Origin(b"", b"", 0, 0)
+        self.advertised = format_address(addresses[replica_id])
+        self._given = frozenset(addresses)  # by a person, who knows better than the log
+        self._inbox: list[tuple[int, Origin, Message]] = []
         self._connections: dict[int, _Connection] = {}  # proved peers
         self._strangers: dict[_Connection, None] = {}  # the oldest first
-        self._call_at = {peer: 0.0 for peer in addresses if peer < replica_id}
+        self._call_at: dict[int, float] = {}
+        for peer in self.addresses:
+            self._call_soon(peer)
         self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
         self._wake_lock = threading.Lock()
@@ -341,6 +368,10 @@ class TcpEndpoint:
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
 
+    def introduce(self, origin: Origin) -> None:
+        """Stamp everything that is sent from now on with this."""
+        self.origin = origin
+
     def send(self, to: int, message: Message) -> bool:
         """Send at once what the socket takes and queue the rest; ``False`` if not connected."""
         connection = self._connections.get(to)
@@ -349,7 +380,7 @@ class TcpEndpoint:
         self._flush(connection)
         return True
 
-    def receive(self) -> list[tuple[int, Message]]:
+    def receive(self) -> list[tuple[int, Origin, Message]]:
         """Everything that has arrived."""
         self._serve(0.0)
         inbox, self._inbox = self._inbox, []
@@ -370,16 +401,15 @@ class TcpEndpoint:
             except ConfigurationError as error:
                 self._complain(("the log", 0), _Refused("the address of replica %d: %s", member, error))
                 continue
-            if member == self.id or self.addresses.get(member) == address:
+            if member == self.id or member in self._given or self.addresses.get(member) == address:
                 continue
-            if not self._has_secret and not _is_loopback(address[0]):
+            if not self._has_secret and not is_loopback(address[0]):
                 self._complain(
                     address, _Refused("replica %d is beyond loopback: a shared secret is required", member)
                 )
                 continue
             self.addresses[member] = address
-            if member < self.id:
-                self._call_at[member] = 0.0
+            self._call_soon(member)
 
     def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
@@ -416,6 +446,12 @@ class TcpEndpoint:
             sock.close()
 
     # Inside
+
+    def _call_soon(self, peer: int) -> None:
+        """The one with the higher id calls at once. The other one may not know where to, so wait for it a "
+        "bit."""
+        if peer != self.id:
+            self._call_at[peer] = 0.0 if peer < self.id else time.monotonic() + _PATIENCE_SECONDS
 
     def _serve(self, seconds: float) -> None:
         if self._closed:
@@ -456,16 +492,31 @@ class TcpEndpoint:
             return False
         if connection.peer is not None:
             if not known:
-                self._welcome(connection, connection.peer)
-            self._inbox.extend((connection.peer, message) for message in messages)
+                if not self._welcome(connection, connection.peer):
+                    return False
+            peer = connection.peer
+            self._inbox.extend((peer, origin, message) for origin, message in messages)
         return True
 
-    def _welcome(self, connection: _Connection, peer: int) -> None:
+    def _welcome(self, connection: _Connection, peer: int) -> bool:
+        """Keep one connection for each pair, the same on both sides; ``False`` if it is not this one."""
         self._strangers.pop(connection, None)
         former = self._connections.get(peer)
-        if former is not None:  # the peer was restarted, and this side has not noticed yet
+        if former is not None:
+            # Calls that crossed: the one of the higher id stays. Else the peer was restarted, and this side
+            # has not noticed yet.
+            crossed = (former.calling is None) != (connection.calling is None)
+            mine_wins = self.id > peer
+            if crossed and (former.calling is not None) == mine_wins and not former.is_old():
+                self._drop(connection)
+                return False
             self._drop(former)
+        elif peer not in self.addresses:
+            unknown = [other for other in self._connections if other not in self.addresses]
+            if len(unknown) >= MAX_UNKNOWN_PEERS:
+                self._drop(self._connections[unknown[0]])
         self._connections[peer] = connection
+        return True
 
     def _flush(self, connection: _Connection) -> None:
         try:
@@ -485,6 +536,8 @@ class TcpEndpoint:
         self._strangers.pop(connection, None)
         if connection.peer is not None and self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+            if connection.peer in self._call_at:
+                self._call_soon(connection.peer)
 
     def _complain(self, address: Address, refused: _Refused) -> None:
         """Log it, but not each time that the same host tries again, and never without limit."""
