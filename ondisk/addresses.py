@@ -1,7 +1,7 @@
 """Addresses: ``host:port`` as people write it, checked where it is given.
 
-An address that is once in the log is read by every member at every start. So what can be no address is refused
-before it gets there, and what merely does not answer is somebody else's business (``tcp.py``).
+An address that is once in the log is read by every member at every start. So what can be no address is
+refused before it gets there, and what merely does not answer is somebody else's business (``tcp.py``).
 """
 
 from __future__ import annotations

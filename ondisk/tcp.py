@@ -491,9 +491,8 @@ class TcpEndpoint:
             self._drop(connection)
             return False
         if connection.peer is not None:
-            if not known:
-                if not self._welcome(connection, connection.peer):
-                    return False
+            if not known and not self._welcome(connection, connection.peer):
+                return False
             peer = connection.peer
             self._inbox.extend((peer, origin, message) for origin, message in messages)
         return True
