@@ -87,10 +87,10 @@ def replay(model: Model, steps: tuple[str, ...], *without: str) -> int:
     off = frozenset(without)
     state = model.start()
     for taken, step in enumerate(steps):
-        after = [after for words, after in model.steps(state, off) if words == step]
+        after = {after for words, after in model.steps(state, off) if words == step}
         if not after:
             return taken
-        state = after[0]
+        (state,) = after  # or the words are not clear
     return len(steps)
 
 
@@ -652,7 +652,6 @@ class LivesState(NamedTuple):
     stopped: bool = False  # a replica was told that it is a copy, and has written that down in the directory
     known: Life = ()  # the newest one that the peer has heard
     drawn: int = 0
-    counted: Life | None = None  # whose evidence the peer counted last
     broken: str | None = None
 
 
@@ -673,34 +672,36 @@ class Lives:
             life = (*state.directory, state.drawn)
             if not state.running:
                 after = state._replace(running=(life,), directory=life, drawn=state.drawn + 1)
-                yield f"the directory is opened: life {len(life)}", after
-            if state.running and state.copy is not None and len(state.running) == 1:
-                beside = (*state.copy, state.drawn)
-                after = state._replace(running=(*state.running, beside), copy=None, drawn=state.drawn + 1)
-                yield f"the copy is opened beside it: life {len(beside)}", after
+                yield f"the directory is opened: {_life(life)}", after
+            if len(state.running) == 1 and state.copy is not None:
+                life = (*state.copy, state.drawn)
+                after = state._replace(running=(*state.running, life), copy=None, drawn=state.drawn + 1)
+                yield f"the copy is opened beside it: {_life(life)}", after
         if state.running:
-            yield "the replica is stopped", state._replace(running=())
+            yield "what runs is stopped", state._replace(running=())
         elif state.copy is None:
-            yield f"a copy is made after life {len(state.directory)}", state._replace(copy=state.directory)
+            yield f"a copy is made after {_life(state.directory)}", state._replace(copy=state.directory)
         else:
-            yield "the copy is put back", state._replace(directory=state.copy, stopped=False)
+            words = f"the copy that knows {_life(state.copy)} is put back"
+            yield words, state._replace(directory=state.copy, stopped=False)
         for life in state.running:
-            # O4: the peer says which life it knows, and who never lived that one is a copy
-            older = life[: len(state.known)] != state.known
-            if "O4" in off:  # only the numbers of the lives are compared
-                older = len(life) < len(state.known) or (
-                    len(life) == len(state.known) and life != state.known
-                )
-            if older:
+            # O4: the peer says which life it knows. Who never lived that one is a copy
+            strange = life[: len(state.known)] != state.known
+            refused = strange
+            if "O4" in off:  # only the numbers of the lives are compared, and the newest random number
+                refused = len(life) <= len(state.known) and life != state.known
+            if refused:
                 left = tuple(other for other in state.running if other != life)
-                stopped = "O4" not in off and life == state.directory
-                words = f"the peer refuses life {len(life)}, and it stops"
-                yield words, state._replace(running=left, stopped=stopped or state.stopped)
+                stopped = state.stopped or ("O4" not in off and life == state.directory)
+                words = f"the peer refuses {_life(life)}, which stops"
+                yield words, state._replace(running=left, stopped=stopped)
                 continue
-            broken = None
-            if life[: len(state.known)] != state.known:
-                broken = f"life {len(life)} is believed, which knows nothing of life {len(state.known)}"
-            yield f"the peer hears life {len(life)}", state._replace(known=life, broken=broken)
+            broken = f"{_life(life)} is believed, but never was {_life(state.known)}" if strange else None
+            yield f"the peer hears {_life(life)}", state._replace(known=life, broken=broken)
+
+
+def _life(life: Life) -> str:
+    return f"life {len(life)}" + (f" ({' '.join(map(str, life))})" if life else "")
 
 
 # -------------------------------------------------------------------------------------- what is explored
@@ -779,7 +780,7 @@ NOT_FOR_SAFETY = {
     "W1": "Who joins without being a learner counts for nothing (O2), but nobody would feed it.",
     "W2": "It says when to ask for a change, and C1 to C4 make any change safe. Who lives keeps its place.",
     "C5": "Another disk under an old number is another voter. But people and addresses mean the first one.",
-    "E2": "It needs a clock, and reads rest on none (E1): a leader that was frozen delays, and harms nothing.",
+    "E2": "It needs a clock, and reads rest on none (E1): a leader that was frozen only delays.",
     "E4": "With the other rules nobody acknowledges what the leader lacks. It shows copies O4 cannot see.",
     "L3": "A disk that is named early counts for what it has acknowledged (C3). It could only be missing.",
 }
