@@ -50,6 +50,7 @@ def test_with_all_rules_no_state_breaks_an_invariant(case: Case) -> None:
     print(f"{case.name}: {outcome.states} states")
     assert outcome.broken is None, str(outcome)
     assert outcome.states > 1
+    assert f"| {case.name} | {outcome.states:,} |" in PROTOCOL.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("case", "rule"), SWITCHED, ids=lambda value: getattr(value, "name", value))

@@ -267,6 +267,9 @@ class Entry(NamedTuple):
 
 
 Log = tuple[Entry, ...]
+Vote = tuple[int, str, str]  # term, voter, candidate
+Ack = tuple[int, str, int]  # term, disk, index
+STRANGER = "9x"  # a disk of another group
 
 
 class Disk(NamedTuple):
@@ -285,8 +288,8 @@ class Disk(NamedTuple):
 
 class RaftState(NamedTuple):
     disks: tuple[Disk, ...]
-    votes: frozenset[tuple[int, str, str]]  # term, voter, candidate: what was said
-    acks: frozenset[tuple[int, str, int]]  # term, disk, index: what was said
+    votes: frozenset[Vote]  # what was said
+    acks: frozenset[Ack]  # what was said
     committed: Log = ()  # by whichever leader; for the invariants only
     committed_in: int = 0  # the term of that leader
     writes: int = 0
@@ -310,6 +313,9 @@ class Raft:
     changes: int = 0
     replaces: str = ""  # numbers whose disk a leader may replace
     removes: str = ""
+    copies: str = (
+        ""  # numbers whose directory may be put back as it was at first; nobody there has heard better
+    )
     stranger: bool = False  # the leader of another group reaches ours
     identify: str = ""  # the disks that a legacy leader knows when it gives the group its identity
 
@@ -321,8 +327,8 @@ class Raft:
         disks = [Disk(name, True, self.legacy, False, 1, "1a", log) for name in names]
         disks[0] = disks[0]._replace(role="leader", commit=1)
         if self.stranger:
-            theirs = (Entry(2, Members(frozenset({"9x"}))),)
-            disks.append(Disk("9x", False, False, False, 2, "9x", theirs, "leader", 1))
+            theirs = (Entry(2, Members(frozenset({STRANGER}))),)
+            disks.append(Disk(STRANGER, False, False, False, 2, STRANGER, theirs, "leader", 1))
         disks += [Disk(number + "bc"[at], inside=False) for at, number in enumerate(self.twins)]
         acks = frozenset((1, name, 1) for name in names)
         return RaftState(tuple(disks), frozenset(), acks, log, 1)
@@ -340,8 +346,11 @@ class Raft:
                 yield from self._stand(state, at, disk, off)
             if disk.role == "candidate":
                 yield from self._elect(state, at, disk, off)
-            if not disk.inside and disk.name != "9x":
+            if not disk.inside and disk.name != STRANGER:
                 yield from self._welcome(state, at, disk, off)
+            first = Disk(disk.name, True, disk.legacy, False, 1, "1a", disk.log[:1])
+            if disk.name[0] in self.copies and disk != first:
+                yield f"{disk.name} is put back as it was after entry 1", _with(state, at, first)
             if state.losses < self.losses and disk.name[0] in self.loses and disk.inside:
                 fresh = disk.name[0] + chr(
                     ord(max(d.name[1] for d in state.disks if d.name[0] == disk.name[0])) + 1
@@ -359,8 +368,7 @@ class Raft:
         for term, number in self.stands:
             if number == me.name[0] and term > me.term:
                 stood = me._replace(term=term, vote=me.name, role="candidate", commit=0)
-                kept = state.votes if "E3" in off else {vote for vote in state.votes if vote[2] != me.name}
-                votes = frozenset(kept | {(term, me.name, me.name)})
+                votes = _without_votes_for(me, state.votes, off) | {(term, me.name, me.name)}
                 words = f"{me.name} stands for election in term {term}"
                 yield words, _with(state, at, stood)._replace(votes=votes)
 
@@ -376,24 +384,24 @@ class Raft:
                 words = f"{voter.name} votes for {me.name} in term {me.term}"
                 yield words, after._replace(votes=state.votes | {(me.term, voter.name, me.name)})
         # E3: the votes of this term, each disk once. Without it, those of all terms
-        votes = [v for term, v, c in state.votes if c == me.name and (term == me.term or "E3" in off)]
+        voted = [v for term, v, c in state.votes if c == me.name and (term == me.term or "E3" in off)]
         members = _members(me.log)
-        if members is not None and self._majority(state, members.voters, votes, off):
+        if members is not None and self._majority(state, members.voters, voted, off):
             broken = None
-            if any(d.role == "leader" and d.term == me.term and d.name != "9x" for d in state.disks):
+            if any(d.role == "leader" and d.term == me.term and d.inside for d in state.disks):
                 broken = f"two leaders in term {me.term}"
             elif state.committed_in < me.term and me.log[: len(state.committed)] != state.committed:
                 broken = f"{me.name} leads term {me.term} without an entry that was committed"
             led = me._replace(role="leader", commit=1, log=(*me.log, Entry(me.term)))
             acks = state.acks | {(me.term, me.name, len(led.log))}
-            kept = state.votes if "E3" in off else {vote for vote in state.votes if vote[2] != me.name}
+            votes = _without_votes_for(me, state.votes, off)
             words = f"{me.name} leads term {me.term}, and appends entry {len(led.log)}"
-            yield words, _with(state, at, led)._replace(votes=frozenset(kept), acks=acks, broken=broken)
+            yield words, _with(state, at, led)._replace(votes=votes, acks=acks, broken=broken)
 
     def _hears(self, receiver: Disk, sender: Disk, off: Off) -> bool:
         """O1: both in the same group. (O3 only saves trouble: see NOT_FOR_SAFETY.)"""
         return (receiver.inside and sender.inside) or (
-            ("O1" in off and receiver.name != "9x") or ("L1" in off and self.legacy and sender.inside)
+            ("O1" in off and receiver.name != STRANGER) or ("L1" in off and self.legacy and sender.inside)
         )
 
     def _majority(self, state: RaftState, voters: frozenset[str], names: list[str], off: Off) -> bool:
@@ -407,7 +415,7 @@ class Raft:
     def _lead(self, state: RaftState, at: int, me: Disk, off: Off) -> Iterator[Step]:
         members = _members(me.log)
         assert members is not None
-        if state.writes < self.writes and me.name != "9x":
+        if state.writes < self.writes and me.name != STRANGER:
             log = (*me.log, Entry(me.term))
             acks = _ack(state.acks, me.term, me.name, len(log))
             yield (
@@ -418,7 +426,7 @@ class Raft:
         for other, disk in enumerate(state.disks):
             if disk is me or disk.lost or disk.term > me.term or not self._hears(disk, me, off):
                 continue
-            if disk.name[0] not in numbers and me.name != "9x":
+            if disk.name[0] not in numbers and me.name != STRANGER:
                 continue
             fed = disk._replace(term=me.term, log=me.log, role="follower", commit=0)
             if disk.term < me.term:
@@ -426,11 +434,11 @@ class Raft:
             acks = _ack(state.acks, me.term, disk.name, len(me.log))
             if fed != disk or acks != state.acks:
                 broken = None
-                if me.name == "9x":
+                if me.name == STRANGER:
                     broken = f"{disk.name} takes over the log of another group"
                 words = f"{disk.name} takes over the log of {me.name}, up to entry {len(me.log)}"
                 yield words, _with(state, other, fed)._replace(acks=acks, broken=broken)
-        if me.name == "9x":
+        if me.name == STRANGER:
             return
         yield from self._commit(state, at, me, members, off)
         yield from self._change(state, at, me, members, off)
@@ -494,8 +502,8 @@ class Raft:
             rest = members.voters - {voter}
             if voter[0] in self.removes and rest:
                 yield f"removes {voter}", members._replace(voters=rest)
-            if voter[0] in self.replaces and voter != me.name and voter[1:] not in ("", "?"):
-                replaced = members.replaced | {voter}
+            if voter[0] in self.replaces and voter != me.name and len(voter) > 1:
+                replaced = members.replaced | ({voter} if voter[1:] != "?" else set())
                 if "C4" not in off:
                     learners = members.learners | {voter[0]}
                     yield f"takes out {voter}", Members(rest, learners, replaced)
@@ -550,9 +558,12 @@ def _with(state: RaftState, at: int, disk: Disk) -> RaftState:
     return state._replace(disks=disks, acks=acks)
 
 
-def _ack(
-    acks: frozenset[tuple[int, str, int]], term: int, name: str, index: int
-) -> frozenset[tuple[int, str, int]]:
+def _without_votes_for(me: Disk, votes: frozenset[Vote], off: Off) -> frozenset[Vote]:
+    """Those of an election that is over change nothing (E3)."""
+    return votes if "E3" in off else frozenset(vote for vote in votes if vote[2] != me.name)
+
+
+def _ack(acks: frozenset[Ack], term: int, name: str, index: int) -> frozenset[Ack]:
     """Only the farthest of a term is kept: it says what the others say."""
     kept = {ack for ack in acks if ack[:2] != (term, name) or ack[2] > index}
     if not any(ack[:2] == (term, name) for ack in kept):
@@ -759,6 +770,10 @@ CASES = (
         ("L2",),
     ),
     Case("the version before, 3 comes later", Raft(legacy=True, identify="12", changes=2)),
+    Case(
+        "the version before, 3 lost while it was away",
+        Raft(legacy=True, identify="12", replaces="3", loses="3", losses=1, changes=3, stands=((2, "2"),)),
+    ),
     Case("a read of who was deposed", Reads(), ("E1", "O2")),
     Case("copies", Lives(), ("O4",)),
 )
@@ -771,6 +786,7 @@ LIMITS = (
         Founding(grown=True, loses="1", by_hand=True),
     ),
     Case("1 has voted, is lost, and is told to found alone", Founding(shorter="1", loses="1")),
+    Case("an old copy of 3 is put back, and who could refuse it is away", Raft(copies="3")),
 )
 
 # Rules without which every state of the model is still safe (it has none of them), and what they are for.
