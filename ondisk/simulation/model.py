@@ -317,6 +317,7 @@ class Raft:
         ""  # numbers whose directory may be put back as it was at first; nobody there has heard better
     )
     stranger: bool = False  # the leader of another group reaches ours
+    parts: bool = True  # followers may take over a part of what the leader sends, and not only all of it
     identify: str = ""  # the disks that a legacy leader knows when it gives the group its identity
 
     def start(self) -> RaftState:
@@ -428,16 +429,17 @@ class Raft:
                 continue
             if disk.name[0] not in numbers and me.name != STRANGER:
                 continue
-            fed = disk._replace(term=me.term, log=me.log, role="follower", commit=0)
-            if disk.term < me.term:
-                fed = fed._replace(vote="")
-            acks = _ack(state.acks, me.term, disk.name, len(me.log))
-            if fed != disk or acks != state.acks:
-                broken = None
-                if me.name == STRANGER:
-                    broken = f"{disk.name} takes over the log of another group"
-                words = f"{disk.name} takes over the log of {me.name}, up to entry {len(me.log)}"
-                yield words, _with(state, other, fed)._replace(acks=acks, broken=broken)
+            shared = _shared(disk.log, me.log)
+            for upto in range(shared if self.parts else len(me.log), len(me.log) + 1):
+                log = disk.log if upto == shared else me.log[:upto]  # what does not contradict stays
+                fed = disk._replace(term=me.term, log=log, role="follower", commit=0)
+                if disk.term < me.term:
+                    fed = fed._replace(vote="")
+                acks = _ack(state.acks, me.term, disk.name, upto)
+                broken = f"{disk.name} takes over the log of another group" if me.name == STRANGER else None
+                if fed != disk or acks != state.acks:
+                    words = f"{disk.name} takes over the log of {me.name}, up to entry {upto}"
+                    yield words, _with(state._replace(acks=acks), other, fed)._replace(broken=broken)
         if me.name == STRANGER:
             return
         yield from self._commit(state, at, me, members, off)
@@ -574,6 +576,14 @@ def _ack(acks: frozenset[Ack], term: int, name: str, index: int) -> frozenset[Ac
 def _members(log: Log) -> Members | None:
     """The newest ones in the log count, committed or not."""
     return next((entry.members for entry in reversed(log) if entry.members is not None), None)
+
+
+def _shared(one: Log, other: Log) -> int:
+    """How many entries both begin with."""
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    return same
 
 
 def _freshness(log: Log) -> tuple[int, int]:
@@ -746,22 +756,24 @@ CASES = (
         Raft(replaces="3", twins="3", changes=2, stands=((2, "2"),)),
         ("O2", "C3", "C4"),
     ),
-    Case("3 replaced, three terms", Raft(replaces="3", twins="3", changes=2), long=True),
+    Case("3 replaced, three terms", Raft(replaces="3", twins="3", changes=2, parts=False), long=True),
     Case(
         "3 replaced, with two new disks",
-        Raft(replaces="3", twins="33", changes=2, stands=((2, "2"),)),
+        Raft(replaces="3", twins="33", changes=2, stands=((2, "2"),), parts=False),
         long=True,
     ),
-    Case("3 lost and replaced", Raft(replaces="3", loses="3", losses=1, changes=2), ("C2",)),
+    Case("3 lost and replaced", Raft(replaces="3", loses="3", losses=1, changes=2, parts=False), ("C2",)),
+    Case("3 lost and replaced, in parts", Raft(replaces="3", loses="3", losses=1, changes=2), long=True),
     Case(
         "2 and 3 lost and replaced",
-        Raft(replaces="23", loses="23", losses=2, changes=3, writes=0, stands=((2, "2"),)),
+        Raft(replaces="23", loses="23", losses=2, changes=3, writes=0, stands=((2, "2"),), parts=False),
     ),
     Case("2 or 3 removed", Raft(removes="23", loses="3", losses=1, changes=2, writes=0), ("C1",)),
     Case(
         "one of four removed, a fifth added",
-        Raft("1234", learner="5", removes="1", changes=2, writes=0),
+        Raft("1234", learner="5", removes="1", changes=2, writes=0, parts=False),
         ("C1-term",),
+        long=True,
     ),
     Case("the version before, 3 lost", Raft(legacy=True, loses="3", losses=1), ("L1",)),
     Case(
