@@ -1,0 +1,136 @@
+"""The rules of docs/protocol.md: explored to the end with all of them, and with each of them switched off.
+
+`tests/scenarios` keeps the shortest counterexample for each rule, to be read. ``ONDISK_UPDATE_SCENARIOS=1``
+writes them anew; look at what has changed. ``ONDISK_LONG=1`` explores the wider bounds, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ondisk.simulation.model import CASES, LIMITS, NOT_FOR_SAFETY, Case, Off, Outcome, Step, explore, replay
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
+LONG = bool(os.environ.get("ONDISK_LONG"))
+UPDATE = bool(os.environ.get("ONDISK_UPDATE_SCENARIOS"))
+FAR = {"F2-last"}  # the counterexample has many steps: by default it is only gone again, from the file
+SWITCHED = [(case, rule) for case in CASES for rule in case.rules]
+
+
+def file_of(case: Case, rule: str) -> Path:
+    return SCENARIOS / f"{rule}-{re.sub('[^a-z0-9]+', '-', case.name.lower())}.txt"
+
+
+def written(case: Case, rule: str, outcome: Outcome) -> str:
+    """As it stands in the file."""
+    lines = [f"Without {rule}: {case.name}.", "", str(outcome), ""]
+    if rule == "limit":
+        lines[0] = f"No rule keeps this away: {case.name}."
+    else:
+        allowed = replay(case.model, outcome.steps)
+        lines.append(f"With {rule}, step {allowed + 1} does not happen.\n")
+    return "\n".join(lines)
+
+
+def steps_in(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"^ *\d+\. (.*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_with_all_rules_no_state_breaks_an_invariant(case: Case) -> None:
+    if case.long and not LONG:
+        pytest.skip("takes long: ONDISK_LONG=1")
+    outcome = explore(case.model)
+    print(f"{case.name}: {outcome.states} states")
+    assert outcome.broken is None, str(outcome)
+    assert outcome.states > 1
+    assert f"| {case.name} | {outcome.states:,} |" in PROTOCOL.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("case", "rule"), SWITCHED, ids=lambda value: getattr(value, "name", value))
+def test_without_a_rule_the_shortest_counterexample_is_the_one_on_file(case: Case, rule: str) -> None:
+    if rule in FAR and not (LONG or UPDATE):
+        pytest.skip("takes long: ONDISK_LONG=1")
+    outcome = explore(case.model, rule)
+    assert outcome.broken is not None, f"{rule} is not needed: {outcome.states} states"
+    compare(file_of(case, rule), written(case, rule, outcome))
+
+
+@pytest.mark.parametrize("case", LIMITS, ids=lambda case: case.name)
+def test_what_no_rule_keeps_away_is_found_and_on_file(case: Case) -> None:
+    if case.long and not (LONG or UPDATE):
+        pytest.skip("takes long: ONDISK_LONG=1")
+    outcome = explore(case.model)
+    assert outcome.broken is not None, "a limit that is none: say so in docs/protocol.md"
+    compare(file_of(case, "limit"), written(case, "limit", outcome))
+
+
+def compare(path: Path, text: str) -> None:
+    if UPDATE:
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, f"{path.name}: ONDISK_UPDATE_SCENARIOS=1 writes it anew"
+
+
+@pytest.mark.parametrize(("case", "rule"), SWITCHED, ids=lambda value: getattr(value, "name", value))
+def test_each_scenario_can_happen_without_its_rule_and_cannot_with_it(case: Case, rule: str) -> None:
+    steps = steps_in(file_of(case, rule).read_text(encoding="utf-8"))
+    assert steps
+    assert replay(case.model, steps, rule) == len(steps)
+    assert replay(case.model, steps) < len(steps)
+
+
+@pytest.mark.parametrize("case", LIMITS, ids=lambda case: case.name)
+def test_each_limit_on_file_can_happen_with_all_rules(case: Case) -> None:
+    steps = steps_in(file_of(case, "limit").read_text(encoding="utf-8"))
+    assert steps
+    assert replay(case.model, steps) == len(steps)
+
+
+def test_each_rule_of_the_page_is_switched_off_somewhere_or_has_a_reason() -> None:
+    on_the_page = set(
+        re.findall(r"^- \*\*([A-Z]\d)\.\*\*", PROTOCOL.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    shown = {rule.split("-")[0] for _, rule in SWITCHED}
+    assert len(on_the_page) > 20
+    assert shown | set(NOT_FOR_SAFETY) == on_the_page
+    assert not shown & set(NOT_FOR_SAFETY)
+
+
+def test_each_file_belongs_to_a_rule() -> None:
+    expected = {file_of(case, rule) for case, rule in SWITCHED} | {file_of(case, "limit") for case in LIMITS}
+    assert set(SCENARIOS.glob("*.txt")) == expected
+
+
+class Walk:
+    """Steps of one and of three, to 7. There is a way of seven steps, and one of three."""
+
+    def start(self) -> int:
+        return 0
+
+    def steps(self, state: int, off: Off) -> Iterator[Step]:
+        for far in (1, 3):
+            if state + far <= 7:
+                yield f"{far} farther", state + far
+
+    def broken(self, state: Any) -> str | None:
+        return "there" if state == 7 else None
+
+
+def test_the_way_that_is_found_is_a_shortest_one_and_can_be_gone_again() -> None:
+    outcome = explore(Walk())
+    assert outcome.broken == "there"
+    assert sorted(outcome.steps) == ["1 farther", "3 farther", "3 farther"]
+    assert replay(Walk(), outcome.steps) == 3
+    assert replay(Walk(), ("3 farther", "3 farther", "3 farther")) == 2
+
+
+def test_bounds_that_are_too_wide_are_an_error_and_no_silence() -> None:
+    with pytest.raises(MemoryError, match="too wide"):
+        explore(CASES[-1].model, limit=100)
