@@ -105,6 +105,8 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         """Let a learner count, with this disk. Raises ``ConfigurationError`` if it is none."""
         if replica_id not in self.learners:
             raise ConfigurationError(f"replica {replica_id} is not a learner")
+        if disk in self.replaced:
+            raise ConfigurationError(f"the disk {short(disk)} of replica {replica_id} was taken for lost")
         return self._with(
             voters=_sorted({*self.voters, replica_id}),
             learners=_without(self.learners, replica_id),

@@ -10,7 +10,16 @@ import logging
 from collections.abc import Callable, Iterable
 
 from ondisk.members import LEGACY, Members, short
-from ondisk.messages import Found, Membership, Message, Origin, Refused
+from ondisk.messages import (
+    AppendReply,
+    Found,
+    Membership,
+    Message,
+    Origin,
+    Refused,
+    SnapshotAck,
+    Vote,
+)
 from ondisk.raft import Raft
 from ondisk.raftlog import RaftLog
 
@@ -73,8 +82,8 @@ class Origins:
         if not self._is_newest_life(sender, origin):
             return False
         if origin.disk in newest.replaced:
-            if origin.disk not in committed.replaced:
-                return False  # it may be taken back
+            if origin.disk not in committed.replaced:  # that may be taken back, and it may lead legally
+                return not isinstance(message, AppendReply | Vote | SnapshotAck)
             self._refuse(
                 sender,
                 origin.disk,
@@ -85,6 +94,7 @@ class Origins:
         self._forget_what_is_outdated()
         if sender in newest.voters and newest.disk_of(sender) != origin.disk and newest.group != LEGACY:
             self._raft.on_newcomer(sender, origin.disk)
+            self.known.pop(sender, None)  # the other disk must be looked at again when it speaks
         else:
             self.known[sender] = origin
         self._strangers.pop(sender, None)

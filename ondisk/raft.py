@@ -685,7 +685,7 @@ class Raft(SyncObj):
         for node, newcomer in tuple(self._newcomers.items()):
             if node not in self._others or newcomer.heard < now - self.timing.election_max:
                 del self._newcomers[node]
-            elif node in self._counted and self._peers[node].acked_round >= newcomer.since_round:
+            elif self._peers[node].acked_round >= newcomer.since_round:  # only the disk that counts is heard
                 del self._newcomers[node]
                 self._send(
                     node.id,
@@ -714,7 +714,12 @@ class Raft(SyncObj):
     def _promote_learners(self) -> None:
         for node in self._learners:
             behind = self._commit - self._match[node]
-            if self._match[node] == 0 or behind > _CAUGHT_UP_ENTRIES or node not in self._disks:
+            disk = self._disks.get(node)
+            if (
+                not self._match[node]
+                or behind > _CAUGHT_UP_ENTRIES
+                or disk in (None, *self._members.replaced)
+            ):
                 continue
             members = self._members.with_voter(node.id, self._disks[node])
             try:
@@ -1092,16 +1097,22 @@ class Raft(SyncObj):
                 self._next[node] = message.index
                 self._probe(peer)
         elif message.prev_index <= self._match[node]:
-            # Links keep their order, so this is no old answer: it has lost what it had acknowledged.
-            logger.warning("replica %d has lost its log, and is fed anew", node.id)
-            self._match[node] = 0
-            self._next[node] = message.index
-            self._probe(peer)
-            self._send_entries(node)
+            self._refuse_rolled_back(node, message)
         elif not peer.probing or message.prev_index == self._next[node] - 1:
             self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
             self._probe(peer)
             self._send_entries(node)
+
+    def _refuse_rolled_back(self, node: Node, message: AppendReply) -> None:
+        """Links keep their order, so this is no old answer: the disk has lost what it had acknowledged."""
+        logger.error("replica %d denies entry %d, which it had acknowledged", node.id, message.prev_index)
+        if node in self._disks:
+            reason = (
+                f"replica {node.id} (disk {short(self._disks[node])}) has acknowledged entry "
+                f"{self._match[node]} and does not hold entry {message.prev_index} any more: is it an old "
+                "copy of its directory, or has its disk lied? Delete it, and let the others feed it anew"
+            )
+            self._send(node.id, Refused(self._disks[node], reason))
 
     def _refuse_claim(self, node: Node, message: AppendReply) -> None:
         """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""

@@ -46,7 +46,7 @@ _BATCHES = b"batches"
 _IDENTITY = b"identity"
 _LIVES = b"lives"
 _MAGIC, _VERSION = "ondisk log", 2  # version 1 had no identity
-_NONCES = 16  # so many lives are told apart
+_NONCES = 128  # so many lives are told apart
 _KEY_END = b"\xff" * 8
 _TERM_BYTES = 8
 # Entries kept in memory, so that sending and applying the newest ones does not read the disk.

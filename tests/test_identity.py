@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ondisk import diskkv
+from ondisk import diskkv, raftlog
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError
 from ondisk.messages import (
     AddReplica,
@@ -378,6 +378,37 @@ def test_a_group_of_one_that_belongs_to_a_larger_one_stops_and_says_so(
     assert "group" in (alone.status.error or "") and "of its own" in (alone.status.error or "")
 
 
+def test_a_second_directory_of_a_group_under_a_living_number_replaces_nobody(world: World) -> None:
+    """It belongs to the group, and its disk is not the one that counts: the other one goes on to count."""
+    leader = world.elect()
+    fill(world, 3)
+    number = world.others(leader.id)[0]
+    twin = Origin(leader.raft.members.group, b"t" * 16, 1, 7)
+    receive, asked = leader._endpoint.receive, RequestVote(0, 0, 0, pre=True)
+    leader._endpoint.receive = lambda: [*receive(), (number, twin, asked)]  # type: ignore[method-assign]
+    world.run(5)
+    assert leader.raft.is_leader and not leader.raft.members.replaced
+    world.crash(world.others(leader.id)[1])
+    fill(world, 3, "with the living one")
+
+
+def test_a_disk_that_denies_what_it_has_acknowledged_is_refused(world: World) -> None:
+    """A copy that was made while it ran, and put in its place, before anybody could tell their lives "
+    "apart."""
+    leader = world.elect()
+    fill(world, 20)
+    world.run(0.5)
+    follower = world.replicas[world.others(leader.id)[0]]
+    match = leader.raft.match_index[follower.id]
+    with leader.raft.at(world.now):
+        leader.raft.receive(
+            follower.id, AppendReply(leader.raft.term, False, 5, match - 3, leader.raft.round)
+        )
+    assert leader.raft.match_index[follower.id] == match
+    world.run_until(lambda: follower.status.role == "failed")
+    assert "old copy" in (follower.status.error or "")
+
+
 # Copies and strangers
 
 
@@ -440,12 +471,15 @@ def test_lives_that_nobody_could_tell_of_do_not_make_an_old_copy_new(world: Worl
     assert "copy" in (back.status.error or "")
 
 
-def test_a_replica_that_was_restarted_often_while_nobody_saw_it_is_heard(world: World) -> None:
+def test_a_replica_that_was_restarted_often_while_nobody_saw_it_is_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More often than the numbers of its lives are kept."""
+    monkeypatch.setattr(raftlog, "_NONCES", 4)
     world.elect()
     fill(world, 5)
     world.stop(3)
-    for _ in range(20):
+    for _ in range(6):
         world.start(3)
         world.network.isolate(3)
         world.crash(3)
@@ -638,7 +672,7 @@ def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked
     world.network.cut((old.id, new))
     world.network.heal((new, other), (other, new))
     candidates = [world.replicas[new], world.replicas[other]]
-    old.raft._fallback_seconds = lambda timing: 1000.0  # type: ignore[method-assign]  # else it would step down
+    old.raft._fallback_seconds = lambda _: 1000.0  # type: ignore[method-assign]  # it would step down
     world.run_until(lambda: any(c.raft.is_leader and c.raft.knows_commit_index() for c in candidates), 10)
     elected = next(each for each in candidates if each.raft.is_leader)
     written = elected.propose(diskkv.put("k0", "new"), FOREVER)
