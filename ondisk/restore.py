@@ -17,6 +17,7 @@ from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.members import Members, check_ids
 from ondisk.raftlog import RaftLog
+from ondisk.shielded import shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
 
@@ -25,6 +26,7 @@ from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
 _TERMS_APART = 1000
 
 
+@shielded
 def import_snapshot(
     path: Path | str,
     data_dir: Path | str = "example-data",
@@ -91,6 +93,7 @@ class _Watched:
         self._progress = progress
 
     def read(self, size: int) -> bytes:
+        still_wanted()
         data = self._reader.read(size)
         self._progress(self._reader.bytes)
         return data
