@@ -13,9 +13,9 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ondisk import diskkv, sessions
@@ -33,12 +33,15 @@ from ondisk.errors import (
     Timeout,
     Unfinished,
 )
+from ondisk.shielded import Turn, pause, seconds_to_wait
 from ondisk.statemachine import Result
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
 
 _FIRST_ATTEMPT = 1.0  # seconds that a session waits before it sends again; then twice as long, and so on
 _PAUSE = 0.02  # seconds between two attempts, for the first may have failed at once
+
+_UNDER_WAY = "another call of this session is under way"
 
 _T = TypeVar("_T")
 
@@ -53,16 +56,20 @@ def checked(timeout: float) -> float:
 def wait_for(future: Future[_T], timeout: float) -> _T:
     """The future's result. After ``timeout`` seconds ``NoLeader`` if it was never begun, else ``Timeout``."""
     timeout = checked(timeout)
-    try:
-        return future.result(timeout)
-    except TimeoutError:
-        if future.done() and not future.cancelled():
-            return future.result()
-        if future.cancel():
-            raise NoLeader(f"no leader answered within {timeout:.3g} s; nothing was proposed") from None
-        raise Timeout(
-            f"proposed, but not known to be committed within {timeout:.3g} s: it may still happen"
-        ) from None
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return future.result(seconds_to_wait(max(0.0, deadline - time.monotonic())))
+        except TimeoutError:
+            if future.done() and not future.cancelled():
+                return future.result()
+            if time.monotonic() < deadline:
+                continue
+            if future.cancel():
+                raise NoLeader(f"no leader answered within {timeout:.3g} s; nothing was proposed") from None
+            raise Timeout(
+                f"proposed, but not known to be committed within {timeout:.3g} s: it may still happen"
+            ) from None
 
 
 def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = False) -> tuple[Result, bool]:
@@ -86,7 +93,7 @@ def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = F
                 raise OutcomeUnknown(f"{error}. An earlier attempt may have been applied") from error
         if time.monotonic() >= deadline:
             raise Timeout("proposed, but not known to be applied before the deadline")
-        time.sleep(_PAUSE)
+        pause(_PAUSE)
         seconds *= 2
 
 
@@ -264,7 +271,7 @@ class Session(Writes):
         """Made by ``Client.session``."""
         self.id = session_id
         self._client = client
-        self._turn = threading.Lock()
+        self._turn = Turn()
         self._sequence = 0
         self._unfinished: bytes | None = None  # the last envelope, if its outcome is unknown
         self._closed = False
@@ -274,7 +281,8 @@ class Session(Writes):
 
         Raises ``NotDone`` (it had no effect), ``OutcomeUnknown`` (call ``resume``), or ``SessionExpired``.
         """
-        with self._my_turn(timeout) as deadline:
+        deadline = time.monotonic() + checked(timeout)
+        with self._turn.before(deadline, lambda: Unfinished(_UNDER_WAY)):
             if self._closed:
                 raise SessionExpiredNotDone("the session is closed")
             if self._unfinished is not None:
@@ -287,7 +295,8 @@ class Session(Writes):
 
         Raises ``OutcomeUnknown`` again, ``SessionExpired``, or ``Rejected`` if there is no such command.
         """
-        with self._my_turn(timeout) as deadline:
+        deadline = time.monotonic() + checked(timeout)
+        with self._turn.before(deadline, lambda: Unfinished(_UNDER_WAY)):
             if self._unfinished is None:
                 raise Rejected("no command of this session is unfinished")
             if self._closed:
@@ -299,7 +308,7 @@ class Session(Writes):
 
         If that cannot be done within ``timeout`` it is left open: newer ones will push it out.
         """
-        with self._my_turn(DEFAULT_TIMEOUT):
+        with self._turn.before(time.monotonic() + DEFAULT_TIMEOUT, lambda: Unfinished(_UNDER_WAY)):
             if not self._closed:
                 self._closed = True
                 with suppress(OndiskError):
@@ -310,18 +319,6 @@ class Session(Writes):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @contextmanager
-    def _my_turn(self, timeout: float) -> Iterator[float]:
-        """Wait until no other call is under way; ``with`` is told the deadline."""
-        timeout = checked(timeout)
-        deadline = time.monotonic() + timeout
-        if not self._turn.acquire(timeout=max(0.0, timeout)):
-            raise Unfinished("another call of this session is under way")
-        try:
-            yield deadline
-        finally:
-            self._turn.release()
 
     def _finish(self, envelope: bytes, via: int | None, deadline: float) -> Result:
         again, self._unfinished = self._unfinished is not None, envelope  # a Ctrl-C leaves it unfinished, too

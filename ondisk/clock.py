@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+
+from ondisk import forked
+from ondisk.shielded import shielded
 
 Clock = Callable[[], float]
 
@@ -13,7 +15,7 @@ class PausableClock:
     """Real time that can be stopped, so that an experiment can be looked at message by message."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forked.Lock()
         # When it was stopped, and how long all pauses before were: together, for who looks without the lock.
         self._state: tuple[float | None, float] = (None, 0.0)
 
@@ -27,6 +29,7 @@ class PausableClock:
         """Whether time stands still."""
         return self._state[0] is not None
 
+    @shielded
     def pause(self) -> None:
         """Stop. A second call does nothing."""
         with self._lock:
@@ -34,6 +37,7 @@ class PausableClock:
             if stopped_at is None:
                 self._state = time.monotonic(), pauses
 
+    @shielded
     def resume(self) -> None:
         """Go on from where it stopped. A second call does nothing."""
         with self._lock:

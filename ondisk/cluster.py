@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ondisk import forked
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked
 from ondisk.disk import Disk
 from ondisk.errors import (
@@ -27,13 +29,14 @@ from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
+from ondisk.shielded import pause, shielded, still_wanted
 from ondisk.statemachine import Result
 from ondisk.stream import SnapshotFile
 
 FIRST_MEMBERS = (1, 2, 3)  # of a new group, if nobody says otherwise
 
-_open_clusters: dict[Path, Cluster] = {}
-_opening = threading.Lock()
+_open_clusters: weakref.WeakValueDictionary[Path, Cluster] = weakref.WeakValueDictionary()
+_opening = forked.Lock()
 
 _T = TypeVar("_T")
 
@@ -46,6 +49,7 @@ class Cluster(Client):
     which. To start over, close it and delete ``data_dir``.
     """
 
+    @shielded
     def __init__(
         self,
         data_dir: Path | str = "example-data",
@@ -67,6 +71,7 @@ class Cluster(Client):
         if members is not None:
             check_ids(members)
         self.data_dir = Path(data_dir).resolve()
+        self._process = os.getpid()
         self._network = network if network is not None else MemoryNetwork()
         self._state_machine = state_machine
         self._timing = timing
@@ -77,6 +82,7 @@ class Cluster(Client):
                 former.close()
             try:
                 self._open(members)
+                still_wanted()
             except BaseException:
                 self.close()
                 raise
@@ -190,6 +196,7 @@ class Cluster(Client):
 
     # Life
 
+    @shielded
     def close(self) -> None:
         """Stop all replicas. A second call does nothing."""
         for node in self._nodes.values():
@@ -215,6 +222,7 @@ class Cluster(Client):
         """Stop one replica as a power cut would: what it never synced is lost."""
         self._node(replica_id).crash()
 
+    @shielded
     def rebuild(self, replica_id: int, *, timeout: float = 60.0) -> None:
         """Delete what one replica has on disk, and let the others feed it anew; return when it votes again.
 
@@ -234,7 +242,7 @@ class Cluster(Client):
                 raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
             if time.monotonic() > deadline:
                 raise Timeout(f"replica {replica_id} runs anew but has not caught up within {timeout:g} s")
-            time.sleep(0.005)
+            pause(0.005)
 
     def _take_out(self, replica_id: int, deadline: float) -> bytes:
         """Take the disk of a replica for lost, as the others agree; return the id of their group."""
@@ -264,6 +272,7 @@ class Cluster(Client):
 
     # The group
 
+    @shielded
     def add_replica(self, replica_id: int, address: str = "", *, timeout: float = 60.0) -> None:
         """Start a new replica and make it a member; return when it has caught up and is a voter.
 
@@ -299,8 +308,9 @@ class Cluster(Client):
         while replica_id not in self._nodes[self.wait_for_leader(timeout)].status.voters:
             if time.monotonic() > deadline:
                 raise Timeout(f"replica {replica_id} is a member but has not caught up within {timeout:g} s")
-            time.sleep(0.005)
+            pause(0.005)
 
+    @shielded
     def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Take a member out of the group, for good, and stop it. Its directory stays for you to delete."""
         self._node(replica_id)
@@ -343,6 +353,7 @@ class Cluster(Client):
     @property
     def network(self) -> MemoryNetwork:
         """The network in memory, with its faults. Raises ``ConfigurationError`` on TCP."""
+        forked.check(self._process, f"the cluster in {self.data_dir}")
         if not isinstance(self._network, MemoryNetwork):
             raise ConfigurationError("only a network in memory can be cut, slowed or paused")
         return self._network
@@ -367,7 +378,7 @@ class Cluster(Client):
         while (leader := self.leader_id) is None:
             if time.monotonic() > deadline:
                 raise NoLeader(f"no replica became leader within {timeout:g} s")
-            time.sleep(0.005)
+            pause(0.005)
         return leader
 
     def machine(self, replica_id: int) -> Any:
@@ -406,7 +417,7 @@ class Cluster(Client):
             except (NoLeader, ReplicaStopped):
                 if via is not None or time.monotonic() >= deadline:
                     raise
-                time.sleep(0.01)  # an election is going on: ask again, but not as fast as one can
+                pause(0.01)  # an election is going on: ask again, but not as fast as one can
 
     def _choose(self, via: int | None) -> Node:
         if via is not None:

@@ -8,8 +8,11 @@ rocksdict is written down here once:
 * The default recovery mode silently keeps half of a damaged write-ahead log.
   ``tolerate_corrupted_tail_records`` reports damage and still forgives the torn tail of a power cut.
 * A handle or an iterator that is still alive, be it in the traceback of an exception that somebody keeps,
-  leaves a closed database locked, and closing beside a running call fails. So users are counted in and
-  out, and nothing of RocksDB is handed out.
+  leaves a closed database locked. So nothing of RocksDB is handed out, and iterators are kept in boxes that
+  are emptied.
+* Closing beside a running call fails, and a call beside a running close: PyO3 lends an object to one who
+  changes it or to many who read. That is its own lock, which no interrupt can leave taken. So readers take
+  none (see shielded.py), ``close`` tries until the last call has ended, and who comes too late is told.
 * All databases of a process share RocksDB's threads. Closing one whose compaction still waits for a thread
   waits for that, too, *with the GIL*: every Python thread stands still until other databases have finished
   theirs, for seconds. So there are more threads than databases that compact at the same time.
@@ -23,17 +26,21 @@ import fcntl
 import os
 import shutil
 import struct
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 
 import psutil
 from rocksdict import (
     BlockBasedOptions,
     Cache,
     Checkpoint,
+    DbClosedError,
     DBRecoveryMode,
     Options,
     Rdict,
@@ -41,7 +48,9 @@ from rocksdict import (
     WriteBatch,
 )
 
+from ondisk import forked
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
+from ondisk.shielded import has_ended
 
 # Six databases live in one Jupyter kernel on a free machine with 1 GB, so they share one block
 # cache, and each may hold only a few MB of recent writes before it flushes them.
@@ -53,6 +62,10 @@ _MANIFEST_BYTES = 4 << 20  # then RocksDB begins a new one; it is read whole whe
 _LOG_BLOCK_BYTES = 32 << 10
 _RECORD_HEADER = 7
 _shared_cache: list[Cache] = []
+
+_LENT = "Already"  # borrowed, or mutably borrowed: how PyO3 says that somebody is inside
+_LENT_SECONDS = 0.0002  # between two attempts to close
+_TOO_LATE = (DbClosedError, RuntimeError, AttributeError, IndexError)  # what a call meets that comes so
 
 
 class Disk:
@@ -136,21 +149,66 @@ def sync_directory(path: Path, disk: Disk | None = None) -> None:
         os.close(descriptor)
 
 
-def _walk(iterator: RdictIter, start: bytes, backwards: bool) -> Generator[tuple[bytes, bytes]]:
-    try:
+_Box = list[RdictIter]  # one, or none any more
+
+
+def _walk(box: _Box, start: bytes, backwards: bool) -> Generator[tuple[bytes, bytes]]:
+    # No variable holds the iterator: this frame may outlive it, in a traceback.
+    if backwards:
+        box[0].seek_to_last()
+    else:
+        box[0].seek(start)
+    while box[0].valid():
+        yield box[0].key(), box[0].value()
         if backwards:
-            iterator.seek_to_last()
+            box[0].prev()
         else:
-            iterator.seek(start)
-        while iterator.valid():
-            yield iterator.key(), iterator.value()
-            if backwards:
-                iterator.prev()
-            else:
-                iterator.next()
-        iterator.status()  # a damaged block looks like the end
-    finally:
-        del iterator
+            box[0].next()
+    box[0].status()  # a damaged block looks like the end
+
+
+class _Walk:
+    """``with`` this, a function walks over the data, and the database stays open until it has ended.
+
+    An interrupt may keep it from saying that it has. So ``close`` looks at the function, too.
+    """
+
+    def __init__(self, store: Store, make: Callable[[], RdictIter], start: bytes, backwards: bool) -> None:
+        self._store = store
+        self._make = make
+        self._box: _Box = []
+        self._walker: FrameType | None = None
+        self._pairs: Generator[tuple[bytes, bytes]] = _walk(self._box, start, backwards)
+
+    @property
+    def abandoned(self) -> bool:
+        return self._walker is None or has_ended(self._walker)
+
+    def __enter__(self) -> Iterator[tuple[bytes, bytes]]:
+        store = self._store
+        self._walker = sys._getframe(1)
+        try:
+            # In this order: ``close`` says that it closes, and then looks for walks.
+            store._walks[id(self)] = self
+            self._box.append(self._make())
+            if not store._open:
+                raise StoreClosed(f"{store.path}: closed")
+        except Exception as error:
+            self.leave()
+            raise store._error(error) from None
+        return self._pairs
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.leave()
+        if isinstance(error, Exception) and (typed := self._store._error(error)) is not error:
+            raise typed from None
+
+    def leave(self) -> None:
+        """Let go of the iterator. A second call does nothing."""
+        self._box.clear()
+        self._pairs.close()
+        self._walker = None
+        self._store._walks.pop(id(self), None)
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -195,32 +253,15 @@ def _cut_after(wal: Path, sequence: int, survivors: Callable[[int], int]) -> Non
             return
 
 
-class _Use:
-    """``with`` this, a database stays open, and its errors become typed ones.
-
-    A class, and not a generator, because every read and write passes through it.
-    """
-
-    __slots__ = ("_store",)
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        store = self._store
-        with store._idle:
-            if not store._open:
-                raise StoreClosed(f"{store.path}: closed")
-            store._users += 1
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        store = self._store
-        with store._idle:
-            store._users -= 1
-            if not store._open:
-                store._idle.notify_all()
-        if isinstance(error, Exception) and (typed := _translate(error, store.path)) is not error:
-            raise typed from None
+def _close(database: Rdict) -> None:
+    while True:
+        try:
+            database.close()
+            return
+        except RuntimeError as error:
+            if not str(error).startswith(_LENT):
+                raise
+            time.sleep(_LENT_SECONDS)  # for a call inside RocksDB, which no Python code can make longer
 
 
 class Store:
@@ -237,8 +278,8 @@ class Store:
         self.path = path.absolute()  # RocksDB opens files later on, whatever the working directory is then
         self._disk = disk or Disk()
         self._open = False
-        self._users = 0
-        self._idle = threading.Condition()
+        self._walks: dict[int, _Walk] = {}  # under way, by their id
+        self._closing = threading.Lock()  # of those who close, and of nobody else
         self._after_cut = self.path.with_name(self.path.name + ".power-cut")
         self._before_cut = self.path.with_name(self.path.name + ".before-power-cut")
         try:
@@ -247,6 +288,7 @@ class Store:
             if create:
                 make_directory(self.path)
             self._check_files(create)
+            forked.opens_rocksdb()
             self._db = Rdict(str(self.path), _options(), {"meta": _options()})
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
@@ -254,6 +296,7 @@ class Store:
         except Exception as error:
             raise _translate(error, self.path) from None
         self._open = True
+        forked.register(self)
         shutil.rmtree(self._after_cut, ignore_errors=True)
         shutil.rmtree(self._before_cut, ignore_errors=True)
 
@@ -274,14 +317,40 @@ class Store:
         """Whether it can be used: neither ``close`` nor ``crash`` has been called."""
         return self._open
 
-    def _using(self) -> _Use:
-        return _Use(self)
+    def forget_parent(self) -> None:
+        """In a child: leave the database alone, for ever. Its threads are the parent's."""
+        self._open = False
+        for mine in (getattr(self, "_db", None), getattr(self, "_meta", None), self._walks, *_shared_cache):
+            forked.leak(mine)
+        forked.leak(getattr(self, "_meta_handle", None))
+
+    def _error(self, error: Exception) -> Exception:
+        """What to raise for an error of a call: a typed one, if it is the disk's or came of closing."""
+        if isinstance(error, _TOO_LATE) and not self._open:
+            return StoreClosed(f"{self.path}: closed")
+        return _translate(error, self.path)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Turn errors into typed ones. (What is read most often does without, for speed.)"""
+        try:
+            if not self._open:
+                raise StoreClosed(f"{self.path}: closed")
+            yield
+        except Exception as error:
+            if (typed := self._error(error)) is error:
+                raise
+            raise typed from None
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a data key; ``None`` if there is none."""
-        with self._using():
+        try:
+            if not self._open:
+                raise StoreClosed(f"{self.path}: closed")
             value: bytes | None = self._db.get(key)
-            return value
+        except Exception as error:
+            raise self._error(error) from None
+        return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of many data keys, in their order. Other threads run meanwhile."""
@@ -297,23 +366,15 @@ class Store:
 
     def meta_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """All metadata whose key begins with ``prefix``, by key."""
-        with self._using(), closing(_walk(self._meta.iter(), prefix, False)) as pairs:
+        with _Walk(self, lambda: self._meta.iter(), prefix, False) as pairs:  # noqa: PLW0108 (it may be closed)
             return list(takewhile(lambda pair: pair[0].startswith(prefix), pairs))
 
-    @contextmanager
-    def iterate(
-        self, start: bytes = b"", *, backwards: bool = False
-    ) -> Iterator[Iterator[tuple[bytes, bytes]]]:
-        """The data as it is now, ``(key, value)`` by key from ``start`` on, or from the end ``backwards``.
+    def iterate(self, start: bytes = b"", *, backwards: bool = False) -> _Walk:
+        """``with`` this: the data as it is now, ``(key, value)`` by key from ``start``, or ``backwards``.
 
         Later writes do not show. (RocksDB's own ``items()`` ends silently at a damaged block.)
         """
-        with self._using():
-            walk = _walk(self._db.iter(), start, backwards)
-            try:
-                yield walk
-            finally:
-                walk.close()
+        return _Walk(self, lambda: self._db.iter(), start, backwards)  # noqa: PLW0108 (it may be closed)
 
     def batch(self) -> WriteBatch:
         """A new, empty batch: whatever is put in becomes visible and durable together."""
@@ -357,13 +418,19 @@ class Store:
 
     def close(self) -> None:
         """Wait for running reads, then close. A second call does nothing."""
-        with self._idle:
-            was_open, self._open = self._open, False
-            self._idle.wait_for(lambda: self._users == 0)
-        if was_open:
+        with self._closing:
+            self._open = False
+            if not hasattr(self, "_db"):
+                return
+            while self._walks:
+                for walk in tuple(self._walks.values()):
+                    if walk.abandoned:
+                        walk.leave()
+                    else:
+                        time.sleep(_LENT_SECONDS)
             try:
-                self._meta.close()
-                self._db.close()
+                for database in (self._meta, self._db):
+                    _close(database)
             except Exception as error:
                 raise _translate(error, self.path) from None
             finally:
@@ -419,6 +486,8 @@ class DirectoryLock:
 
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises ``DirectoryInUse`` at once, with the owner's name."""
+        self._fd = -1
+        forked.register(self)
         try:
             make_directory(directory)
             self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -440,9 +509,13 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Let the next owner in. A second call does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def forget_parent(self) -> None:
+        """In a child: close the copy of the descriptor, which would keep the parent from opening again."""
+        self.release()
 
 
 def describe_process(pid: int | str | None) -> str:

@@ -83,6 +83,14 @@ class DirectoryInUse(OndiskError):
     """Another process, or another object in this one, has the data directory open."""
 
 
+class WrongProcess(OndiskError):
+    """A cluster, node or replica was used in a child of the process that opened it (``os.fork``).
+
+    The child has a copy of the objects and none of the threads: only the parent can go on with them. Open
+    clusters in the child instead, *before* the parent has opened any, or start the child by ``spawn``.
+    """
+
+
 class PortInUse(OndiskError):
     """The address of this replica is taken."""
 

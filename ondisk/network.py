@@ -16,9 +16,11 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
+from ondisk import forked
 from ondisk.clock import Clock, PausableClock
 from ondisk.errors import PortInUse
 from ondisk.messages import Message, Origin
+from ondisk.shielded import shielded
 
 
 class Endpoint(Protocol):
@@ -104,6 +106,8 @@ class _Waiting(NamedTuple):
 class MemoryNetwork:
     """A network inside one process. Every method may be called from any thread.
 
+    What takes the lock, which the replicas take for each message, is shielded: see shielded.py.
+
     Faults do not show to the replicas except by their effect, as in real life: only a replica that has
     left the network counts as unreachable, a cut link just swallows what is sent.
     """
@@ -116,12 +120,18 @@ class MemoryNetwork:
         self.clock = clock or PausableClock()
         self._fate = fate
         self._lock = threading.Lock()
+        forked.register(self)
         self._links: dict[tuple[int, int], _Link] = {}
         self._endpoints: dict[int, _MemoryEndpoint] = {}
         self._latency = 0.0
         self._stepping = False  # paused: messages move one at a time, when told
         self._count = 0
         self._observers: tuple[Observer, ...] = ()
+
+    def forget_parent(self) -> None:
+        """In a child: nobody of the parent's is here, and nobody holds the lock."""
+        self._lock = threading.Lock()
+        self._endpoints = {}
 
     # What a cluster needs
 
@@ -150,6 +160,7 @@ class MemoryNetwork:
         """Seconds that each message takes."""
         return self._latency
 
+    @shielded
     def cut(self, *pairs: tuple[int, int]) -> None:
         """Lose everything on these one-way links, also what is under way."""
         with self._lock:
@@ -158,12 +169,14 @@ class MemoryNetwork:
                 link.cut = True
                 self._lose_waiting(pair, link)
 
+    @shielded
     def stall(self, *pairs: tuple[int, int]) -> None:
         """Hold everything on these one-way links until ``heal``; nothing is lost."""
         with self._lock:
             for pair in pairs:
                 self._links.setdefault(pair, _Link()).stalled = True
 
+    @shielded
     def partition(self, *groups: Iterable[int]) -> None:
         """Cut every link between replicas of different groups; heal the links inside each group."""
         group_of = {member: number for number, group in enumerate(groups) for member in group}
@@ -172,18 +185,21 @@ class MemoryNetwork:
         self.heal(*(pair for pair in pairs if group_of[pair[0]] == group_of[pair[1]]))
         self.cut(*(pair for pair in pairs if group_of[pair[0]] != group_of[pair[1]]))
 
+    @shielded
     def isolate(self, replica_id: int) -> None:
         """Cut every link to and from one replica."""
         with self._lock:
             pairs = [pair for pair in self._links if replica_id in pair]
         self.cut(*pairs)
 
+    @shielded
     def reconnect(self, replica_id: int) -> None:
         """Heal every link to and from one replica."""
         with self._lock:
             pairs = [pair for pair in self._links if replica_id in pair]
         self.heal(*pairs)
 
+    @shielded
     def heal(self, *pairs: tuple[int, int]) -> None:
         """End cuts and stalls on these links; on all of them if none is named."""
         with self._lock:
@@ -194,14 +210,13 @@ class MemoryNetwork:
 
     def cut_links(self) -> frozenset[tuple[int, int]]:
         """The one-way links that lose messages now, as (sender, receiver)."""
-        with self._lock:
-            return frozenset(pair for pair, link in self._links.items() if link.cut)
+        return frozenset(pair for pair, link in list(self._links.items()) if link.cut)
 
     def stalled_links(self) -> frozenset[tuple[int, int]]:
         """The one-way links that hold messages back now, as (sender, receiver)."""
-        with self._lock:
-            return frozenset(pair for pair, link in self._links.items() if link.stalled)
+        return frozenset(pair for pair, link in list(self._links.items()) if link.stalled)
 
+    @shielded
     def pause(self) -> None:
         """Stop all messages, and time with them, so that no timer runs out meanwhile."""
         if isinstance(self.clock, PausableClock):
@@ -209,6 +224,7 @@ class MemoryNetwork:
         with self._lock:
             self._stepping = True
 
+    @shielded
     def resume(self) -> None:
         """Let messages and time run again."""
         if isinstance(self.clock, PausableClock):
@@ -222,6 +238,7 @@ class MemoryNetwork:
         """Whether messages move only by ``step_one_message``."""
         return self._stepping
 
+    @shielded
     def step_one_message(self) -> Event | None:
         """While paused: deliver the message that has waited longest; ``None`` if there is none."""
         with self._lock:
@@ -238,6 +255,7 @@ class MemoryNetwork:
         self._wake([pair[1]])
         return event
 
+    @shielded
     def in_flight(self) -> list[Event]:
         """The messages that are under way, the oldest first, each as it was sent."""
         with self._lock:
@@ -247,6 +265,7 @@ class MemoryNetwork:
                 for waiting in link.queue
             )
 
+    @shielded
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call ``observer`` for every event; the returned function ends that.
 
@@ -256,6 +275,7 @@ class MemoryNetwork:
         with self._lock:
             self._observers += (observer,)
 
+        @shielded
         def stop() -> None:
             with self._lock:
                 self._observers = tuple(other for other in self._observers if other is not observer)
@@ -342,7 +362,6 @@ class _MemoryEndpoint:
         self._id = replica_id
         self._next_due: float | None = None
         self._tokens: SimpleQueue[None] = SimpleQueue()
-        self._awake = False
         self.inbox: deque[tuple[int, Origin, Message]] = deque()
         self._origin = Origin(b"", b"", 0, 0)  # until it is introduced
 
@@ -375,13 +394,11 @@ class _MemoryEndpoint:
                 self._tokens.get(timeout=seconds)
         while not self._tokens.empty():
             self._tokens.get()
-        # Last, because a wake that finds the flag still set brings no token: what it announces
-        # has already been queued, and the step that follows will see it.
-        self._awake = False
 
     def wake(self) -> None:
-        if not self._awake:
-            self._awake = True
+        # Who finds a token brings none: what it announces has already been queued, the token is taken out
+        # later, and the step that follows will see it. Clients call this, so it takes no lock.
+        if self._tokens.empty():
             self._tokens.put(None)
 
     def close(self) -> None:

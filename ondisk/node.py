@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import os
 import random
 import shutil
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ondisk import forked
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
@@ -33,25 +37,63 @@ from ondisk.raft import Timing
 from ondisk.raftlog import Identity
 from ondisk.replica import Replica, ReplicaStatus
 from ondisk.restore import begin_directory, complete_import
+from ondisk.shielded import aside, shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]
 
+logger = logging.getLogger(__name__)
+
 _running: weakref.WeakSet[Node] = weakref.WeakSet()
+_dropped: deque[Node] = deque()  # nobody holds them any more, and they run
+_stopping_dropped = forked.Lock()
 
 
 @atexit.register
 def _stop_all() -> None:
     # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
     # inside RocksDB while the interpreter goes away would abort the process.
+    _stop_dropped()
     for node in list(_running):
         with suppress(Exception):  # the others must be stopped all the same
             node.stop()
 
 
+def _stop_dropped() -> None:
+    """Return when all nodes that were dropped have let go of their directories."""
+    with _stopping_dropped:
+        while _dropped:
+            node = _dropped.popleft()
+            try:
+                node.stop()
+            except Exception:  # the others must be stopped all the same
+                logger.warning("replica %d was dropped, and cannot be stopped", node.id, exc_info=True)
+
+
+class _Life:
+    """What a node and its thread share, so that the thread does not keep a dropped node alive."""
+
+    ending = False
+
+
+def _live(replica: Replica, endpoint: Endpoint, life: _Life) -> None:
+    while not life.ending:
+        seconds = replica.step()
+        if not replica.running:  # it failed, and its status says why
+            return
+        try:
+            endpoint.wait(seconds)
+        except OSError as error:
+            replica.fail(error)
+            return
+
+
 class Node(Client):
-    """One member of a group, running in the background until it is stopped, crashes or fails."""
+    """One member of a group, running in the background until it is stopped, crashes or fails.
+
+    One that is dropped while it runs is stopped when Python collects it.
+    """
 
     def __init__(
         self,
@@ -88,21 +130,25 @@ class Node(Client):
         self._endpoint: Endpoint | None = None
         self._replica: Replica | None = None
         self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._life = _Life()
+        self._process = os.getpid()
         self._last_status = ReplicaStatus(replica_id, "stopped")
 
     # Life
 
+    @shielded
     def start(self) -> None:
         """Open the directory and join the network. Does nothing if it runs already.
 
         Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
         """
+        _stop_dropped()
         with self._controlling():
-            alive = self._thread is not None and self._thread.is_alive() and not self._stopping
+            alive = self._thread is not None and self._thread.is_alive() and not self._life.ending
             if self._replica is not None and self._replica.running and alive:
                 return
             self._end(crash=False)
+            still_wanted()
             try:
                 self._replica, endpoint = self._open()
             except StorageError as error:
@@ -110,15 +156,17 @@ class Node(Client):
                 self._last_status = ReplicaStatus(self.id, "failed", error=reason)
                 raise
             self._endpoint = endpoint
-            self._stopping = False
-            self._thread = threading.Thread(
-                target=self._run, args=(self._replica, endpoint), name=f"ondisk-{self.id}", daemon=True
+            life = self._life = _Life()
+            thread = threading.Thread(
+                target=_live, args=(self._replica, endpoint, life), name=f"ondisk-{self.id}", daemon=True
             )
             _running.add(self)
+            forked.register(self)
             try:
-                self._thread.start()
-            except BaseException:  # there are too many threads
-                self._thread = None
+                thread.start()
+                self._thread = thread
+                still_wanted()
+            except BaseException:  # there are too many threads, or nobody wants it any more
                 self._end(crash=False)
                 raise
 
@@ -139,11 +187,15 @@ class Node(Client):
         )
         return replica, endpoint
 
+    @shielded
     def stop(self) -> None:
         """Stop cleanly. A second call does nothing. Not from a future's callback: see ``propose_async``."""
+        if self._process != os.getpid():
+            return  # it goes on in the parent, and here nothing of it runs
         with self._controlling():
             self._end(crash=False)
 
+    @shielded
     def crash(self) -> None:
         """Stop as a power cut would: what was never synced is lost."""
         with self._controlling():
@@ -152,6 +204,7 @@ class Node(Client):
     @contextmanager
     def _controlling(self) -> Iterator[None]:
         """One at a time, and never from a future's callback: that would wait for itself."""
+        self._check_process()
         me = threading.current_thread()
         if me in (self._thread, self._controller):
             raise RuntimeError(f"replica {self.id} cannot be started or stopped from a callback of its own")
@@ -165,7 +218,7 @@ class Node(Client):
     def _end(self, *, crash: bool) -> None:
         if self._replica is None:
             return
-        self._stopping = True
+        self._life.ending = True
         if self._endpoint is not None:
             self._endpoint.wake()
         if self._thread is not None:
@@ -178,16 +231,22 @@ class Node(Client):
         self._replica = self._thread = self._endpoint = None
         _running.discard(self)
 
-    def _run(self, replica: Replica, endpoint: Endpoint) -> None:
-        while not self._stopping:
-            seconds = replica.step()
-            if not replica.running:  # it failed, and its status says why
-                return
-            try:
-                endpoint.wait(seconds)
-            except OSError as error:
-                replica.fail(error)
-                return
+    def _check_process(self) -> None:
+        forked.check(self._process, f"replica {self.id}")
+
+    def forget_parent(self) -> None:
+        """In a child: nothing runs here, and nothing of it may be closed."""
+        forked.leak(self._replica)
+        self._replica = self._thread = self._endpoint = self._controller = None
+        self._control = threading.Lock()
+        _running.discard(self)
+
+    def __del__(self) -> None:
+        # Wherever garbage is collected, in whichever thread: so wait for nothing here.
+        if getattr(self, "_replica", None) is not None:
+            _dropped.append(self)
+            with suppress(RuntimeError):  # no more threads: the next start or the end of the process does it
+                aside(_stop_dropped)
 
     def reject(self, reason: str) -> None:
         """Stop this replica, whose status says ``failed`` and why: its directory does not belong here."""
@@ -212,7 +271,10 @@ class Node(Client):
     def status(self) -> ReplicaStatus:
         """The replica at the end of its last step, or as it was when it stopped."""
         replica = self._replica
-        return self._last_status if replica is None else replica.status
+        if replica is None:
+            self._check_process()
+            return self._last_status
+        return replica.status
 
     @property
     def configuration(self) -> tuple[int, Members]:
@@ -304,6 +366,7 @@ class Node(Client):
         """
         return wait_for(self._running_replica().compact(), timeout)
 
+    @shielded
     def export_snapshot(self, path: Path | str, *, timeout: float = 3600.0) -> SnapshotFile:
         """Write the state as it is now into a file, while everything else goes on.
 
@@ -316,10 +379,12 @@ class Node(Client):
         finally:
             stopped.set()
 
+    @shielded
     def erase(self) -> None:
         """Delete the directory of this stopped replica. Raises ``DirectoryInUse``."""
         self._erase(b"")
 
+    @shielded
     def erase_for(self, group: bytes) -> None:
         """The same, for a replica that is to be fed anew: its next directory founds nothing, and joins
         ``group``.

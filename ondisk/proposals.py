@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Literal, NamedTuple
 
 from ondisk.errors import (
@@ -22,6 +21,7 @@ from ondisk.errors import (
     ReplicaStopped,
     Timeout,
 )
+from ondisk.futures import Future
 from ondisk.messages import (
     AddReplica,
     Change,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import NamedTuple
 
 from ondisk.errors import NoLeader, ReplicaStopped
+from ondisk.futures import Future
 from ondisk.messages import AskReadIndex, ReadIndex
 from ondisk.raft import Raft
 from ondisk.requests import Answer, Remote, Send, begin, drain

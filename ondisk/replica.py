@@ -16,19 +16,21 @@ from one thread in virtual time, and a notebook may step it by hand.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ondisk import forked
 from ondisk.addresses import parse_address
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
 from ondisk.founding import Founding
+from ondisk.futures import Future
 from ondisk.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.messages import (
     AddReplica,
@@ -165,6 +167,8 @@ class Replica:
         self._disk = disk or Disk()
         self._outbox: list[tuple[int, Message]] = []
         self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
+        self._process = os.getpid()
+        forked.register(self)
         try:
             self._lock = DirectoryLock(directory)
             log = self.log = self.log_type(directory / "log", disk, members, replica_id=replica_id, rng=rng)
@@ -220,7 +224,6 @@ class Replica:
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
-        self._refusing = threading.RLock()  # who is refused may ask again in a callback of the future
         self._errands: deque[tuple[Callable[[], object], Future[Any]]] = deque()  # for the next step
         self.status = self._present_status()
 
@@ -316,15 +319,11 @@ class Replica:
         return self._ask(change, deadline)
 
     def _ask(self, command: bytes | Change, deadline: float) -> Future[Result]:
-        future = self._proposals.ask(command, deadline)
-        self._after_request()
-        return future
+        return self._handed_over(self._proposals.ask(command, deadline))
 
     def read_barrier(self, deadline: float) -> Future[None]:
         """A future that ends when a ``lookup`` here would see every write acknowledged before this call."""
-        future = self._reads.ask(deadline)
-        self._after_request()
-        return future
+        return self._handed_over(self._reads.ask(deadline))
 
     def compact(self) -> Future[int]:
         """Drop the log up to what the state holds durably; the future ends with the index of its base."""
@@ -357,14 +356,24 @@ class Replica:
     def _errand(self, errand: Callable[[Future[_T]], object]) -> Future[_T]:
         future: Future[_T] = Future()
         self._errands.append((lambda: errand(future), future))
-        self._after_request()
+        return self._handed_over(future)
+
+    def _handed_over(self, future: Future[_T]) -> Future[_T]:
+        """Wake the replica for a request; or refuse this one, if it has stopped and looks at none any more.
+
+        No lock here: see shielded.py.
+        """
+        if self.log is not None:
+            self._endpoint.wake()
+        elif future.claim_cancel():  # else it was refused with all the others
+            forked.check(self._process, f"replica {self.id}")
+            future = Future()
+            future.set_exception(self._stopped())
         return future
 
-    def _after_request(self) -> None:
-        if self.log is None:
-            self._refuse_waiting()
-        else:
-            self._endpoint.wake()
+    def _stopped(self) -> ReplicaStopped:
+        reason = f" ({self.status.error})" if self.status.error else ""
+        return ReplicaStopped(f"replica {self.id} is stopped{reason}")
 
     # The step
 
@@ -374,6 +383,7 @@ class Replica:
         An error of the disk or the state machine stops this replica: its status says ``failed`` and why.
         """
         if self.log is None:
+            forked.check(self._process, f"replica {self.id}")
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
         now = self._now = self._clock()
         self._proposals.held_back = False
@@ -642,14 +652,13 @@ class Replica:
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """Answer everybody who still waits for a replica that has stopped. From any thread."""
-        stopped = f"replica {self.id} is stopped" + (f" ({self.status.error})" if self.status.error else "")
-        with self._refusing:
-            self._proposals.refuse_all(stopped)
-            self._reads.refuse_all(stopped)
-            for _, future in drain(self._errands):
-                if begin(future):
-                    future.set_exception(ReplicaStopped(stopped))
+        """Answer everybody who still waits for a replica that has stopped."""
+        stopped = str(self._stopped())
+        self._proposals.refuse_all(stopped)
+        self._reads.refuse_all(stopped)
+        for _, future in drain(self._errands):
+            if begin(future):
+                future.set_exception(ReplicaStopped(stopped))
 
     def _release(self) -> None:
         """Close everything that was opened, whatever state it is in; or what an interrupt has left open."""
@@ -668,6 +677,14 @@ class Replica:
             except Exception:
                 logger.warning("replica %d: while closing", self.id, exc_info=True)
             del self._to_close[0]
+
+    def forget_parent(self) -> None:
+        """In a child: it is stopped here, and nothing of it is to be closed."""
+        forked.leak(self.machine)
+        self.log = None
+        self._to_close = []
+        if hasattr(self, "status"):
+            self.status = self.status._replace(role="stopped", error=f"it belongs to process {self._process}")
 
     def _present_status(self) -> ReplicaStatus:
         raft, log = self.raft, self.log

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
+from ondisk.futures import Future
 from ondisk.messages import Message
 from ondisk.statemachine import Result
 

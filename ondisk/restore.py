@@ -18,11 +18,13 @@ from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.members import Members, check_ids
 from ondisk.raftlog import RaftLog
+from ondisk.shielded import shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.statemark import mark
 from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
 
 
+@shielded
 def import_snapshot(
     path: Path | str,
     data_dir: Path | str = "example-data",
@@ -102,6 +104,7 @@ class _Watched:
         self._progress = progress
 
     def read(self, size: int) -> bytes:
+        still_wanted()
         data = self._reader.read(size)
         self._progress(self._reader.bytes)
         return data

@@ -36,16 +36,17 @@ import os
 import selectors
 import socket
 import struct
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 import psutil
 
+from ondisk import forked
 from ondisk.addresses import Address, format_address, is_loopback, parse_address
 from ondisk.disk import describe_process
 from ondisk.errors import ConfigurationError, PortInUse
@@ -359,14 +360,15 @@ class TcpEndpoint:
             self._call_soon(peer)
         self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
-        self._wake_lock = threading.Lock()
         self._awake = False
         self._listener = _listen(addresses[replica_id])
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._selector = selectors.DefaultSelector()
+        self._wake_sender.setblocking(False)
         for sock in (self._listener, self._wake_receiver):
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
+        forked.register(self)
 
     def introduce(self, origin: Origin) -> None:
         """Stamp everything that is sent from now on with this."""
@@ -422,28 +424,36 @@ class TcpEndpoint:
             self._serve(min(left, _RECONNECT_SECONDS))
             if self.connected() != changed:
                 break
-        with self._wake_lock:
-            self._awake = False
+        self._awake = False  # what a wake has announced by now, the step that follows will see
 
     def wake(self) -> None:
-        """End a wait. From any thread."""
-        with self._wake_lock:
-            if not self._awake and not self._closed:
-                self._awake = True
+        """End a wait. From any thread, and without a lock: see shielded.py.
+
+        Whoever is interrupted between the two lines delays the next step by ``_RECONNECT_SECONDS`` at most.
+        """
+        if not self._awake and not self._closed:
+            self._awake = True
+            with suppress(OSError):  # it was closed meanwhile, or has more to read than it needs
                 self._wake_sender.send(b"w")
 
     def close(self) -> None:
         """Close every socket. A second call does nothing."""
-        with self._wake_lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
         for connection in (*self._connections.values(), *self._strangers):
             connection.sock.close()
         self._connections, self._strangers = {}, {}
         self._selector.close()
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.close()
+
+    def forget_parent(self) -> None:
+        """In a child: close the copies of the descriptors. That ends no connection, and none is unregistered:
+
+        what the kernel watches is one for both processes.
+        """
+        self.close()
 
     # Inside
 

@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 from ondisk.background import Job
 from ondisk.disk import Disk
 from ondisk.errors import Corrupt, Rejected, SnapshotStopped, StorageError
+from ondisk.futures import Future
 from ondisk.messages import Message, SnapshotAck, SnapshotChunk
 from ondisk.raft import Raft
 from ondisk.statemachine import OnDiskStateMachine, SnapshotView
