@@ -657,7 +657,6 @@ def test_an_export_ends_when_its_replica_does(world: World, tmp_path: Path) -> N
     fill(world, leader, 10)
     future = leader.export_snapshot(tmp_path / "snapshot", threading.Event())
     leader._do_errands()
-    leader._after_request()
     world.crash(leader.id)
     assert future.done()
     assert list(tmp_path.glob("snapshot*")) in ([], [tmp_path / "snapshot"])
