@@ -146,8 +146,8 @@ class Origins:
     # Who is outside, or was
 
     def welcome(self, sender: int, origin: Origin) -> None:
-        """One without a group asks (F4, W1, W2)."""
-        if self._raft.members.group:
+        """One without a group asks (F4, W1, W2). It may be a copy from before it had one."""
+        if self._raft.members.group and self._is_newest_life(sender, origin):
             self._send_membership(sender)
             self._raft.on_newcomer(sender, origin.disk)
 

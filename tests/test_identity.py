@@ -421,6 +421,22 @@ def test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started(
         pytest.fail("it was never told")
 
 
+def test_a_copy_from_before_a_replica_belonged_to_the_group_is_refused_too(world: World) -> None:
+    """It says that it is empty, and the members name its disk: nobody would ever feed it, or replace it."""
+    world.start(4)
+    world.run(0.5)
+    copy = copy_of(world, 4)
+    fill(world, 5)
+    assert ask(world, world.elect(), AddReplica(4)) == Result()
+    world.run_until(lambda: all(4 in each.status.voters for each in world.replicas.values()))
+    world.stop(4)
+    shutil.rmtree(world.folder(4))
+    copy.rename(world.folder(4))
+    back = world.start(4)
+    world.run_until(lambda: back.status.role == "failed", 10)
+    assert "copy" in (back.status.error or "")
+
+
 def test_lives_that_nobody_could_tell_of_do_not_make_an_old_copy_new(world: World) -> None:
     """It was started often while it was cut off, so it counts as many lives as the real one, and more."""
     world.elect()

@@ -178,7 +178,7 @@ class Simulation(World):
         computer.paused = False
         computer.disk.mend()
         folder = self._folder(member)
-        if not folder.exists():
+        if member not in self._told:
             self._told[member] = self._first_members(member)
         endpoint = _Endpoint(
             self.network.attach(member), lambda to, message: self._leaving(member, to, message)
