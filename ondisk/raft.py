@@ -422,6 +422,8 @@ class Raft(SyncObj):
         # answer counts only with the disk that the members name (docs/protocol.md, O2).
         node = self._node(sender)
         if isinstance(message, AppendReply | Vote) and not self.counts(sender):
+            # It may have joined on the word of a member that did not know yet whose the number is by now.
+            self.on_newcomer(sender, self._disks.get(node, b""))
             return
         if isinstance(message, AppendEntries):
             self._on_append_entries(node, message)
@@ -646,7 +648,7 @@ class Raft(SyncObj):
         return node in self._counted or node not in self._others
 
     def on_newcomer(self, replica_id: int, disk: bytes) -> None:
-        """As leader: somebody without a group, or with a directory of the version before, has this number."""
+        """As leader: somebody has this number whose disk is not the one that counts (docs/protocol.md, W2)."""
         node, now = self._node(replica_id), _time_of_step()
         if not self.is_leader or node not in self._others or self._members.disk_of(replica_id) == disk:
             return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ondisk import diskkv
@@ -273,6 +274,29 @@ def test_a_lost_disk_is_replaced_fed_and_counts_again(world: World, compacted: b
     assert len(world.assert_equal()) == 50
     world.crash(world.others(leader.id)[1])
     fill(world, 1, "with two")
+
+
+def test_who_joined_on_the_word_of_one_that_knew_no_better_is_replaced_all_the_same(world: World) -> None:
+    """The member that told it had committed no further than to where this number was a learner."""
+    leader = world.elect()
+    fill(world, 5)
+    victim = world.others(leader.id)[0]
+    members = leader.raft.members
+
+    def outdated(sender: int, to: int, message: Message) -> list[Message]:
+        if to == victim and isinstance(message, Membership):
+            voters = tuple(world.others(victim))
+            return [Membership(1, msgspec.structs.replace(members, voters=voters, learners=(victim,)))]
+        return [message]
+
+    world.edit = outdated
+    world.wipe(victim)
+    world.run_until(lambda: bool(world.replicas[victim].raft.members.group))
+    world.edit = None
+    new = world.replicas[victim].log.disk_id
+    world.run_until(lambda: leader.raft.members.disk_of(victim) == new)
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 5
 
 
 def test_a_disk_that_was_replaced_is_not_heard_when_it_comes_back_and_says_why(world: World) -> None:
