@@ -89,7 +89,7 @@ KINDS: Mapping[str, Kind] = {
     "compact": Kind(3, "compact the log of {who}"),
     "transfer": Kind(1, "hand leadership to {other}"),
     "damage": Kind(0.5, "damage a chunk of a snapshot, the next one after {passing} others"),
-    "wipe": Kind(0.8, "lose the directory of {who}, which comes back empty", (0.0, 3.0)),
+    "wipe": Kind(0.6, "lose the directory of {who}, which comes back empty", (0.0, 3.0)),
     "lose state": Kind(0.5, "lose the state of {who}, but not its log"),
     "join": Kind(0.7, "add a replica"),
     "remove": Kind(0.7, "remove {who}"),
@@ -133,7 +133,7 @@ PAIRS: tuple[tuple[str, str, bool], ...] = (
     ("stranger", "crash", False),
     ("swap", "crash", False),
 )
-_PAIRED = 0.12  # the part of the times at which two things go wrong
+_PAIRED = 0.1  # the part of the times at which two things go wrong
 _LATE = 0.15  # the part of the replicas that are started late for the first time
 
 

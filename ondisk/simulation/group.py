@@ -127,8 +127,10 @@ class Simulation(World):
         self._told: dict[int, tuple[int, ...]] = {}  # by member: the first members that it was started with
         self._disk_in: dict[int, bytes] = {}  # by member: the disk in its place
         self._path_of: dict[bytes, Path] = {}  # by disk: where it is; those that are lost are nowhere
+        self._aside: set[str] = set()  # directories that will be put back
         self._away: set[int] = set()  # who has no directory in its place now, and is not started
         self._instead: dict[int, str] = {}  # by member: what stands there that is not its newest directory
+        self._repairing: set[int] = set()  # who was refused, and will be fed anew
         self._late: dict[int, float] = {}  # by member: so many seconds later it hears what it is sent
         self._importing = False  # whether an operator has been called
         self._calm = False
@@ -204,6 +206,8 @@ class Simulation(World):
         log = replica.log
         assert log is not None
         self.replicas[member], self.logs[member] = replica, log
+        if log.identity is not None and log.identity.seed and not log.members.group:
+            self.after(_OPERATOR_SECONDS, partial(self._look_at_import, self.epoch, member))
         instead = self._instead.get(member)
         if instead in (None, "the old one"):
             self._disk_in[member], self._path_of[log.disk_id] = log.disk_id, folder
@@ -625,6 +629,7 @@ class Simulation(World):
         epoch, disk, aside = self.epoch, self._disk_in.pop(member), self.directory / f"aside-{number}"
         self._stop(member)
         self._path_of[disk] = self._folder(member).rename(aside)
+        self._aside.add(aside.name)
         self._told[member] = self._first_members(member)
         self.logs.pop(member, None)
         self._look_at_losses()
@@ -638,6 +643,7 @@ class Simulation(World):
                 return
             if member in self.replicas:
                 self.crash(member)
+            self._aside.discard(aside.name)
             self._lose(member)
             if self.epoch == epoch:
                 self._path_of[disk] = aside.rename(self._folder(member))
@@ -725,22 +731,23 @@ class Simulation(World):
 
     def _repair_later(self, member: int) -> None:
         """Somebody sees that a replica was refused. What will be put back is left to who has taken it away."""
-        if self._instead.get(member) not in ("a copy", "the old one"):
-            self._away.add(member)  # a second attempt would end alike
+        self._away.add(member)  # another attempt would end alike
+        if member not in self._repairing and self._instead[member] not in _WILL_GO:
+            self._repairing.add(member)
+            self.after(_REPAIR_SECONDS, partial(self._repair, self.epoch, member))
+
+    def _repair(self, epoch: int, member: int) -> None:
+        """A supervisor tries it again, and then a person deletes the directory."""
+        if self.epoch != epoch or member not in self._instead:
+            self._repairing.discard(member)
             return
-        epoch = self.epoch
-
-        def repair() -> None:
-            if self.epoch == epoch and member in self._instead and member not in self.replicas:
-                log = self.logs.get(member)
-                if log is not None and log.identity is not None and log.identity.refused:
-                    self._must_not_start(member, "refused for good")
-                self._away.discard(member)
-                self._lose(member)
-                self._restart(member)
-
-        self._away.add(member)
-        self.after(_REPAIR_SECONDS, repair)
+        log = self.logs.get(member)
+        if log is not None and log.identity is not None and log.identity.refused:
+            self._must_not_start(member, "refused for good")
+        self._repairing.discard(member)
+        self._away.discard(member)
+        self._lose(member)
+        self._restart(member)
 
     # A majority of the disks is lost
 
@@ -802,6 +809,8 @@ class Simulation(World):
             computer.paused = False
         self._importing, self._changing = False, None
         self._away.clear()
+        self._aside.clear()
+        self._repairing.clear()
         self._instead.clear()
         self._disk_in.clear()
         self._path_of.clear()
@@ -821,6 +830,28 @@ class Simulation(World):
         for client in self._clients:
             if isinstance(client, SessionClient):
                 client.begin_anew()
+
+    def _look_at_import(self, epoch: int, member: int) -> None:
+        """Who holds an import, and has seen the others found their group without it, is to be fed by them.
+
+        And who has lost its import before there was a group is given it again: the status of both says so.
+        """
+        replica = self.replicas.get(member)
+        if self.epoch != epoch or replica is None or replica.log is None or replica.raft.members.group:
+            return
+        if not any(log.members.group for log in self._there().values()):
+            if any(not self._holds_import(other) for other in self.first_members):
+                self._import(epoch)
+                return
+        elif "holds an import" in (replica.status.error or ""):
+            self.crash(member)
+            self._lose(member)
+            self._restart(member)
+        self.after(_OPERATOR_SECONDS, partial(self._look_at_import, epoch, member))
+
+    def _holds_import(self, member: int) -> bool:
+        log = self.logs.get(member)
+        return log is not None and log.identity is not None and bool(log.identity.seed)
 
     def _export_newest(self, snapshot: Path) -> tuple[int, int, dict[bytes, bytes]]:
         """Write the state that has come furthest into a file; return its index and term, and what it holds."""
@@ -975,7 +1006,7 @@ class Simulation(World):
         for member in sorted(self._instead):  # it was put back in time, and belongs there
             if self._disk_in.get(member) == members.disk_of(member) != b"":
                 del self._instead[member]
-        if self._importing or self._away or self._instead:
+        if self._importing or self._away or self._instead or self._aside:
             return False
         for stranger in sorted(self.replicas.keys() - members.all):
             if stranger not in members.removed or not self.replicas[stranger].raft.members.group:
