@@ -453,6 +453,7 @@ def test_a_copy_from_before_a_replica_belonged_to_the_group_is_refused_too(world
     fill(world, 5)
     assert ask(world, world.elect(), AddReplica(4)) == Result()
     world.run_until(lambda: all(4 in each.status.voters for each in world.replicas.values()))
+    world.run(1)
     world.stop(4)
     shutil.rmtree(world.folder(4))
     copy.rename(world.folder(4))
