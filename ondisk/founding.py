@@ -198,10 +198,20 @@ class Founding:
         assert identity is not None
         if roster is None or identity.roster != roster:
             return None
-        votes = [(said.round, said.roster) for n, (_, said) in self._heard.items() if n in self._members]
-        if all(vote == (identity.round, roster) for vote in votes):
+        votes = [said for n, (_, said) in self._heard.items() if n in self._members]
+        if self._is_unanimous([self._is_same_vote(said, identity.round, roster) for said in votes]):
             return first_members(identity)
         return None
+
+    @staticmethod
+    def _is_unanimous(others: Sequence[bool]) -> bool:
+        """Whether so many of the others have voted as this one has."""
+        return all(others)
+
+    @staticmethod
+    def _is_same_vote(said: Found, round_number: int, roster: Roster) -> bool:
+        """Not one of another round: who gave that may have voted for others since."""
+        return (said.round, said.roster) == (round_number, roster)
 
     def problem(self) -> str | None:
         """Why there is no group yet, for people; ``None`` if nothing is amiss."""

@@ -72,7 +72,7 @@ class Origins:
             return False
         if not self._is_newest_life(sender, origin):
             return False
-        if origin.disk in newest.replaced:
+        if self._is_replaced(origin.disk, newest):
             if origin.disk not in committed.replaced:
                 return False  # it may be taken back
             self._refuse(
@@ -97,6 +97,11 @@ class Origins:
         if origin.group == LEGACY:
             return sender in newest.learners or newest.disk_of(sender) == origin.disk
         return committed.group == LEGACY and origin.group == self._heir
+
+    @staticmethod
+    def _is_replaced(disk: bytes, newest: Members) -> bool:
+        """O3: whether another disk has taken its place, or may have."""
+        return disk in newest.replaced
 
     def _is_newest_life(self, sender: int, origin: Origin) -> bool:
         """O4: each life knows the random numbers of those before it."""

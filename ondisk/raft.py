@@ -637,10 +637,14 @@ class Raft(SyncObj):
             return
         self._disks[node] = disk
         self._count()
-        if self.is_leader and node in self._learners:  # whatever the one before it had is not here
-            self._peers[node] = _Peer()
-            self._next[node], self._match[node] = self.log.last_index + 1, 0
-            self._last_response[node] = float("-inf")
+        if self.is_leader and node in self._learners:
+            self._forget_progress(node)
+
+    def _forget_progress(self, node: Node) -> None:
+        """As leader: it speaks with another disk, and whatever the one before it had is not here."""
+        self._peers[node] = _Peer()
+        self._next[node], self._match[node] = self.log.last_index + 1, 0
+        self._last_response[node] = float("-inf")
 
     def counts(self, replica_id: int) -> bool:
         """Whether answers under this number are believed: not those of a voter with another disk."""
@@ -695,7 +699,7 @@ class Raft(SyncObj):
                         "directory",
                     ),
                 )
-            elif now > newcomer.since + self.timing.election_max:
+            elif self._is_silent(newcomer, now):
                 change = ReplaceReplica(node.id, self._members.disk_of(node.id))
                 try:
                     members = self._after(change)
@@ -709,6 +713,10 @@ class Raft(SyncObj):
                     self._newcomers[node] = newcomer._replace(since=now)
                 return True
         return False
+
+    def _is_silent(self, newcomer: _Newcomer, now: float) -> bool:
+        """Whether the disk that counts has had the time to answer since another one was heard (W2)."""
+        return now > newcomer.since + self.timing.election_max
 
     def _promote_learners(self) -> None:
         for node in self._learners:
@@ -1076,7 +1084,7 @@ class Raft(SyncObj):
             self._refuse_claim(node, message)
             return
         self._last_response[node] = max(self._last_response[node], self._when_sent(message.round))
-        peer.acked_round = max(peer.acked_round, message.round)
+        peer.acked_round = max(peer.acked_round, self._round_of(message))
         if not message.success and message.prev_index == 0 and message.index > 0:
             return  # nobody can deny the beginning: this is meant for a former leader, see ``_tell_deposed``
         if message.success:
@@ -1101,6 +1109,10 @@ class Raft(SyncObj):
             self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
             self._probe(peer)
             self._send_entries(node)
+
+    def _round_of(self, message: AppendReply) -> int:
+        """Which round this confirms, with all before: the one that it answers, however late it comes."""
+        return message.round
 
     def _refuse_claim(self, node: Node, message: AppendReply) -> None:
         """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""
