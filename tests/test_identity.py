@@ -12,6 +12,7 @@ import pytest
 
 from ondisk import diskkv
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError
+from ondisk.members import Members
 from ondisk.messages import (
     AddReplica,
     AppendEntries,
@@ -28,7 +29,7 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.raftlog import LogEntry
+from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import World
@@ -191,6 +192,23 @@ def test_an_operator_may_found_a_group_with_fewer(late: Callable[..., Late]) -> 
     assert "not a member of group" in (third.status.error or "")
     assert ask(world, world.elect(), AddReplica(3)) == Result()
     world.run_until(lambda: all(each.status.voters == (1, 2, 3) for each in world.replicas.values()))
+    assert len(groups(world)) == 1
+
+
+def test_a_directory_of_another_group_keeps_the_others_from_founding_only_while_it_is_there(
+    late: Callable[..., Late],
+) -> None:
+    """It was put in by mistake, and is taken away again: nobody else has to be started anew."""
+    world = late(3)
+    log = RaftLog(world.folder(3) / "log", replica_id=3)
+    log.begin_group(Members((1, 2, 3), group=b"g" * 16, disks=((3, log.disk_id),)))
+    log.close()
+    stranger = world.now_start(3)
+    world.run(1)
+    assert all("group" in (world.replicas[member].status.error or "") for member in (1, 2))
+    assert stranger.status.role != "failed" and b"" in groups(world)
+    world.wipe(3)
+    world.run_until(lambda: b"" not in groups(world), 10)
     assert len(groups(world)) == 1
 
 
