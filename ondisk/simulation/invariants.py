@@ -48,6 +48,7 @@ class _Book:
         # By index; ``None`` where nobody showed the entry.
         self.committed: list[LogEntry | None] = [None] * (index + 1)
         self.terms = [0] * index + [term]  # of committed entries
+        self.committed_in = [0] * (index + 1)  # the terms in which that was first seen
         self.members: Members | None = None  # as of the last of them
 
     @property
@@ -290,6 +291,7 @@ class Invariants:
             if place_term is None:
                 raise Violation("gap", f"replica {replica.id} commits entry {place}, which it does not hold")
             book.terms.append(place_term)
+            book.committed_in.append(replica.raft.term)
             book.committed.append(None)
         book.members = log.members_at(index)
 
@@ -365,7 +367,8 @@ class Invariants:
                 "election safety", f"{book.leaders[term]} and {replica.id} both lead term {term}"
             )
         for index in range(max(1, log.base_index), len(book.terms)):
-            if log.term_at(index) != book.terms[index]:
+            # Late votes may elect a leader of a term that is over: it has what was committed before its term.
+            if book.committed_in[index] < term and log.term_at(index) != book.terms[index]:
                 raise Violation(
                     "leader completeness",
                     f"replica {replica.id} leads term {term} without entry {index} of term "
