@@ -62,7 +62,7 @@ class Founding:
         self._heard: dict[int, tuple[bytes, Found]] = {}  # by number: the disk, and what it said last
         self._former: dict[int, set[bytes]] = {}  # by number: disks that another one has taken the place of
         self._twins: str | None = None
-        self._elsewhere: str | None = None  # what a member of a group has said
+        self._elsewhere: dict[int, str] = {}  # by number: what a member of a group has said, in words
         self._tell_at = float("-inf")
 
     def use_fewer(self, members: Sequence[int]) -> None:
@@ -97,6 +97,7 @@ class Founding:
         if message.fewer and self._id in message.members and not self._fewer:
             with suppress(ConfigurationError):  # then it goes on to say for whom it has voted
                 self.use_fewer(message.members)
+        self._elsewhere.pop(sender, None)  # the directory that belonged to a group is not there any more
         former = self._heard.get(sender)
         if former is not None and former[0] != origin.disk:
             self._former.setdefault(sender, set()).add(former[0])
@@ -120,29 +121,31 @@ class Founding:
         if identity.roster and group_of(identity) == members.group:
             return first_members(identity)  # F4: it was founded with this one's vote
         if identity.existing and identity.existing != members.group:
-            self._elsewhere = (
+            self._elsewhere[sender] = (
                 f"this directory was erased to be fed anew by group {short(identity.existing)}, and replica "
                 f"{sender} belongs to group {short(members.group)}"
             )
         elif identity.seed:
-            self._elsewhere = (
+            self._elsewhere[sender] = (
                 f"replica {sender} belongs to group {short(members.group)}, and this directory holds an "
                 "import: give the same import to all members, or delete this directory"
             )
         elif self._id in members.learners:
             return Members((), group=members.group, where=members.where)  # W1
         elif self._id in members.voters:
-            self._elsewhere = (
+            self._elsewhere[sender] = (
                 f"this directory is new (disk {short(self._log.disk_id)}), and in group "
                 f"{short(members.group)} replica {self._id} is disk {short(members.disk_of(self._id))}: if "
                 "that one is lost, this one takes its place as soon as a majority of the others agrees"
             )
         elif self._id in members.removed:
-            self._elsewhere = (
+            self._elsewhere[sender] = (
                 f"replica {self._id} was removed from group {short(members.group)}: take another id"
             )
         else:
-            self._elsewhere = f"not a member of group {short(members.group)} yet: tell it to add {self._id}"
+            self._elsewhere[sender] = (
+                f"not a member of group {short(members.group)} yet: tell it to add {self._id}"
+            )
         return None
 
     # What goes out
@@ -199,17 +202,27 @@ class Founding:
         assert identity is not None
         if roster is None or identity.roster != roster:
             return None
-        votes = [(said.round, said.roster) for n, (_, said) in self._heard.items() if n in self._members]
-        if all(vote == (identity.round, roster) for vote in votes):
+        votes = [said for n, (_, said) in self._heard.items() if n in self._members]
+        if self._is_unanimous([self._is_same_vote(said, identity.round, roster) for said in votes]):
             return first_members(identity)
         return None
+
+    @staticmethod
+    def _is_unanimous(others: Sequence[bool]) -> bool:
+        """Whether so many of the others have voted as this one has."""
+        return all(others)
+
+    @staticmethod
+    def _is_same_vote(said: Found, round_number: int, roster: Roster) -> bool:
+        """Not one of another round: who gave that may have voted for others since."""
+        return (said.round, said.roster) == (round_number, roster)
 
     def problem(self) -> str | None:
         """Why there is no group yet, for people; ``None`` if nothing is amiss."""
         identity = self._log.identity
         assert identity is not None
         if self._elsewhere or self._twins:
-            return self._elsewhere or self._twins
+            return next(iter(self._elsewhere.values()), self._twins)
         if identity.existing:
             return f"erased, and waiting to be fed anew by group {short(identity.existing)}"
         if not self._members:

@@ -81,7 +81,7 @@ class Origins:
             return False
         if not self._is_newest_life(sender, origin):
             return False
-        if origin.disk in newest.replaced:
+        if self._is_replaced(origin.disk, newest):
             if origin.disk not in committed.replaced:  # that may be taken back, and it may lead legally
                 return not isinstance(message, AppendReply | Vote | SnapshotAck)
             self._refuse(
@@ -110,6 +110,11 @@ class Origins:
         if origin.group == LEGACY:
             return sender in newest.learners or newest.disk_of(sender) == origin.disk
         return committed.group == LEGACY and origin.group == self._heir
+
+    @staticmethod
+    def _is_replaced(disk: bytes, newest: Members) -> bool:
+        """O3: whether another disk has taken its place, or may have."""
+        return disk in newest.replaced
 
     def _is_newest_life(self, sender: int, origin: Origin) -> bool:
         """O4: each life knows the random numbers of those before it."""
@@ -162,8 +167,8 @@ class Origins:
     # Who is outside, or was
 
     def welcome(self, sender: int, origin: Origin) -> None:
-        """One without a group asks (F4, W1, W2)."""
-        if self._raft.members.group:
+        """One without a group asks (F4, W1, W2). It may be a copy from before it had one."""
+        if self._raft.members.group and self._is_newest_life(sender, origin):
             self._send_membership(sender)
             self._raft.on_newcomer(sender, origin.disk)
 

@@ -637,10 +637,14 @@ class Raft(SyncObj):
             return
         self._disks[node] = disk
         self._count()
-        if self.is_leader and node in self._learners:  # whatever the one before it had is not here
-            self._peers[node] = _Peer()
-            self._next[node], self._match[node] = self.log.last_index + 1, 0
-            self._last_response[node] = float("-inf")
+        if self.is_leader and node in self._learners:
+            self._forget_progress(node)
+
+    def _forget_progress(self, node: Node) -> None:
+        """As leader: it speaks with another disk, and whatever the one before it had is not here."""
+        self._peers[node] = _Peer()
+        self._next[node], self._match[node] = self.log.last_index + 1, 0
+        self._last_response[node] = float("-inf")
 
     def counts(self, replica_id: int) -> bool:
         """Whether answers under this number are believed: not those of a voter with another disk."""
@@ -648,7 +652,7 @@ class Raft(SyncObj):
         return node in self._counted or node not in self._others
 
     def on_newcomer(self, replica_id: int, disk: bytes) -> None:
-        """As leader: somebody without a group, or with a directory of the version before, has this number."""
+        """As leader: somebody has this number whose disk is not the one that counts (docs/protocol.md, W2)."""
         node, now = self._node(replica_id), _time_of_step()
         if not self.is_leader or node not in self._others or self._members.disk_of(replica_id) == disk:
             return
@@ -696,7 +700,7 @@ class Raft(SyncObj):
                         "directory",
                     ),
                 )
-            elif now > newcomer.since + self.timing.election_max:
+            elif self._is_silent(newcomer, now):
                 change = ReplaceReplica(node.id, self._members.disk_of(node.id))
                 try:
                     members = self._after(change)
@@ -710,6 +714,10 @@ class Raft(SyncObj):
                     self._newcomers[node] = newcomer._replace(since=now)
                 return True
         return False
+
+    def _is_silent(self, newcomer: _Newcomer, now: float) -> bool:
+        """Whether the disk that counts has had the time to answer since another one was heard (W2)."""
+        return now > newcomer.since + self.timing.election_max
 
     def _promote_learners(self) -> None:
         for node in self._learners:
@@ -1082,7 +1090,7 @@ class Raft(SyncObj):
             self._refuse_claim(node, message)
             return
         self._last_response[node] = max(self._last_response[node], self._when_sent(message.round))
-        peer.acked_round = max(peer.acked_round, message.round)
+        peer.acked_round = max(peer.acked_round, self._round_of(message))
         if not message.success and message.prev_index == 0 and message.index > 0:
             return  # nobody can deny the beginning: this is meant for a former leader, see ``_tell_deposed``
         if message.success:
@@ -1102,6 +1110,10 @@ class Raft(SyncObj):
             self._next[node] = max(self._match[node] + 1, min(message.index, message.prev_index))
             self._probe(peer)
             self._send_entries(node)
+
+    def _round_of(self, message: AppendReply) -> int:
+        """Which round this confirms, with all before: the one that it answers, however late it comes."""
+        return message.round
 
     def _refuse_rolled_back(self, node: Node, message: AppendReply) -> None:
         """Links keep their order, so this is no old answer: the disk has lost what it had acknowledged."""

@@ -133,6 +133,8 @@ class Replica:
     log_type: type[RaftLog] = RaftLog
     raft_type: type[Raft] = Raft
     transfers_type: type[Transfers] = Transfers
+    origins_type: type[Origins] = Origins
+    founding_type: type[Founding] = Founding
 
     def __init__(
         self,
@@ -202,11 +204,11 @@ class Replica:
                 disk=self._disk,
                 lockstep=lockstep,
             )
-            self._origins = Origins(replica_id, log, self.raft, self._send)
+            self._origins = self.origins_type(replica_id, log, self.raft, self._send)
             endpoint.introduce(self._origins.own())
             self._founding: Founding | None = None
             if not log.members.group:
-                self._founding = Founding(log, first, endpoint.advertised, self._send)
+                self._founding = self.founding_type(log, first, endpoint.advertised, self._send)
         except BaseException:
             self._release()
             raise

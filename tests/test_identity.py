@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ondisk import diskkv, raftlog
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError
+from ondisk.members import Members
 from ondisk.messages import (
     AddReplica,
     AppendEntries,
@@ -27,7 +29,7 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.raftlog import LogEntry
+from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import World
@@ -193,6 +195,23 @@ def test_an_operator_may_found_a_group_with_fewer(late: Callable[..., Late]) -> 
     assert len(groups(world)) == 1
 
 
+def test_a_directory_of_another_group_keeps_the_others_from_founding_only_while_it_is_there(
+    late: Callable[..., Late],
+) -> None:
+    """It was put in by mistake, and is taken away again: nobody else has to be started anew."""
+    world = late(3)
+    log = RaftLog(world.folder(3) / "log", replica_id=3)
+    log.begin_group(Members((1, 2, 3), group=b"g" * 16, disks=((3, log.disk_id),)))
+    log.close()
+    stranger = world.now_start(3)
+    world.run(1)
+    assert all("group" in (world.replicas[member].status.error or "") for member in (1, 2))
+    assert stranger.status.role != "failed" and b"" in groups(world)
+    world.wipe(3)
+    world.run_until(lambda: b"" not in groups(world), 10)
+    assert len(groups(world)) == 1
+
+
 def test_who_has_voted_or_belongs_to_a_group_founds_no_smaller_one(late: Callable[..., Late]) -> None:
     """What it has voted for may exist by now."""
     world = late()
@@ -273,6 +292,29 @@ def test_a_lost_disk_is_replaced_fed_and_counts_again(world: World, compacted: b
     assert len(world.assert_equal()) == 50
     world.crash(world.others(leader.id)[1])
     fill(world, 1, "with two")
+
+
+def test_who_joined_on_the_word_of_one_that_knew_no_better_is_replaced_all_the_same(world: World) -> None:
+    """The member that told it had committed no further than to where this number was a learner."""
+    leader = world.elect()
+    fill(world, 5)
+    victim = world.others(leader.id)[0]
+    members = leader.raft.members
+
+    def outdated(sender: int, to: int, message: Message) -> list[Message]:
+        if to == victim and isinstance(message, Membership):
+            voters = tuple(world.others(victim))
+            return [Membership(1, msgspec.structs.replace(members, voters=voters, learners=(victim,)))]
+        return [message]
+
+    world.edit = outdated
+    world.wipe(victim)
+    world.run_until(lambda: bool(world.replicas[victim].raft.members.group))
+    world.edit = None
+    new = world.replicas[victim].log.disk_id
+    world.run_until(lambda: leader.raft.members.disk_of(victim) == new)
+    world.run_until(world.converged)
+    assert len(world.assert_equal()) == 5
 
 
 def test_a_disk_that_was_replaced_is_not_heard_when_it_comes_back_and_says_why(world: World) -> None:
@@ -450,6 +492,23 @@ def test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started(
         del world.replicas[victim]
     else:
         pytest.fail("it was never told")
+
+
+def test_a_copy_from_before_a_replica_belonged_to_the_group_is_refused_too(world: World) -> None:
+    """It says that it is empty, and the members name its disk: nobody would ever feed it, or replace it."""
+    world.start(4)
+    world.run(0.5)
+    copy = copy_of(world, 4)
+    fill(world, 5)
+    assert ask(world, world.elect(), AddReplica(4)) == Result()
+    world.run_until(lambda: all(4 in each.status.voters for each in world.replicas.values()))
+    world.run(1)
+    world.stop(4)
+    shutil.rmtree(world.folder(4))
+    copy.rename(world.folder(4))
+    back = world.start(4)
+    world.run_until(lambda: back.status.role == "failed", 10)
+    assert "copy" in (back.status.error or "")
 
 
 def test_lives_that_nobody_could_tell_of_do_not_make_an_old_copy_new(world: World) -> None:

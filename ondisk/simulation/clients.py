@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 from ondisk import diskkv, sessions
@@ -18,6 +19,11 @@ REQUEST_SECONDS = 2.0  # the deadline that a client gives
 _PATIENCE = 4.0  # then it goes on, answered or not: a replica that gets no processor answers nobody
 _THINK_SECONDS = 1.0  # at most, between an answer and the next question
 _NEW_KEYS_EVERY = 10.0  # seconds, so that no key's history becomes long
+
+
+def hot_key(now: float, chance: float) -> str:
+    """A key that is asked for at this time, so that operations meet."""
+    return f"k{int(now / _NEW_KEYS_EVERY)}.{int(chance * 2)}"
 
 
 class Service(Protocol):
@@ -40,6 +46,33 @@ def when_done(future: Future[Any], then: Callable[[Future[Any]], None], service:
             service.report(Violation("client", repr(error)))
 
     future.add_done_callback(call)
+
+
+class Epochs(History):
+    """A history that goes on when a group has lost its majority, and another one begins with an import.
+
+    What was not imported is gone for good, so from then on every key is another one: it begins as imported.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def key(self, name: str) -> str:
+        """What this key is called in the present epoch."""
+        return f"{self.epoch}:{name}" if self.epoch else name
+
+    def begin(
+        self, client: int | str, name: str, key: str | bytes, *args: Any, at: float | None = None
+    ) -> int:
+        """A client calls, in the present epoch."""
+        return super().begin(client, name, self.key(str(key)), *args, at=at)
+
+    def begin_epoch(self, contents: Mapping[bytes, bytes], at: float) -> None:
+        """From now on there is what was imported, and nothing else."""
+        self.epoch += 1
+        for key, value in contents.items():
+            self.ok(self.begin("the import", "put", key.decode(), value, at=at), at=at)
 
 
 class Client:
@@ -78,7 +111,7 @@ class Client:
             return
         replica, deadline = found[0], found[1] + REQUEST_SECONDS
         epoch = int(self._world.elapsed / _NEW_KEYS_EVERY)
-        key, number = f"k{epoch}.{int(rng.random() * 2)}", f"n{epoch}"
+        key, number = hot_key(self._world.elapsed, rng.random()), f"n{epoch}"
         value = f"v{self._number}.{self._asked}"
         kind, now = rng.random(), self._world.elapsed
         self._asked += 1
@@ -144,7 +177,8 @@ class SessionClient:
         self._service = service
         self._history = history
         self._rng = world.chance("session client", number)
-        self._name = f"session {number}"
+        self._number = number
+        self._lives = 0
         self._session = 0
         self._sequence = 0
         self._attempts = 0
@@ -152,9 +186,22 @@ class SessionClient:
         self._stopped = False
         self._send(sessions.register(), self._registered)
 
+    @property
+    def _name(self) -> str:
+        return f"session {self._number}.{self._lives}" if self._lives else f"session {self._number}"
+
     def stop(self) -> None:
         """Begin nothing more; what is unfinished has no known outcome."""
         self._stopped = True
+
+    def begin_anew(self) -> None:
+        """The group has lost a majority of its disks, and its sessions may be among what is gone."""
+        if self._begun is not None:
+            self._history.unknown(self._begun, at=self._world.elapsed)
+            self._begun = None
+        self._attempts += 1
+        self._lives += 1
+        self._send(sessions.register(), self._registered)
 
     def _registered(self, result: Result) -> None:
         assert isinstance(result.value, int)
@@ -162,10 +209,10 @@ class SessionClient:
         self._next()
 
     def _next(self) -> None:
-        self._world.after(_THINK_SECONDS * self._rng.random(), self._count)
+        self._world.after(_THINK_SECONDS * self._rng.random(), partial(self._count, self._lives))
 
-    def _count(self) -> None:
-        if self._stopped:
+    def _count(self, life: int) -> None:
+        if self._stopped or life != self._lives:
             return
         self._sequence += 1
         key = f"s{int(self._world.elapsed / _NEW_KEYS_EVERY)}"
@@ -182,7 +229,7 @@ class SessionClient:
         self._next()
 
     def _send(self, command: bytes, then: Callable[[Result], None]) -> None:
-        """Until it is known what came of it."""
+        """Until it is known what came of it, or the group is another one."""
         self._attempts += 1
         attempt = self._attempts
         found = self._service.any_replica(self._rng.random())

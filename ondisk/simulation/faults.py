@@ -89,28 +89,98 @@ KINDS: Mapping[str, Kind] = {
     "compact": Kind(3, "compact the log of {who}"),
     "transfer": Kind(1, "hand leadership to {other}"),
     "damage": Kind(0.5, "damage a chunk of a snapshot, the next one after {passing} others"),
-    "wipe": Kind(1, "lose the directory of {who}"),
+    "wipe": Kind(0.6, "lose the directory of {who}, which comes back empty", (0.0, 3.0)),
     "lose state": Kind(0.5, "lose the state of {who}, but not its log"),
     "join": Kind(0.7, "add a replica"),
     "remove": Kind(0.7, "remove {who}"),
+    "copy": Kind(0.5, "copy the directory of {who}, and put the copy back later", (0.5, 10.0)),
+    "aside": Kind(
+        0.4, "let {who} begin with an empty directory, and put the old one back later", (0.5, 10.0)
+    ),
+    "swap": Kind(0.4, "swap the directories of {who} and {other}", (0.1, 3.0)),
+    "stranger": Kind(0.4, "put a directory of another group in the place of that of {who}", (0.2, 5.0)),
+    "late answers": Kind(
+        0.6,
+        "what the leader hears is {size:.1f} s late, and then nobody hears it",
+        (3.5, 5.0),
+        between(1.2, 1.9),
+    ),
+    "late start": Kind(0, "start {who} for the first time later than the others", (0.1, 8.0)),
 }
+
+# What goes wrong at nearly the same time, and whether it is the same replica (the leader and another one if not).
+PAIRS: tuple[tuple[str, str, bool], ...] = (
+    ("wipe", "wipe", False),
+    ("wipe", "crash", False),
+    ("wipe", "crash", True),
+    ("wipe", "crash all", False),
+    ("wipe", "pause", True),
+    ("pause", "wipe", False),
+    ("pause", "wipe", True),
+    ("partition", "wipe", False),
+    ("cut", "wipe", False),
+    ("stall", "wipe", False),
+    ("slow disk", "wipe", False),
+    ("wipe", "compact", False),
+    ("wipe", "transfer", False),
+    ("join", "wipe", False),
+    ("join", "wipe", True),
+    ("remove", "wipe", False),
+    ("remove", "crash", False),
+    ("wipe", "join", False),
+    ("wipe", "remove", False),
+    ("lose state", "wipe", False),
+    ("wipe", "copy", False),
+    ("copy", "wipe", False),
+    ("copy", "partition", True),
+    ("aside", "crash", False),
+    ("aside", "partition", False),
+    ("stranger", "crash", False),
+    ("swap", "crash", False),
+)
+_PAIRED = 0.1  # the part of the times at which two things go wrong
+_LATE = 0.15  # the part of the replicas that are started late for the first time
 
 
 def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) -> tuple[Fault, ...]:
-    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some close together."""
-    faults: list[Fault] = []
+    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some close together, some in pairs."""
+    pairs = [pair for pair in PAIRS if pair[0] in kinds and pair[1] in kinds]
+    faults = _at_the_beginning(rng, kinds) if pairs else []
     at = 0.5
     while True:
         at += 0.3 * rng.random() if rng.random() < 0.5 else 5.0 * rng.random()
         if at >= seconds:
-            return tuple(faults)
+            return tuple(sorted(faults, key=lambda fault: fault.at))
+        if pairs and rng.random() < _PAIRED:
+            first, second, same = pairs[int(rng.random() * len(pairs))]
+            faults.append(_draw_one(rng, first, kinds[first], at))
+            then = at + rng.random() * min(0.8, seconds - at)
+            who = faults[-1].who if same else _someone(rng)
+            faults.append(_draw_one(rng, second, kinds[second], then)._replace(who=who))
+        else:
+            name = _any_kind(rng, kinds)
+            faults.append(_draw_one(rng, name, kinds[name], at))
+
+
+def _at_the_beginning(rng: random.Random, kinds: Mapping[str, Kind]) -> list[Fault]:
+    """Before there is a group: who is not there yet, and what happens to those that are."""
+    faults = []
+    for member in range(1, 6):
+        if rng.random() < _LATE:
+            late = _draw_one(rng, "late start", kinds["late start"], 0.001)
+            faults.append(late._replace(who=member))
+    while rng.random() < 0.4:
         name = _any_kind(rng, kinds)
-        kind = kinds[name]
-        low, high = kind.lasts
-        who = LEADER if rng.random() < 0.4 else _someone(rng)
-        lasts = low + (high - low) * rng.random() ** 2
-        size = kind.size(rng)
-        faults.append(Fault(round(at, 3), name, round(lasts, 3), who, _someone(rng), round(size, 3)))
+        faults.append(_draw_one(rng, name, kinds[name], 0.002 + 0.5 * rng.random() ** 2))
+    return faults
+
+
+def _draw_one(rng: random.Random, name: str, kind: Kind, at: float) -> Fault:
+    low, high = kind.lasts
+    who = LEADER if rng.random() < 0.4 else _someone(rng)
+    lasts = low + (high - low) * rng.random() ** 2
+    size = kind.size(rng)
+    return Fault(round(at, 3), name, round(lasts, 3), who, _someone(rng), round(size, 3))
 
 
 def _any_kind(rng: random.Random, kinds: Mapping[str, Kind]) -> str:

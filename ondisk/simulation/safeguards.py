@@ -7,14 +7,16 @@ by doing what stock PySyncObj does in that place. Nothing outside the simulator 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pysyncobj.node import Node
 
+from ondisk.founding import Founding
 from ondisk.members import Members
-from ondisk.messages import AppendReply, RequestVote
-from ondisk.raft import Raft, Timing
+from ondisk.messages import AppendReply, Found, Origin, RequestVote, Roster
+from ondisk.origins import Origins
+from ondisk.raft import Raft, Timing, _Newcomer, _time_of_step
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.transfer import Transfers, _Receiving
@@ -82,7 +84,7 @@ class _BacksUpOneByOne(Raft):
 class _ElectsAtOnce(Raft):
     def _ask_before_election(self) -> None:
         super()._ask_before_election()
-        self._ballot = (self._term + 1, True, set(self._others))
+        self._prevotes = (self._term + 1, set(self._others))
         self._start_election_if_wanted()
 
 
@@ -108,6 +110,39 @@ class _TrustsItsFirstCommitIndex(Raft):
 
 class _ChangesMembersAtAnyTime(Raft):
     def _may_change_members(self) -> bool:
+        return True
+
+
+class _AnyAnswerConfirms(Raft):
+    def _round_of(self, message: AppendReply) -> int:
+        return self.round
+
+
+class _DatesAnswersWhenRead(Raft):
+    def _when_sent(self, round_number: int) -> float:
+        return _time_of_step()
+
+
+class _CountsNumbers(Raft):
+    def _count(self) -> None:
+        self._counted = set(self._others)
+
+    def counts(self, replica_id: int) -> bool:
+        return True
+
+
+class _ChangesMembersUnchecked(Raft):
+    def _passes_check(self, change: object, members: Members) -> bool:
+        return True
+
+
+class _KeepsProgressOfLostDisks(Raft):
+    def _forget_progress(self, node: Node) -> None:
+        pass
+
+
+class _ReplacesAtOnce(Raft):
+    def _is_silent(self, newcomer: _Newcomer, now: float) -> bool:
         return True
 
 
@@ -146,6 +181,37 @@ class _InstallsOverItsTail(RaftLog):
 class _AcknowledgesAFailedInstall(Transfers):
     def _keep_old_state(self, receiving: _Receiving, error: Exception) -> None:
         self._begin_anew(receiving)
+
+
+# Who belongs together
+
+
+class _FoundsWithAMajority(Founding):
+    @staticmethod
+    def _is_unanimous(others: Sequence[bool]) -> bool:
+        return 2 * (sum(others) + 1) > len(others) + 1
+
+
+class _CountsVotesOfOtherRounds(Founding):
+    @staticmethod
+    def _is_same_vote(said: Found, round_number: int, roster: Roster) -> bool:
+        return said.roster == roster
+
+
+class _HearsOtherGroups(Origins):
+    def _is_ours(self, sender: int, origin: Origin, newest: Members, committed: Members) -> bool:
+        return bool(origin.group and newest.group)
+
+
+class _HearsReplacedDisks(Origins):
+    @staticmethod
+    def _is_replaced(disk: bytes, newest: Members) -> bool:
+        return False
+
+
+class _HearsOldCopies(Origins):
+    def _is_newest_life(self, sender: int, origin: Origin) -> bool:
+        return True
 
 
 # The replica
@@ -317,6 +383,50 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
         (_ChangesMembersAtAnyTime,),
         "the schedule asks for the next change when the one before is done",
     ),
+    "founding-is-unanimous": Safeguard(
+        "A group is founded when all of its first members have voted for it.",
+        (_FoundsWithAMajority,),
+    ),
+    "rounds-of-founding": Safeguard(
+        "A vote for a founding counts in its own round only.",
+        (_CountsVotesOfOtherRounds,),
+    ),
+    "refuse-other-groups": Safeguard(
+        "Who belongs to another group is not heard.",
+        (_HearsOtherGroups,),
+    ),
+    "votes-from-named-disks": Safeguard(
+        "A voter counts only with the disk that the members name.",
+        (_CountsNumbers,),
+    ),
+    "refuse-replaced-disks": Safeguard(
+        "A disk that was replaced is not heard, and is told so.",
+        (_HearsReplacedDisks,),
+    ),
+    "newest-life-only": Safeguard(
+        "An old copy of a directory is not heard, and is told so.",
+        (_HearsOldCopies,),
+    ),
+    "check-changes-first": Safeguard(
+        "The members change only when a majority of the new voters has just answered.",
+        (_ChangesMembersUnchecked,),
+    ),
+    "learner-progress-per-disk": Safeguard(
+        "What a learner has acknowledged is forgotten when it comes with another disk.",
+        (_KeepsProgressOfLostDisks,),
+    ),
+    "replace-only-the-silent": Safeguard(
+        "A disk is replaced only if it does not answer while another one is there.",
+        (_ReplacesAtOnce,),
+    ),
+    "evidence-as-of-sending": Safeguard(
+        "An answer is evidence as of when it was asked for, not as of when it is read.",
+        (_DatesAnswersWhenRead,),
+    ),
+    "answers-confirm-their-round": Safeguard(
+        "A read is confirmed by answers to what was sent after it was asked.",
+        (_AnyAnswerConfirms,),
+    ),
 }
 
 
@@ -328,6 +438,12 @@ def replica_without(names: Iterable[str]) -> type[Replica]:
         mixins = tuple(lacking for lacking in classes if issubclass(lacking, base))
         return type(base.__name__, (*mixins, base), {}) if mixins else base
 
-    parts = {"raft_type": mixed(Raft), "log_type": mixed(RaftLog), "transfers_type": mixed(Transfers)}
+    parts = {
+        "raft_type": mixed(Raft),
+        "log_type": mixed(RaftLog),
+        "transfers_type": mixed(Transfers),
+        "origins_type": mixed(Origins),
+        "founding_type": mixed(Founding),
+    }
     weak: type[Replica] = type("Replica", (mixed(Replica),), parts)
     return weak

@@ -271,7 +271,8 @@ class World:
         if lost:
             return None
         delay = self.latency * (0.1 + 0.9 * part) + max(0.0, self.computers[sender].busy_until - self.now)
-        self.computers[receiver].wake(self.now + delay)
+        if (computer := self.computers.get(receiver)) is not None:  # else it has never been started
+            computer.wake(self.now + delay)
         return delay
 
     def heal(self, *pairs: tuple[int, int]) -> None:
