@@ -51,6 +51,7 @@ from rocksdict import (
 from ondisk import forked
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 from ondisk.shielded import has_ended
+from ondisk.watch import Watch
 
 # Six databases live in one Jupyter kernel on a free machine with 1 GB, so they share one block
 # cache, and each may hold only a few MB of recent writes before it flushes them.
@@ -293,6 +294,8 @@ class Store:
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
             self._durable = self._db.latest_sequence_number()  # opening syncs what it finds
+            self._newest_log = self._newest_log_there()
+            self._watch = Watch(self.path, self._lost_file)
         except Exception as error:
             raise _translate(error, self.path) from None
         self._open = True
@@ -311,6 +314,32 @@ class Store:
             raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
         for file in (*self.path.glob("*.log"), *self.path.glob("MANIFEST-*")):
             _refuse_recycled_records(file)
+
+    def check(self) -> None:
+        """Raise ``StorageError`` unless the files can still be found and written. Costs microseconds."""
+        with self._using():
+            self._watch.check()
+
+    def _lost_file(self) -> str | None:
+        """A file that RocksDB needs, and that is not there. It adds and removes some meanwhile."""
+        suspects = self._needed_files() - set(os.listdir(self.path))
+        if lost := suspects & self._needed_files():  # before and after, and not in between
+            return min(lost)
+        for _ in range(3):  # a log that is listed neither before it is made nor after it is removed is there
+            if (newest := self._newest_log_there()) >= self._newest_log:
+                self._newest_log = newest
+                return None
+        return f"{self._newest_log:06}.log"
+
+    def _needed_files(self) -> set[str]:
+        try:
+            manifest = (self.path / "CURRENT").read_text("ascii", "replace").strip()
+        except OSError:
+            return {"CURRENT"}
+        return {"CURRENT", manifest, *(file["name"].lstrip("/") for file in self._db.live_files())}
+
+    def _newest_log_there(self) -> int:
+        return max((int(log.stem) for log in self.path.glob("*.log") if log.stem.isdecimal()), default=0)
 
     @property
     def is_open(self) -> bool:
@@ -397,9 +426,10 @@ class Store:
         self._disk.reach("written")
 
     def sync(self) -> None:
-        """Return when every write so far would survive a power cut."""
+        """Return when every write so far would survive a power cut, and can be found afterwards."""
         with self._using():
             self._disk.sync(lambda: self._db.flush_wal(True))
+            self._watch.check()
             self._durable = self._db.latest_sequence_number()
         self._disk.reach("synced")
 
@@ -429,8 +459,11 @@ class Store:
                     else:
                         time.sleep(_LENT_SECONDS)
             try:
-                for database in (self._meta, self._db):
-                    _close(database)
+                if self._watch.what_is_wrong():  # closing would write tables into whatever has this name now
+                    self._db.cancel_all_background(True)
+                else:
+                    for database in (self._meta, self._db):
+                        _close(database)
             except Exception as error:
                 raise _translate(error, self.path) from None
             finally:
@@ -484,17 +517,21 @@ class DirectoryLock:
     The kernel drops the lock when the owner ends, however it ends.
     """
 
+    name = "owner"
+
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises ``DirectoryInUse`` at once, with the owner's name."""
         self._fd = -1
         forked.register(self)
         try:
             make_directory(directory)
-            self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._path = directory / self.name
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._watch = Watch(directory, lambda: None if self.is_there() else self.name)
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
@@ -506,6 +543,17 @@ class DirectoryLock:
         except OSError as error:
             self.release()
             raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
+
+    def is_there(self) -> bool:
+        """Whether the file that is locked is the one that somebody else would try to lock."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if another owner could get in: the directory or its ``owner`` is gone."""
+        self._watch.check()
 
     def release(self) -> None:
         """Let the next owner in. A second call does nothing."""

@@ -277,6 +277,9 @@ class DiskKV(OnDiskStateMachine):
             sessions.commit()
         if self._sync_every_update:
             store.sync()
+        else:
+            store.check()  # before anybody hears of the results
+        self._generations.check()
         return results
 
     def _apply(self, command: bytes, changes: dict[bytes, bytes | None]) -> Result:
@@ -335,6 +338,7 @@ class DiskKV(OnDiskStateMachine):
     def sync(self) -> None:
         """Make every update so far durable."""
         self._open_store.sync()
+        self._generations.check()
 
     def prepare_snapshot(self) -> DiskKVView:
         """Hold the present state still, as a second database with hard links to the same tables."""
@@ -365,6 +369,7 @@ class DiskKV(OnDiskStateMachine):
             if (applied := _applied_index(new)) != index:
                 raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
             sessions = _stored_sessions(new)
+            generations.check()
             generations.point_to(path)
         except BaseException:
             if new is not None:

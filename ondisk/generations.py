@@ -26,6 +26,7 @@ from pathlib import Path
 
 from ondisk.disk import DirectoryLock, Disk, Store, disk_errors, sync_directory
 from ondisk.errors import Corrupt
+from ondisk.watch import Watch
 
 # Where an experiment may crash (``Disk.reach``). In the order in which they are reached:
 CREATE_POINTS = ("create: directory made", "create: database made")
@@ -55,6 +56,7 @@ class Generations:
         self.path = path.absolute()
         self._disk = disk
         self._lock: DirectoryLock | None = None
+        self._watch: Watch | None = None
         self._number = 0  # of the live database
         self._views = 0  # made so far
 
@@ -72,7 +74,22 @@ class Generations:
             lock.release()
             raise
         self._lock = lock
+        self._watch = Watch(self.path, self._lost_file)
         return store
+
+    def check(self) -> None:
+        """Raise ``StorageError`` unless the directory and its pointer are where they were."""
+        if self._watch is not None:
+            self._watch.check()
+
+    def _lost_file(self) -> str | None:
+        if self._lock is not None and not self._lock.is_there():
+            return self._lock.name
+        try:
+            pointer = (self.path / _POINTER).read_bytes()
+        except OSError:
+            return _POINTER
+        return None if pointer == _pointer(f"db-{self._number:06d}") else _POINTER
 
     def close(self) -> None:
         """Let the next owner in. A second call does nothing."""

@@ -566,8 +566,11 @@ class _Witness:
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             os.pwrite(self._file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
+            deleted = os.fstat(self._file).st_nlink == 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error})") from None
+        if deleted:
+            raise StorageError(f"{self._path}: was deleted while it was in use")
 
     def close(self) -> None:
         if self._file >= 0:

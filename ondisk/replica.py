@@ -503,7 +503,10 @@ class Replica:
         """Make the log durable, and only then let messages leave."""
         assert self.log is not None
         self._proposals.send_outcomes()
+        syncs = self.log.syncs
         self.log.sync()
+        if self.log.syncs > syncs and self._lock is not None:
+            self._lock.check()  # what was synced counts only while it can be found, and by nobody else
         if (origin := self._origins.changed()) is not None:
             self._endpoint.introduce(origin)
         outbox, self._outbox = self._outbox, []

@@ -1,0 +1,63 @@
+"""Watch: notices that a directory which is in use, or a file in it that is needed, has lost its name.
+
+An open file can be written and synced for as long as one likes after it was deleted, or after its directory
+was moved or replaced by another one: the operating system says nothing, and the bytes are gone with the
+process. So whoever has synced something looks whether it can still be found, before anybody is told that it
+is durable.
+
+The look costs one ``stat`` and one ``access``, some microseconds. A directory's *change time* moves when a
+name in it comes or goes, or when its permissions change; only then is there more to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ondisk.errors import StorageError
+
+# A change time is only as fine as the kernel's tick. A second change within the same tick would not show, so
+# a change that is younger than this is looked at again.
+_TICK_NS = 50_000_000
+
+
+class Watch:
+    """One directory, from the moment when this object is made."""
+
+    def __init__(self, directory: Path, lost: Callable[[], str | None]) -> None:
+        """``lost`` names a file that is needed and missing, if there is one. Raises ``OSError``."""
+        found = os.stat(directory)
+        self._path = os.fspath(directory)
+        self._identity = found.st_dev, found.st_ino
+        self._owner_writes = found.st_mode & stat.S_IWUSR
+        self._find_lost = lost
+        self._changed = -1
+
+    def check(self) -> None:
+        """Raise ``StorageError`` unless everything is where it was, and may be written."""
+        if (reason := self.what_is_wrong()) is not None:
+            raise StorageError(
+                f"{self._path}: {reason} while it was in use. What is written there now would be lost. "
+                f"Put it right and start again, or rebuild this replica from the others"
+            )
+
+    def what_is_wrong(self) -> str | None:
+        """What ``check`` would say. Then nothing here may be touched by its name any more."""
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            return f"was deleted or moved away ({error.strerror})"
+        if (found.st_dev, found.st_ino) != self._identity:
+            return "was replaced by another directory"
+        # The owner's bit stops everybody but root. Whoever takes it away means root, too.
+        if self._owner_writes > found.st_mode & stat.S_IWUSR or not os.access(self._path, os.W_OK):
+            return "was made read-only"
+        if found.st_ctime_ns != self._changed:
+            if (name := self._find_lost()) is not None:
+                return f"has lost its file {name}"
+            settled = abs(time.time_ns() - found.st_ctime_ns) > _TICK_NS
+            self._changed = found.st_ctime_ns if settled else -1
+        return None
