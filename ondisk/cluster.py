@@ -101,8 +101,7 @@ class Cluster(Client):
         )
 
     def _open(self, members: Sequence[int] | None) -> None:
-        """Start whom the directories know, and the others of their group; or the first members of a new "
-        "one."""
+        """Start whom the directories know, and the others of their group; or the first of a new one."""
         errors: list[StorageError] = []
         there = self._directories()
         if members is not None:
@@ -128,11 +127,15 @@ class Cluster(Client):
         if group is None:
             wanted = tuple(FIRST_MEMBERS if members is None else members)
             first = next((node.first_members for node in self._nodes.values() if node.first_members), wanted)
+            for replica_id in first:  # an empty directory knows nobody
+                if replica_id in self._nodes and not self._nodes[replica_id].first_members:
+                    self._nodes.pop(replica_id).stop()
         else:
             first = tuple(group.all)
         for replica_id in sorted(set(first) - self._nodes.keys()):
             there_already = replica_id in self._directories()
-            node = self._make_node(replica_id, None if there_already else sorted(first))
+            knows = there_already and group is not None
+            node = self._make_node(replica_id, None if knows else sorted(first))
             self._nodes[replica_id] = node
             with suppress(StorageError) if there_already else nullcontext():
                 node.start()
