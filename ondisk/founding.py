@@ -112,8 +112,7 @@ class Founding:
                 self._tell_at = float("-inf")
 
     def on_membership(self, sender: int, message: Membership) -> Members | None:
-        """A member of a group speaks; return the configuration to begin with if this replica belongs "
-        "there."""
+        """A member of a group speaks; return the members to begin with if this replica belongs there."""
         members, identity = message.members, self._log.identity
         assert identity is not None
         if self._members and sender not in self._members and self._id not in members.all:

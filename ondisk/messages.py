@@ -186,8 +186,7 @@ class RemoveReplica(_Message, frozen=True, tag="remove_replica"):
 
 
 class ReplaceReplica(_Message, frozen=True, tag="replace_replica"):
-    """Change: this disk of a voter is lost. Its number becomes a learner, and votes again with another "
-    "disk."""
+    """Change: this disk of a voter is lost. Its number is a learner, until another disk votes under it."""
 
     id: Id
     disk: Disk

@@ -157,8 +157,7 @@ class Origins:
         self._stop_among_strangers()
 
     def _stop_among_strangers(self) -> None:
-        """A majority of this group's own numbers belongs elsewhere: this directory is the one in the wrong "
-        "place."""
+        """A majority of this group's own numbers belongs elsewhere: this directory is in the wrong place."""
         voters = self._raft.members.voters
         strangers = [number for number in voters if number in self._strangers]
         if self._id in voters and 2 * len(strangers) > len(voters):

@@ -475,8 +475,7 @@ class Raft(SyncObj):
         return self.round + 1
 
     def confirmed_round(self) -> int:
-        """As leader: a majority has answered what was sent in this round, or later. It follows this "
-        "leader."""
+        """As leader: a majority has answered this round or a later one, so it follows this leader."""
         acked = [self._peers[node].acked_round if node in self._counted else 0 for node in self._others]
         rounds = sorted([self.round + 1, *acked])  # a leader follows itself
         return rounds[(len(rounds) - 1) // 2]
@@ -496,8 +495,7 @@ class Raft(SyncObj):
         return self._sent_at[position][1] if 0 <= position < len(self._sent_at) else float("-inf")
 
     def _has_quorum(self) -> bool:
-        """Whether a majority has answered something that was sent within an election timeout "
-        "(CheckQuorum)."""
+        """Whether a majority has answered what was sent within an election timeout (CheckQuorum)."""
         since = _time_of_step() - self._fallback_seconds(self.timing)
         answering = sum(self._last_response[node] > since for node in self._others)
         return 2 * (answering + 1) > len(self._others) + 1
@@ -683,8 +681,7 @@ class Raft(SyncObj):
             self._append_members(self._members.identified(group, disks.items()))
 
     def _replace_lost_disks(self) -> bool:
-        """Whether there is one to be replaced: it has been silent since another disk came under its "
-        "number."""
+        """Whether there is one to be replaced: silent since another disk came under its number."""
         now = _time_of_step()
         for node, newcomer in tuple(self._newcomers.items()):
             if node not in self._others or newcomer.heard < now - self.timing.election_max:

@@ -231,8 +231,7 @@ class Replica:
 
     @staticmethod
     def _first_members(log: RaftLog, members: Sequence[int] | None) -> tuple[int, ...]:
-        """The first members, which are not changed by being told others later. Raises "
-        "``ConfigurationError``."""
+        """The first members, whatever it is told later. Raises ``ConfigurationError``."""
         identity = log.identity
         assert identity is not None
         told = identity.first if members is None else tuple(sorted(members))

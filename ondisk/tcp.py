@@ -204,8 +204,7 @@ class _Connection:
     # In
 
     def read(self) -> list[tuple[Origin, Message]]:
-        """The messages that have arrived, and their origin. Raises ``_Refused``, ``EOFError`` or "
-        "``OSError``."""
+        """What has arrived, with its origin. Raises ``_Refused``, ``EOFError`` or ``OSError``."""
         wanted = _READ_BYTES if self.peer is not None else self._handshake_bytes - len(self._received)
         try:
             data = self.sock.recv(wanted)
@@ -458,8 +457,7 @@ class TcpEndpoint:
     # Inside
 
     def _call_soon(self, peer: int) -> None:
-        """The one with the higher id calls at once. The other one may not know where to, so wait for it a "
-        "bit."""
+        """The one with the higher id calls at once, and the other one soon: it alone may know where to."""
         if peer != self.id:
             self._call_at[peer] = 0.0 if peer < self.id else time.monotonic() + _PATIENCE_SECONDS
 

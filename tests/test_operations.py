@@ -343,6 +343,7 @@ def test_an_import_that_is_killed_anywhere_leaves_the_old_data_or_the_new(
     """Also between the two moments when the old data goes away and the new comes."""
     snapshot = cluster.export_snapshot(cluster.wait_for_leader(), tmp_path / "snapshot")
     fill(cluster, 200, "newer")
+    assert len(content(cluster, via=1)) == 200
     cluster.close()
     code = (
         "import os, pathlib, sys; from ondisk import import_snapshot\n"
