@@ -57,3 +57,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def canonical_host(host: str) -> str:
+    """One spelling for one IP address: without a zone, and IPv4 as such where the kernel wraps it in IPv6."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def neighbourhood(host: str) -> str:
+    """What one owner may have many addresses in: the network of /24, or /48 with IPv6, around an address."""
+    try:
+        address = ipaddress.ip_address(canonical_host(host))
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))

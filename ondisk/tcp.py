@@ -28,6 +28,8 @@ The endpoint has no thread. Its owner calls ``wait``, and sockets are served in 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import hmac
 import logging
@@ -39,7 +41,6 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -47,19 +48,30 @@ import msgspec
 import psutil
 
 from ondisk import forked
-from ondisk.addresses import Address, format_address, is_loopback, parse_address
+from ondisk.addresses import (
+    Address,
+    canonical_host,
+    format_address,
+    is_loopback,
+    neighbourhood,
+    parse_address,
+)
 from ondisk.disk import describe_process
 from ondisk.errors import ConfigurationError, PortInUse
 from ondisk.messages import Message, Origin, decoder, encoder
+from ondisk.resolver import Resolver, Where
 
 MAX_FRAME_BYTES = 8 << 20
 MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft sends it again
 MAX_STRANGERS = 64  # connections that have not finished their handshake
+MEMBERS_PLACES = 16  # of these, that callers from elsewhere than a member's host cannot take
 _HANDSHAKE_SECONDS = 3.0
 _SILENCE_SECONDS = 10.0  # a machine that lost its power says no goodbye
 _RECONNECT_SECONDS = 0.2
 _PATIENCE_SECONDS = 1.0  # of the lower id, for a call of the higher one
 _COMPLAIN_SECONDS = 60.0
+_DEAF_SECONDS = 0.5  # when no descriptor is left for who calls
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
@@ -79,16 +91,28 @@ logger = logging.getLogger(__name__)
 class TcpNetwork:
     """Members and their addresses. Each process attaches one member, or one process several."""
 
-    def __init__(self, addresses: Mapping[int, Address], *, secret: bytes | None = None) -> None:
-        """``addresses``: host and port of every member, this one included.
+    def __init__(
+        self,
+        addresses: Mapping[int, Address],
+        *,
+        secret: bytes | None = None,
+        bind: Mapping[int, Address] | None = None,
+    ) -> None:
+        """``addresses``: host and port where the others reach each member, this one included.
 
         ``secret`` (at least 16 bytes) must be the same everywhere. It is required as soon as one address is
-        not loopback. Raises ``ConfigurationError``.
+        not loopback. ``bind``: where a member listens instead, if that differs, as behind a router or in a
+        container: ``{1: ("0.0.0.0", 63001)}``. Raises ``ConfigurationError``.
         """
+        bind = {} if bind is None else bind
         if len(set(addresses.values())) != len(addresses):
             raise ConfigurationError("two members have the same address")
+        if unknown := sorted(bind.keys() - addresses.keys()):
+            raise ConfigurationError(
+                f"replica {unknown[0]} has an address to listen at, and none where others reach it"
+            )
         if secret is None:
-            for member, (host, _) in addresses.items():
+            for member, (host, _) in (*addresses.items(), *bind.items()):
                 if not is_loopback(host):
                     raise ConfigurationError(
                         f"member {member} is at {host}, beyond loopback: a shared secret is required"
@@ -97,6 +121,7 @@ class TcpNetwork:
             raise ConfigurationError("the shared secret needs at least 16 bytes")
         self.addresses = dict(addresses)
         self._secret = secret
+        self._bind = dict(bind)
 
     def attach(self, replica_id: int) -> TcpEndpoint:
         """Listen at this member's address. Raises ``PortInUse`` or ``ConfigurationError``."""
@@ -104,7 +129,7 @@ class TcpNetwork:
             raise ConfigurationError(
                 f"replica {replica_id} has no address; the members are {sorted(self.addresses)}"
             )
-        return TcpEndpoint(replica_id, self.addresses, self._secret)
+        return TcpEndpoint(replica_id, self.addresses, self._secret, self._bind.get(replica_id))
 
 
 class _Hello(NamedTuple):
@@ -134,6 +159,7 @@ class _Connection:
     ) -> None:
         self.sock = sock
         self.address = address
+        self.neighbourhood = neighbourhood(address[0])
         self.calling = calling  # whom, or ``None`` if the other side called
         self.peer: int | None = None  # known, and proved, once the handshake is done
         self.born = time.monotonic()
@@ -204,7 +230,7 @@ class _Connection:
     # In
 
     def read(self) -> list[tuple[Origin, Message]]:
-        """What has arrived, with its origin. Raises ``_Refused``, ``EOFError`` or ``OSError``."""
+        """What has arrived, each message with its origin. Raises ``_Refused``, ``EOFError``, ``OSError``."""
         wanted = _READ_BYTES if self.peer is not None else self._handshake_bytes - len(self._received)
         try:
             data = self.sock.recv(wanted)
@@ -343,7 +369,13 @@ class TcpEndpoint:
     Whoever knows an address calls. If two call each other, the call of the one with the higher id stays.
     """
 
-    def __init__(self, replica_id: int, addresses: Mapping[int, Address], secret: bytes | None) -> None:
+    def __init__(
+        self,
+        replica_id: int,
+        addresses: Mapping[int, Address],
+        secret: bytes | None,
+        bind: Address | None = None,
+    ) -> None:
         self.id = replica_id
         self.addresses = dict(addresses)
         self.secret = _KNOWN_TO_ALL if secret is None else secret
@@ -354,18 +386,26 @@ class TcpEndpoint:
         self._inbox: list[tuple[int, Origin, Message]] = []
         self._connections: dict[int, _Connection] = {}  # proved peers
         self._strangers: dict[_Connection, None] = {}  # the oldest first
+        self._resolver = Resolver()
+        self._untried: dict[int, list[Where]] = {}  # of all that a peer's address stands for
         self._call_at: dict[int, float] = {}
         for peer in self.addresses:
             self._call_soon(peer)
         self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
-        self._awake = False
-        self._listener = _listen(addresses[replica_id])
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._wake_sender.setblocking(False)
-        for sock in (self._listener, self._wake_receiver):
+        self._awake = self._asleep = False
+        self._deaf_until = 0.0  # the listener is not served before, if not 0
+        self._listener = _listen(bind or addresses[replica_id])
+        try:
+            # Datagrams, so that one may be empty: see ``wake``.
+            self._wake_receiver, self._wake_sender = socket.socketpair(type=socket.SOCK_DGRAM)
+            self._selector = selectors.DefaultSelector()
+        except OSError as error:
+            self._listener.close()
+            raise ConfigurationError(f"replica {replica_id} cannot be reached: {_reason(error)}") from None
+        for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.setblocking(False)
+        for sock in (self._listener, self._wake_receiver):
             self._selector.register(sock, selectors.EVENT_READ)
         forked.register(self)
 
@@ -400,21 +440,21 @@ class TcpEndpoint:
             try:
                 address = parse_address(text)
             except ConfigurationError as error:
-                self._complain(("the log", 0), _Refused("the address of replica %d: %s", member, error))
+                self._warn("the log", "the address of replica %d: %s", member, error)
                 continue
             if member == self.id or member in self._given or self.addresses.get(member) == address:
                 continue
             if not self._has_secret and not is_loopback(address[0]):
-                self._complain(
-                    address, _Refused("replica %d is beyond loopback: a shared secret is required", member)
-                )
+                self._warn(address[0], "replica %d is beyond loopback: a shared secret is required", member)
                 continue
             self.addresses[member] = address
+            self._untried.pop(member, None)
             self._call_soon(member)
 
     def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
         deadline = time.monotonic() + seconds
+        self._asleep = True  # before the flag is looked at: who sets it from now on sends a token, too
         while not self._inbox and not self._awake:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -423,17 +463,23 @@ class TcpEndpoint:
             self._serve(min(left, _RECONNECT_SECONDS))
             if self.connected() != changed:
                 break
-        self._awake = False  # what a wake has announced by now, the step that follows will see
+        self._asleep = False
+        self._awake = False  # last: what was announced before is looked at after this wait
 
     def wake(self) -> None:
-        """End a wait. From any thread, and without a lock: see shielded.py.
+        """End the present or the next wait. From any thread, and a closed endpoint does not mind.
 
-        Whoever is interrupted between the two lines delays the next step by ``_RECONNECT_SECONDS`` at most.
+        There is no lock that an interrupted caller could leave locked: flag first, then a token for who
+        sleeps already. Interrupted between the two, it delays this wake and takes nothing from the next.
         """
-        if not self._awake and not self._closed:
-            self._awake = True
-            with suppress(OSError):  # it was closed meanwhile, or has more to read than it needs
-                self._wake_sender.send(b"w")
+        self._awake = True
+        if not self._asleep or self._closed:
+            return
+        # It is closed, or so many tokens are there that one more makes no difference.
+        with contextlib.suppress(OSError):
+            # Empty, because the endpoint may be closed right now, in its own thread, and the number of the
+            # socket given to another one: no byte can stray into a conversation.
+            self._wake_sender.send(b"")
 
     def close(self) -> None:
         """Close every socket. A second call does nothing."""
@@ -457,7 +503,10 @@ class TcpEndpoint:
     # Inside
 
     def _call_soon(self, peer: int) -> None:
-        """The one with the higher id calls at once, and the other one soon: it alone may know where to."""
+        """The one with the higher id calls at once; the other one gives it some time, and then calls, too.
+
+        For who calls may be the only one that knows an address.
+        """
         if peer != self.id:
             self._call_at[peer] = 0.0 if peer < self.id else time.monotonic() + _PATIENCE_SECONDS
 
@@ -466,15 +515,25 @@ class TcpEndpoint:
             return
         now = time.monotonic()
         self._call_missing(now)
+        if self._deaf_until and now >= self._deaf_until:
+            self._deaf_until = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ)
         for key, events in self._selector.select(seconds):
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is self._wake_receiver:
-                self._wake_receiver.recv(64)
+                self._take_tokens()
             else:
                 self._serve_connection(key.data, events)
         for connection in [c for c in self._strangers if c.born + _HANDSHAKE_SECONDS < now]:
             self._drop(connection, _Refused("it did not finish the handshake in time"))
+
+    def _take_tokens(self) -> None:
+        try:
+            while True:
+                self._wake_receiver.recv(1)
+        except (BlockingIOError, InterruptedError):
+            pass
 
     def _serve_connection(self, connection: _Connection, events: int) -> None:
         if connection.sock.fileno() < 0:
@@ -523,6 +582,7 @@ class TcpEndpoint:
             if len(unknown) >= MAX_UNKNOWN_PEERS:
                 self._drop(self._connections[unknown[0]])
         self._connections[peer] = connection
+        self._untried.pop(peer, None)
         return True
 
     def _flush(self, connection: _Connection) -> None:
@@ -545,56 +605,96 @@ class TcpEndpoint:
             del self._connections[connection.peer]
             if connection.peer in self._call_at:
                 self._call_soon(connection.peer)
+        elif connection.calling is not None and self._untried.get(connection.calling):
+            self._call_at[connection.calling] = 0.0  # at the next of its addresses
 
     def _complain(self, address: Address, refused: _Refused) -> None:
         """Log it, but not each time that the same host tries again, and never without limit."""
+        self._log((address[0], str(refused.args[0])), "dropped %s:%s: %s", *address, refused)
+
+    def _warn(self, about: str, text: str, *values: object) -> None:
+        """The same for what no stranger causes: no crowd of them may keep it out of the log."""
+        self._log((about, text), text, *values, always=True)
+
+    def _log(self, what: tuple[str, str], text: str, *values: object, always: bool = False) -> None:
         now = time.monotonic()
         recently = {what: when for what, when in self._complained.items() if now - when < _COMPLAIN_SECONDS}
-        what = address[0], str(refused.args[0])  # whatever numbers the other side has made up this time
-        if what not in recently and len(recently) < MAX_STRANGERS:
+        if what not in recently and (always or len(recently) < MAX_STRANGERS):
             recently[what] = now
-            logger.warning("replica %d dropped %s:%s: %s", self.id, *address, refused)
+            logger.warning("replica %d " + text, self.id, *values)
         self._complained = recently
 
     def _accept(self) -> None:
         try:
             sock, address = self._listener.accept()
-        except OSError:
-            return  # gone before it was answered, or no file descriptor is left
+        except OSError as error:
+            # Either who called has gone before it was answered, or no descriptor is left. Then the caller
+            # stays in the queue and ``select`` would report it again at once, for ever.
+            if error.errno in _NO_DESCRIPTORS:
+                self._selector.unregister(self._listener)
+                self._deaf_until = time.monotonic() + _DEAF_SECONDS
+                self._warn("", "cannot answer who calls: %s", _reason(error))
+            return
+        host, port = address[:2]
         self._make_room()
-        self._adopt(sock, address[:2], None)
+        self._adopt(sock, (canonical_host(host), port), None)
 
     def _make_room(self) -> None:
-        """Let go of the oldest stranger from the host that has most: so nobody can keep others out."""
+        """Let go of the oldest stranger from the network that has most: so nobody can keep others out.
+
+        Who has addresses in many networks can push out everybody else, but no caller from the host of a
+        member as long as there are no more of those than places are kept for them.
+        """
         callers = [stranger for stranger in self._strangers if stranger.calling is None]
-        if len(callers) >= MAX_STRANGERS:
-            ((host, _),) = Counter(caller.address[0] for caller in callers).most_common(1)
-            self._drop(next(caller for caller in callers if caller.address[0] == host))
+        if len(callers) < MAX_STRANGERS:
+            return
+        hosts = set[str]().union(*map(self._resolver.known_hosts, self.addresses.values()))
+        of_members = [caller for caller in callers if caller.address[0] in hosts]
+        if len(of_members) > MEMBERS_PLACES:
+            from_where = {caller: caller.address[0] for caller in of_members}
+        else:
+            from_where = {
+                caller: caller.neighbourhood for caller in callers if caller.address[0] not in hosts
+            }
+        ((most, _),) = Counter(from_where.values()).most_common(1)
+        self._drop(next(caller for caller in from_where if from_where[caller] == most))
 
     def _call_missing(self, now: float) -> None:
         for peer, call_at in self._call_at.items():
             if now < call_at or peer in self._connections:
                 continue
             self._call_at[peer] = now + _RECONNECT_SECONDS
-            if any(stranger.calling == peer for stranger in self._strangers):
-                continue
+            if not any(stranger.calling == peer for stranger in self._strangers):
+                self._call(peer)
+
+    def _call(self, peer: int) -> None:
+        """Call one of the addresses that a peer's name stands for; if it fails, it is the next one's turn."""
+        address = self.addresses[peer]
+        try:
+            untried = self._untried[peer] = self._untried.get(peer) or self._resolver.resolve(address)
+        except OSError as error:
+            self._warn(address[0], "cannot call replica %d at %s:%s: %s", peer, *address, error)
+            return
+        while untried:
+            family, where = untried.pop(0)
             try:
-                family, kind, protocol, _, address = socket.getaddrinfo(
-                    *self.addresses[peer], type=socket.SOCK_STREAM
-                )[0]
-                sock = socket.socket(family, kind, protocol)
+                sock = socket.socket(family, socket.SOCK_STREAM)
             except OSError as error:
-                self._complain(self.addresses[peer], _Refused("it cannot be called: %s", error))
+                if not untried:  # this machine may have no IPv6, for one
+                    self._warn(
+                        address[0], "cannot call replica %d at %s:%s: %s", peer, *address, _reason(error)
+                    )
                 continue
             sock.setblocking(False)
             try:
-                sock.connect(address)
+                sock.connect(where)
             except BlockingIOError:
                 pass
             except OSError:
                 sock.close()
                 continue
-            self._adopt(sock, self.addresses[peer], peer)
+            self._adopt(sock, address, peer)
+            return
 
     def _adopt(self, sock: socket.socket, address: Address, calling: int | None) -> None:
         sock.setblocking(False)
@@ -627,20 +727,42 @@ def _notice_silence(sock: socket.socket) -> None:
 
 
 def _listen(address: Address) -> socket.socket:
+    """Listen at the first that the address stands for and that this machine has."""
     host, port = address
     try:
-        family, kind, protocol, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{host}:{port} cannot be resolved: {error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(resolved)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise PortInUse(f"cannot listen on {host}:{port}: {error.strerror}{_holder(port)}") from None
-    return listener
+    failure: OSError | None = None
+    for family, kind, protocol, _, resolved in found:
+        listener: socket.socket | None = None
+        try:
+            listener = socket.socket(family, kind, protocol)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(resolved)
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            if listener is not None:
+                listener.close()
+            if error.errno == errno.EADDRINUSE:
+                what = f"cannot listen on {host}:{port}: {error.strerror}{_holder(port)}"
+                raise PortInUse(what) from None
+            failure = failure or error
+    reason = _reason(failure) if failure is not None else "it stands for no address"
+    raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}")
+
+
+def _reason(error: OSError) -> str:
+    """What is wrong, and what to do about it."""
+    text = error.strerror or str(error)
+    if error.errno in _NO_DESCRIPTORS:
+        return f"{text}: close other files and connections, or raise the limit (ulimit -n)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{text}: this machine does not have it; where to listen and where others call may differ (bind)"
+        )
+    return text
 
 
 def _holder(port: int) -> str:

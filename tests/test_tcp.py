@@ -8,6 +8,7 @@ import hmac
 import logging
 import os
 import pickle
+import random
 import socket
 import struct
 import sys
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ondisk import Cluster, tcp
+from ondisk.addresses import parse_address
 from ondisk.errors import ConfigurationError, PortInUse
 from ondisk.messages import (
     AppendEntries,
@@ -38,14 +40,15 @@ from ondisk.statemachine import Result
 from ondisk.tcp import (
     MAX_FRAME_BYTES,
     MAX_STRANGERS,
+    MAX_UNKNOWN_PEERS,
     MAX_UNSENT_BYTES,
     TcpEndpoint,
     TcpNetwork,
-    parse_address,
 )
 from tests.waiting import wait_until
 
 SECRET = b"a secret of sixteen bytes or more"
+ORIGIN = Origin(b"g" * 16, b"d" * 16, 1, 1)
 
 
 def free_addresses(count: int) -> dict[int, tuple[str, int]]:
@@ -264,10 +267,14 @@ class HandmadePeer:
         self.sock.sendall(self.hello)
         self.answer = self.read(56)
 
-    def prove(self) -> None:
+    def prove(self, origin: Origin | None = ORIGIN) -> None:
         self.sock.sendall(self.derive(b"proof", self.ids[0]))
         assert self.read(32) == self.derive(b"proof", self.ids[1])
-        self.sock.sendall(self.seal(b"\xc1" + msgspec.msgpack.encode(Origin(b"g" * 16, b"d" * 16, 1, 1))))
+        if origin is not None:
+            self.introduce(origin)
+
+    def introduce(self, origin: Origin) -> None:
+        self.sock.sendall(self.seal(b"\xc1" + msgspec.msgpack.encode(origin)))
 
     def seal(self, payload: bytes, sender: int | None = None) -> bytes:
         """The next frame."""
@@ -300,6 +307,12 @@ def served(*endpoints: TcpEndpoint) -> Iterator[list[tuple[int, Message]]]:
     finally:
         over.set()
         thread.join()
+
+
+def ends(endpoint: TcpEndpoint, peer: int) -> frozenset[object]:
+    """Both ends of the connection to a peer."""
+    sock = endpoint._connections[peer].sock
+    return frozenset({sock.getsockname(), sock.getpeername()})
 
 
 def is_over(sock: socket.socket) -> bool:
@@ -705,6 +718,196 @@ def test_no_bytes_at_all_make_an_endpoint_raise(data: bytes) -> None:
         assert not endpoint.connected()
     finally:
         endpoint.close()
+
+
+# Who calls whom
+
+
+@pytest.mark.parametrize("head_start", [1, 2, None], ids=lambda member: f"{member} is served first")
+def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
+    attach: Callable[..., TcpEndpoint],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    head_start: int | None,
+) -> None:
+    """In whatever order they are served. Nobody is suspected, and nobody calls again."""
+    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
+    rng = random.Random(head_start)
+    for _ in range(int(os.environ.get("ONDISK_LONG", "0")) * 1000 or 40):
+        network = TcpNetwork(free_addresses(2), secret=SECRET)
+        with contextlib.closing(network.attach(1)) as one, contextlib.closing(network.attach(2)) as two:
+            for endpoint in (one, two):
+                endpoint._call_missing(time.monotonic())
+            assert one._strangers and two._strangers  # both have called
+            order = [one, two] if head_start == 1 else [two, one]
+            deadline = time.monotonic() + 20
+            while not (one.connected() and two.connected() and not one._strangers and not two._strangers):
+                assert time.monotonic() < deadline
+                for endpoint in order if head_start else [rng.choice(order)]:
+                    endpoint.wait(0.001)
+            kept = ends(one, 2)
+            assert kept == ends(two, 1)
+            assert two._connections[1].calling == 1 and one._connections[2].calling is None
+            for _ in range(5):
+                assert serve(one, two) == []
+            assert ends(one, 2) == kept == ends(two, 1) and not one._strangers and not two._strangers
+    assert caplog.records == []
+
+
+def test_two_that_called_each_other_do_not_part_again(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than any of the times after which one of them would call."""
+    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
+    network = TcpNetwork(free_addresses(3), secret=SECRET)
+    members = [attach(network, member) for member in (1, 2, 3)]
+    connect(*members)
+    wait_until(lambda: serve(*members) or not any(member._strangers for member in members))
+    kept = [ends(members[0], 2), ends(members[1], 3), ends(members[2], 1)]
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        serve(*members)
+        assert kept == [ends(members[0], 2), ends(members[1], 3), ends(members[2], 1)]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("knows", "knows_not"), [(1, 2), (2, 1)])
+def test_one_of_two_that_knows_the_address_is_enough(
+    attach: Callable[..., TcpEndpoint], knows: int, knows_not: int
+) -> None:
+    """The lower id calls, too, after it has waited a little for the other one."""
+    addresses = free_addresses(2)
+    one = attach(TcpNetwork(addresses, secret=SECRET), knows)
+    other = attach(TcpNetwork({knows_not: addresses[knows_not]}, secret=SECRET), knows_not)
+    begun = time.monotonic()
+    connect(one, other)
+    assert time.monotonic() - begun < tcp._PATIENCE_SECONDS + 3.0
+
+
+def test_unknown_peers_that_know_the_secret_are_few_and_push_out_no_member(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
+    """Who joins is at no known address, and neither is who was forgotten: the oldest of those goes."""
+    addresses = free_addresses(3)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint) as received, contextlib.ExitStack() as stack:
+        peers = {}
+        for number in (2, *range(10, 10 + MAX_UNKNOWN_PEERS + 3), 3):
+            peers[number] = stack.enter_context(HandmadePeer(addresses[1], number, 1))
+            peers[number].say_hello()
+            peers[number].prove()
+            peers[number].sock.sendall(peers[number].seal(encoder.encode(AskReadIndex(number))))
+            wait_until(lambda number=number: (number, AskReadIndex(number)) in received)
+        unknown = set(range(13, 13 + MAX_UNKNOWN_PEERS))
+        assert len(unknown) == MAX_UNKNOWN_PEERS
+        assert endpoint.connected() == {2, 3} | unknown
+        assert all(is_over(peers[number].sock) for number in (10, 11, 12))
+
+
+def test_an_address_from_the_log_replaces_only_what_came_from_the_log(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
+    """Who was given an address by a person has it for good; and its own does not change either."""
+    addresses = free_addresses(4)
+    endpoint = attach(TcpNetwork({1: addresses[1], 2: addresses[2]}, secret=SECRET), 1)
+    elsewhere = "{}:{}".format(*addresses[4])
+    endpoint.meet({1: elsewhere, 2: elsewhere, 3: "127.0.0.1:1"})
+    assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: ("127.0.0.1", 1)}
+    moved = attach(TcpNetwork({3: addresses[4]}, secret=SECRET), 3)
+    endpoint.meet({1: elsewhere, 2: elsewhere, 3: elsewhere})
+    assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: addresses[4]}
+    wait_until(lambda: serve(endpoint, moved) or endpoint.connected() == {3})
+
+
+# Origins
+
+
+def test_every_message_has_the_origin_that_its_sender_had_when_it_was_sent(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
+    """A new one is for what comes after it, also if both arrive at once."""
+    network = TcpNetwork(free_addresses(2), secret=SECRET)
+    one, two = attach(network, 1), attach(network, 2)
+    first, second = ORIGIN, Origin(b"g" * 16, b"d" * 16, 1, 2)
+    two.introduce(first)
+    connect(one, two)
+    received: list[tuple[int, Origin, Message]] = []
+    for number, origin in enumerate([first, first, second, second, first]):
+        two.introduce(origin)
+        assert two.send(1, AskReadIndex(number))
+    wait_until(lambda: one.wait(0.01) or received.extend(one.receive()) or len(received) == 5)  # type: ignore[func-returns-value]
+    assert [(sender, message) for sender, _, message in received] == [
+        (2, AskReadIndex(number)) for number in range(5)
+    ]
+    origins = [origin for _, origin, _ in received]
+    assert origins == [first, first, second, second, first]
+    assert origins[0] is origins[1] and origins[2] is origins[3]  # so that comparing them costs nothing
+    two.close()
+    wait_until(lambda: serve(one) or not one.connected())
+    again = attach(network, 2)
+    again.introduce(second)
+    connect(one, again)
+    assert again.send(1, AskReadIndex(9))
+    wait_until(lambda: one.wait(0.01) or received.extend(one.receive()) or len(received) == 6)  # type: ignore[func-returns-value]
+    assert received[-1] == (2, second, AskReadIndex(9))
+
+
+def test_a_message_before_an_introduction_ends_the_connection(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody could say to which group it belongs. One introduction on another connection does not help."""
+    addresses = free_addresses(2)
+    with (
+        served(attach(TcpNetwork(addresses, secret=SECRET), 1)) as received,
+        HandmadePeer(addresses[1], 2, 1) as introduced,
+        HandmadePeer(addresses[1], 2, 1) as peer,
+    ):
+        introduced.say_hello()
+        introduced.prove()
+        peer.say_hello()
+        peer.prove(origin=None)
+        peer.sock.sendall(peer.seal(encoder.encode(AskReadIndex(1))))
+        assert is_over(peer.sock)
+    assert received == []
+    assert "a message before its sender has introduced itself" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"",
+        b"\xc1",
+        msgspec.msgpack.encode([b"g", b"d", "one", 1]),
+        msgspec.msgpack.encode([b"g" * 16]),
+        b"\x91" * 99999,
+    ],
+    ids=["nothing", "no msgpack", "a word for a number", "too short", "nested"],
+)
+def test_an_introduction_that_is_none_ends_the_connection(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, origin: bytes
+) -> None:
+    """And nothing else."""
+    addresses = free_addresses(2)
+    endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
+    with served(endpoint), HandmadePeer(addresses[1], 2, 1) as peer:
+        peer.say_hello()
+        peer.prove()
+        peer.sock.sendall(peer.seal(b"\xc1" + origin))
+        assert is_over(peer.sock)
+        wait_until(lambda: not endpoint.connected())
+    assert "not a message" in caplog.text
+
+
+@pytest.mark.parametrize("version", [b"ondisk-2", b"ondisk-9"])
+def test_another_version_of_the_protocol_is_refused_with_what_to_do(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, version: bytes
+) -> None:
+    """So that nobody looks for a wrong secret in the middle of an upgrade."""
+    addresses = free_addresses(2)
+    with served(attach(TcpNetwork(addresses, secret=SECRET), 1)), HandmadePeer(addresses[1], 2, 1) as peer:
+        peer.sock.sendall(version + peer.hello[8:])
+        assert is_over(peer.sock)
+    assert f"it speaks {version.decode()}, and this side ondisk-3: stop all replicas, install" in caplog.text
 
 
 # Configuration
