@@ -179,15 +179,16 @@ class Node(Client):
         _running.discard(self)
 
     def _run(self, replica: Replica, endpoint: Endpoint) -> None:
-        while not self._stopping:
-            seconds = replica.step()
-            if not replica.running:  # it failed, and its status says why
-                return
-            try:
+        try:
+            while not self._stopping:
+                seconds = replica.step()
+                if not replica.running:  # it failed, and its status says why
+                    return
                 endpoint.wait(seconds)
-            except OSError as error:
-                replica.fail(error)
-                return
+        except BaseException as error:  # whatever it is: without its thread the replica does nothing any more
+            if not replica.running:
+                raise
+            replica.fail(error)
 
     def reject(self, reason: str) -> None:
         """Stop this replica, whose status says ``failed`` and why: its directory does not belong here."""
