@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ondisk import Node, ReplicaStopped
-from ondisk.network import Endpoint, MemoryNetwork
+from ondisk.network import MemoryNetwork
 from tests.waiting import wait_until
 
 
@@ -21,7 +21,7 @@ class BreakingNetwork(MemoryNetwork):
 
     error: BaseException | None = None
 
-    def attach(self, replica_id: int) -> Endpoint:
+    def attach(self, replica_id: int) -> Any:
         endpoint = super().attach(replica_id)
         wait = endpoint.wait
 
