@@ -50,9 +50,11 @@ WINDOW_CHUNKS = 16  # of a snapshot, so 4 MB on each side
 
 # What MessagePack adds: to a command in a list, to an entry, to an outcome, and to a message around all that.
 COMMAND_OVERHEAD, ENTRY_OVERHEAD, OUTCOME_OVERHEAD, _ENVELOPE = 5, 24, 40, 128
-_MEMBER = 9 + 18 + 258 + 9 + 3  # a number, a disk, an address, and the number once more
+_ADDRESS = 3 + 255 + 6  # a host and a port
+_MEMBER = 1 + 9 + 18 + _ADDRESS + 9  # a number, a disk, an address, and the number once more
 _SMALL = 4 << 10
 
+_PLAIN = (bytes, int, bool, type(None))
 _encoder = msgspec.msgpack.Encoder()
 _results = msgspec.msgpack.Decoder(Result)
 
@@ -66,7 +68,7 @@ def largest_messages(timing: Timing) -> dict[str, int]:
         "outcomes": max(OUTCOMES_BYTES, MAX_RESULT_BYTES + OUTCOME_OVERHEAD),
         "membership": MAX_MEMBERS_BYTES,
         "snapshot_chunk": max(CHUNK_BYTES, MAX_MEMBERS_BYTES + _ENVELOPE),
-        "found": MAX_MEMBERS * _MEMBER,
+        "found": MAX_MEMBERS * _MEMBER + _ADDRESS,
     }
     return {tag: size + _ENVELOPE for tag, size in sizes.items()} | {"others": _SMALL}
 
@@ -129,8 +131,8 @@ def sendable(result: Result) -> Result:
     """
     try:
         encoded = _encoder.encode(result)
-        if type(result.value) not in (bytes, int, bool, type(None)):
-            _results.decode(encoded)
+        if type(result.value) not in _PLAIN or type(result.error) not in (str, type(None)):
+            _results.decode(encoded)  # what the other side would not believe
     except (OverflowError, TypeError, ValueError, msgspec.MsgspecError) as error:
         return Result(error=f"{APPLIED_BUT}its result cannot be sent: {error}")
     if len(encoded) > MAX_RESULT_BYTES:
