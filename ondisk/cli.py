@@ -367,7 +367,7 @@ def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: in
             file, data_dir, members=members, replica_ids=(replica_id,), progress=progress
         )
     print(f"replica {replica_id} holds the state after entry {snapshot.index}")
-    print("do the same for every other member, then start them without --import-snapshot")
+    print("do the same with the same file for every other member, then start them without --import-snapshot")
 
 
 def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
