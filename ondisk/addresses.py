@@ -17,7 +17,12 @@ Address = tuple[str, int]
 def parse_address(text: str) -> Address:
     """``host:port`` or ``[::1]:port``. Raises ``ConfigurationError`` for what can be no address."""
     host, colon, port = text.strip().rpartition(":") if isinstance(text, str) else ("", "", "")
-    if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16:
+    if (
+        not colon
+        or not 0 < len(host) < 256
+        or not (port.isascii() and port.isdecimal())
+        or not 0 < int(port) < 1 << 16
+    ):
         raise ConfigurationError(f"{text!r:.80} is not an address like localhost:63001")
     if host.startswith("[") and host.endswith("]"):
         try:

@@ -2,13 +2,15 @@
 
 ``Console`` turns a line into a request and its outcome into text; it knows neither terminal nor process.
 The rest opens the replica and brings lines to the console: from a prompt with history and completion, or
-from a pipe. After Dragonboat's ``ondisk`` example, whose flags and answers it keeps.
+from a pipe; or from nowhere, as a service. After Dragonboat's ``ondisk`` example, whose flags and answers it
+keeps.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ondisk.addresses import Address, parse_address
+from ondisk.addresses import Address, format_address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
 from ondisk.node import Node
@@ -44,9 +46,12 @@ COMMANDS = {
     "incr key [by]": "add 1, or another whole number, to a number",
     "scan [prefix] [limit]": "keys in order, 100 if no limit is given",
     "status": "this replica's part in the group, and how far its log has come",
-    "members": "who belongs to the group",
+    "members": "who belongs to the group, and where they are",
     "add id host:port": "make a new replica a member; start it with --join",
     "remove id": "take a member out, for good: its id is never let in again",
+    "move id host:port": "say where a member is from now on, also while it is away",
+    "replace id": "take the disk of a member for lost: it never counts again",
+    "found id id ...": "found a new group with these only: the other first ones do not come",
     "transfer id": "let another member lead",
     "compact": "drop the log up to what the state of this replica holds",
     "export file": "write the state of this replica into a file",
@@ -64,8 +69,11 @@ HELP = "\n".join(
         "'outcome unknown' means: it may have happened, get the key before you try again.",
     ]
 )
-_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "transfer")
+_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "move", "replace", "transfer")
 _FIRST_LEADER_SECONDS = 10.0
+_FIRST_WORD_SECONDS = 0.5  # in which the others may answer before it is said that they do not
+_LOOK_SECONDS = 0.2
+_SHORT_NAME = 8  # digits of a group or a disk, as in messages
 
 # A stored value must not be able to move the cursor, or to look like another line.
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -84,7 +92,7 @@ class Console:
     ) -> None:
         """``status`` tells what the command ``status`` shows: one row for each replica.
 
-        ``node`` is the replica that ``compact`` and ``export`` are about.
+        ``node`` is the replica that ``compact``, ``export`` and ``found`` are about.
         """
         self._client = client
         self._node = node
@@ -136,6 +144,14 @@ class Console:
             case ["remove", replica_id]:
                 self._client.remove_replica(_whole_number(replica_id))
                 return "ok"
+            case ["move", replica_id, address]:
+                self._client.move_replica(_whole_number(replica_id), _address(address))
+                return "ok: who is started with --members later is to be told the new address there, too"
+            case ["replace", replica_id]:
+                return self._replace(_whole_number(replica_id))
+            case ["found", *ids] if ids and self._node is not None:
+                self._node.found([_whole_number(each) for each in ids])
+                return f"ok: the group is founded when all of {', '.join(ids)} are there (see status)"
             case ["transfer", replica_id]:
                 self._client.transfer_leadership(_whole_number(replica_id))
                 return "ok"
@@ -161,12 +177,21 @@ class Console:
             lines.append(f"(stopped at the limit of {limit})")
         return "\n".join(lines or ["(no keys)"])
 
+    def _replace(self, replica_id: int) -> str:
+        self._client.replace_replica(replica_id)
+        return (
+            f"ok: its disk counts no more. Now end replica {replica_id} if it runs, delete its directory "
+            f"replica-{replica_id}, and start it again: it is fed, and counts when it has caught up"
+        )
+
     def _table(self) -> str:
-        rows = [["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]]
+        numbers = ["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]
+        rows = [[*numbers, "group", "disk"]]
         errors: list[str] = []
         transfers = []
         for status in self._status():
-            rows.append(["-" if field is None else str(field) for field in status[: len(rows[0])]])
+            names = [name[:_SHORT_NAME] or "-" for name in (status.group, status.disk)]
+            rows.append(["-" if field is None else str(field) for field in status[: len(numbers)]] + names)
             if status.error is not None:
                 errors.append(f"replica {status.id}: {status.error}")
             for under_way in status.transfers:
@@ -178,8 +203,15 @@ class Console:
 
     def _members(self) -> str:
         newest = max(self._status(), key=lambda status: (status.term, status.last_index))
+        node = self._node
+        where = node.configuration[1].addresses if node is not None and node.status.running else {}
         kinds = {"voters": newest.voters, "learners": newest.learners}
-        return "; ".join(f"{kind}: {', '.join(map(str, ids))}" for kind, ids in kinds.items() if ids)
+        lines = [
+            f"{kind}: " + ", ".join(f"{i} ({where[i]})" if i in where else str(i) for i in ids)
+            for kind, ids in kinds.items()
+            if ids
+        ]
+        return "; ".join(lines) or "(none: it belongs to no group)"
 
 
 def _describe(under_way: Progress) -> str:
@@ -229,26 +261,55 @@ def _typed_lines(replica_id: int) -> Iterator[str]:
         yield from line.split("\n")  # several, if they were pasted
 
 
-def _piped_lines(node: Node) -> Iterator[str]:
+class _Hints:
+    """What the replica waits for, on stderr: each once, until it is something else."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+
+    def say(self, hint: str | None) -> None:
+        if hint is not None and hint != self._last:
+            print(hint, file=sys.stderr, flush=True)
+        self._last = hint
+
+
+def _piped_lines(node: Node, hints: _Hints) -> Iterator[str]:
     """From a program or a file, which cannot see the first election going on: wait for its end."""
     waited = False
     for line in sys.stdin:
         if not waited and line.lstrip().startswith(_ASK_THE_LEADER):
-            _wait_for_leader(node)
+            _wait_for_leader(node, hints)
             waited = True
         yield line
 
 
-def _wait_for_leader(node: Node) -> None:
-    if node.status.leader_id is not None:
-        return
-    print("waiting for a leader", file=sys.stderr, flush=True)
+def _wait_for_leader(node: Node, hints: _Hints) -> None:
     deadline = time.monotonic() + _FIRST_LEADER_SECONDS
-    while node.status.leader_id is None and time.monotonic() < deadline:
+    while (status := node.status).leader_id is None and status.running and time.monotonic() < deadline:
+        hints.say(status.error or "waiting for a leader")
         time.sleep(0.02)
 
 
-def _serve(console: Console, lines: Iterable[str], *, typed: bool) -> None:
+def _wait_for_group(node: Node, hints: _Hints) -> None:
+    """At the first start: say who is missing, unless they are there in a moment."""
+    deadline = time.monotonic() + _FIRST_WORD_SECONDS
+    while not (status := node.status).group and status.running:
+        if time.monotonic() > deadline:
+            hints.say(status.error)
+            return
+        time.sleep(0.02)
+
+
+def _run_until_signal(node: Node, hints: _Hints) -> None:
+    """As a service: until a signal raises ``SystemExit`` here, or the replica ends by itself."""
+    while (status := node.status).running:
+        hints.say(status.error)
+        time.sleep(_LOOK_SECONDS)
+    if status.role == "removed":
+        hints.say(status.error)
+
+
+def _carry_out(console: Console, lines: Iterable[str], *, typed: bool) -> None:
     for line in lines:
         try:
             answer = console.execute(line)
@@ -287,6 +348,15 @@ def _end(*_: object) -> None:
     sys.exit(0)
 
 
+def _keep_standard_streams() -> None:
+    """Let no file of the database get a number under which a library may write to the terminal."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # it was closed by who started this process
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
 def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: int) -> None:
     with click.progressbar(length=file.stat().st_size, label=f"replica {replica_id}", file=sys.stderr) as bar:
 
@@ -297,7 +367,7 @@ def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: in
             file, data_dir, members=members, replica_ids=(replica_id,), progress=progress
         )
     print(f"replica {replica_id} holds the state after entry {snapshot.index}")
-    print("do the same for every other member, then start them without --import-snapshot")
+    print("do the same with the same file for every other member, then start them without --import-snapshot")
 
 
 def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
@@ -321,7 +391,20 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     help="The addresses of all replicas, in the order of their ids. The same for every replica.",
 )
 @click.option(
-    "--addr", "-addr", metavar="HOST:PORT", help="This replica's address, instead of the one in --members."
+    "--addr",
+    "-addr",
+    metavar="HOST:PORT",
+    help="Where others call this replica, instead of what --members says.",
+)
+@click.option(
+    "--bind",
+    metavar="HOST:PORT",
+    help="Listen here, if that is not the address that the others call: 0.0.0.0:63001, a container.",
+)
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Run as a service: read no input, until SIGTERM or SIGINT.",
 )
 @click.option(
     "--join",
@@ -358,6 +441,8 @@ def run(
     replica_id: int,
     members: str,
     addr: str | None,
+    bind: str | None,
+    serve: bool,
     join: bool,
     import_snapshot: Path | None,
     data_dir: Path,
@@ -368,7 +453,8 @@ def run(
 
     Each line of input is a command: `put key value`, `get key`, ...; `help` lists them. The end of input,
     `exit` and SIGTERM close the replica with status 0, Ctrl-C with 130. Status 2 means wrong use, 1 that it
-    could not start or that its disk failed. A request that fails ends nothing.
+    could not start or that its disk failed. A request that fails ends nothing. With --serve no input is read:
+    SIGTERM and SIGINT close the replica with status 0.
     """
     _log_to_stderr(log_level)
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
@@ -378,19 +464,29 @@ def run(
     if import_snapshot is not None:
         _import(import_snapshot, data_dir, tuple(addresses), replica_id)
         return
+    if sys.stdin is None and not serve:
+        raise click.UsageError("standard input is closed: to run as a service, give --serve")
     secret = secret_file.read().strip() if secret_file else None
-    node = Node(replica_id, () if join else tuple(addresses), data_dir, TcpNetwork(addresses, secret=secret))
-    for number in (signal.SIGTERM, signal.SIGALRM):
+    options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
+    network = TcpNetwork(addresses, secret=secret, **options)
+    node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
+    for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):
         signal.signal(number, _end)
     try:
         node.start()
-        host, port = addresses[replica_id]
-        print(f"node address: {host}:{port}\n{USAGE}", flush=True)
-        if not node.status.voters:
-            print(f"waiting until a member is told: add {replica_id} {host}:{port}", file=sys.stderr)
-        typed = sys.stdin.isatty() and sys.stdout.isatty()
-        lines = _typed_lines(replica_id) if typed else _piped_lines(node)
-        _serve(Console(node, lambda: [node.status], node), lines, typed=typed)
+        hints = _Hints()
+        address = format_address(addresses[replica_id])
+        print(f"node address: {address}" if serve else f"node address: {address}\n{USAGE}", flush=True)
+        if join and not node.status.group:
+            hints.say(f"waiting until a member is told: add {replica_id} {address}")
+        elif not serve:
+            _wait_for_group(node, hints)
+        if serve:
+            _run_until_signal(node, hints)
+        else:
+            typed = sys.stdin.isatty() and sys.stdout.isatty()
+            lines = _typed_lines(replica_id) if typed else _piped_lines(node, hints)
+            _carry_out(Console(node, lambda: [node.status], node), lines, typed=typed)
     finally:
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
@@ -401,6 +497,7 @@ def run(
 
 def main() -> None:
     """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
+    _keep_standard_streams()
     try:
         sys.exit(run(standalone_mode=False))
     except click.Abort:  # Ctrl-C

@@ -134,7 +134,7 @@ class Writes(ABC):
 
     def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
         result = self.propose(command, via=via, timeout=timeout)
-        if result.error is not None and result.error != sessions.RESULT_NOT_KEPT:  # which was applied
+        if result.error is not None and not result.error.startswith(sessions.APPLIED_BUT):
             raise Rejected(result.error)
         return result
 

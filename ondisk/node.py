@@ -78,15 +78,16 @@ class _Life:
 
 
 def _live(replica: Replica, endpoint: Endpoint, life: _Life) -> None:
-    while not life.ending:
-        seconds = replica.step()
-        if not replica.running:  # it failed, and its status says why
-            return
-        try:
+    try:
+        while not life.ending:
+            seconds = replica.step()
+            if not replica.running:  # it failed, and its status says why
+                return
             endpoint.wait(seconds)
-        except OSError as error:
-            replica.fail(error)
-            return
+    except BaseException as error:  # whatever it is: without its thread the replica does nothing any more
+        if not replica.running:
+            raise
+        replica.fail(error)
 
 
 class Node(Client):

@@ -8,7 +8,7 @@ told the truth about its write: it has happened, it never will, or nobody knows 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ondisk.errors import (
@@ -22,6 +22,7 @@ from ondisk.errors import (
     Timeout,
 )
 from ondisk.futures import Future
+from ondisk.limits import COMMAND_OVERHEAD, OUTCOMES_BYTES, result_bytes, sendable
 from ondisk.messages import (
     AddReplica,
     Change,
@@ -121,7 +122,7 @@ class Proposals:
             elif isinstance(proposal.reply, Remote) or begin(proposal.reply):
                 taken.append(proposal)
                 if isinstance(proposal.command, bytes):
-                    size += len(proposal.command)
+                    size += len(proposal.command) + COMMAND_OVERHEAD
         return taken
 
     def _propose(self, now: float) -> None:
@@ -239,7 +240,7 @@ class Proposals:
                 continue
             term, proposal = waiting
             if term == entry.term:
-                self._answer(proposal.reply, answers.get(entry.index, Result()))
+                self._answer(proposal.reply, sendable(answers.get(entry.index, Result())))
             else:
                 self._refuse(proposal.reply, Rejected(_DISCARDED))
 
@@ -291,10 +292,15 @@ class Proposals:
         self._outcomes.setdefault(to.replica_id, []).append(outcome)
 
     def send_outcomes(self) -> None:
-        """Tell the other replicas what became of theirs, in one message each."""
+        """Tell the other replicas what became of theirs, in one message each, or in several that fit."""
         for replica_id, outcomes in self._outcomes.items():
-            self._send(replica_id, Outcomes(outcomes))
+            for some in _in_parts(outcomes):
+                self._send(replica_id, Outcomes(some))
         self._outcomes = {}
+
+    def keep_outcomes(self, replica_id: int, message: Outcomes) -> None:
+        """There was no room for them: the next step tries again."""
+        self._outcomes.setdefault(replica_id, []).extend(message.outcomes)
 
     # Giving up
 
@@ -377,6 +383,21 @@ class Proposals:
         if self._handing_over is not None:
             self._refuse(self._handing_over.reply, OutcomeUnknown(stopped))
         self._handing_over = None
+
+
+def _in_parts(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Cut them so that each part fits into a message."""
+    part: list[Outcome] = []
+    size = 0
+    for outcome in outcomes:
+        more = result_bytes(outcome.result)
+        if part and size + more > OUTCOMES_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(outcome)
+        size += more
+    if part:
+        yield part
 
 
 def _split(

@@ -50,6 +50,7 @@ from pysyncobj.transport import Transport
 
 from ondisk import members as encoding
 from ondisk.errors import ConfigurationError, Corrupt
+from ondisk.limits import check_members
 from ondisk.members import LEGACY, Members, short
 from ondisk.messages import (
     AddReplica,
@@ -534,12 +535,15 @@ class Raft(SyncObj):
         if isinstance(change, AddReplica):
             if change.again and change.id in members.all:
                 return members
-            return members.with_learner(change.id, change.address)
-        if isinstance(change, RemoveReplica):
-            return members.without(change.id)
-        if isinstance(change, ReplaceReplica):
-            return members.with_replaced(change.id, change.disk)
-        return members.with_address(change.id, change.address)
+            members = members.with_learner(change.id, change.address)
+        elif isinstance(change, RemoveReplica):
+            members = members.without(change.id)
+        elif isinstance(change, ReplaceReplica):
+            members = members.with_replaced(change.id, change.disk)
+        else:
+            members = members.with_address(change.id, change.address)
+        check_members(members)
+        return members
 
     def _passes_check(self, change: object, members: Members) -> bool:
         """Whether a majority of the new voters has answered since the change was asked for, caught up (C2).

@@ -17,6 +17,8 @@ from ondisk.messages import AskReadIndex, ReadIndex
 from ondisk.raft import Raft
 from ondisk.requests import Answer, Remote, Send, begin, drain
 
+_PATIENCE_HEARTBEATS = 2
+
 
 class _Read(NamedTuple):
     deadline: float
@@ -33,6 +35,7 @@ class Reads:
         self._tell = answer
         self._next_request = first_request
         self._ask_again_at = 0.0
+        self._answer_due = 0.0  # when the leader's answer to the newest question is taken for lost
         # A read waits here, then for a leader's word, then until the index it was told is applied.
         self._waiting: deque[_Read] = deque()
         self._confirming: deque[tuple[int, int, list[_Read]]] = deque()  # round, index, reads
@@ -53,8 +56,10 @@ class Reads:
         """Another replica asks, or answers."""
         if isinstance(message, AskReadIndex):
             self._waiting.append(_Read(float("inf"), Remote(sender, message.request)))
-        elif (waiting := self._asked.pop(message.request, None)) is not None:
-            _, batch = waiting
+        elif message.request in self._asked:
+            # Who asked this one had waited for the earlier ones, too: it is an answer to all of them.
+            answered = [request for request in self._asked if request <= message.request]
+            batch = [read for request in answered for read in self._asked.pop(request)[1]]
             if message.index is not None:
                 self._catching_up.extend((message.index, read) for read in batch)
                 return
@@ -65,6 +70,10 @@ class Reads:
     def take(self, now: float) -> None:
         """Begin a round for those that wait, or ask the leader."""
         leader = self._raft.leader_id
+        if self._asked and now >= self._answer_due and leader is not None:
+            newest = max(self._asked)
+            self._send(self._asked[newest][0], AskReadIndex(newest))  # it, or its answer, may have been lost
+            self._expect_answer(now)
         if not self._waiting or leader is None or now < self._ask_again_at:
             return
         if self._raft.is_leader:
@@ -82,6 +91,10 @@ class Reads:
             self._asked[self._next_request] = leader, batch
             self._send(leader, AskReadIndex(self._next_request))
             self._next_request += 1
+            self._expect_answer(now)
+
+    def _expect_answer(self, now: float) -> None:
+        self._answer_due = now + _PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
     def serve(self) -> None:
         """Answer those whose round is confirmed, and whose index is applied."""

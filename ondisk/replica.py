@@ -31,6 +31,7 @@ from ondisk.disk import DirectoryLock, Disk
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
 from ondisk.founding import Founding
 from ondisk.futures import Future
+from ondisk.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
 from ondisk.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.messages import (
     AddReplica,
@@ -63,7 +64,6 @@ from ondisk.statemark import check_mark, mark
 from ondisk.stream import SnapshotFile
 from ondisk.transfer import Progress, Transfers
 
-MAX_COMMAND_BYTES = 2 << 20
 _LOOK_AT_DEADLINES = 0.05  # seconds between two looks at the deadlines of waiting requests
 _SYNC_STATE_EVERY = 1.0  # seconds
 
@@ -172,6 +172,8 @@ class Replica:
         self._process = os.getpid()
         forked.register(self)
         try:
+            check_timing(timing or Timing())
+            check_first_members(len(members or ()))
             self._lock = DirectoryLock(directory)
             log = self.log = self.log_type(directory / "log", disk, members, replica_id=replica_id, rng=rng)
             first = self._first_members(log, members)
@@ -510,8 +512,12 @@ class Replica:
             self._endpoint.introduce(origin)
         outbox, self._outbox = self._outbox, []
         for to, message in outbox:
-            if not self._endpoint.send(to, message) and isinstance(message, Propose | ProposeChange):
+            if self._endpoint.send(to, message):
+                continue
+            if isinstance(message, Propose | ProposeChange):
                 self._proposals.take_back(message)
+            elif isinstance(message, Outcomes) and to in self._endpoint.connected():
+                self._proposals.keep_outcomes(to, message)
 
     def _tell_callers(self) -> None:
         """Answer, now that the status shows what they will be told, and before the disk makes them wait."""

@@ -37,9 +37,8 @@ UNKNOWN_SESSION = (
     "the session is not known: it was closed, or pushed out by newer ones. This entry was not applied"
 )
 OUTDATED = "the session has gone on to a later command. This entry was not applied"
-RESULT_NOT_KEPT = (
-    f"the command was applied, but a session keeps no result of more than {MAX_RESULT_BYTES:,} bytes"
-)
+APPLIED_BUT = "the command was applied, but "  # so begin the errors of commands that were
+RESULT_NOT_KEPT = f"{APPLIED_BUT}a session keeps no result of more than {MAX_RESULT_BYTES:,} bytes"
 
 # No command of a machine that uses MessagePack begins like this: it never uses the byte c1.
 MAGIC = b"\xc1session"

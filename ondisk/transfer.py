@@ -28,12 +28,13 @@ from ondisk.background import Job
 from ondisk.disk import Disk
 from ondisk.errors import Corrupt, Rejected, SnapshotStopped, StorageError
 from ondisk.futures import Future
+from ondisk.limits import WINDOW_CHUNKS
 from ondisk.messages import Message, SnapshotAck, SnapshotChunk
 from ondisk.raft import Raft
 from ondisk.statemachine import OnDiskStateMachine, SnapshotView
 from ondisk.stream import Chunk, Header, Reader, SnapshotFile, Writer, make_header, read_header, write_file
 
-WINDOW = 16  # chunks, so 4 MB on each side
+WINDOW = WINDOW_CHUNKS
 GIVE_UP_SECONDS = 30.0  # without a sign of the other side
 _RESEND_SECONDS = 0.5
 _SIGN_OF_LIFE_SECONDS = 5.0  # while the state machine of either side takes its time

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from ondisk import Cluster, Node, ReplicaStatus
-from ondisk.cli import COMMANDS, USAGE, Console, show
+from ondisk.cli import COMMANDS, USAGE, Console, run, show
 from ondisk.client import Client
-from ondisk.errors import OndiskError, ReplicaStopped, StoreClosed, Timeout
+from ondisk.errors import ConfigurationError, OndiskError, ReplicaStopped, StoreClosed, Timeout
 from ondisk.network import MemoryNetwork
 from ondisk.transfer import Progress
 from tests.processes import Terminal, free_ports
@@ -117,17 +119,22 @@ def test_status_is_an_aligned_table(say: Callable[[str], str], node: Node) -> No
     header, row = say("status").split("\n")
     shown = dict(zip(header.split(), row.split(), strict=True))
     status = node.status
-    assert shown == {
-        "id": "1",
-        "role": "leader",
-        "term": str(status.term),
-        "leader": "1",
-        "last": str(status.last_index),
-        "durable": str(status.durable_index),
-        "commit": str(status.commit_index),
-        "applied": str(status.applied_index),
-        "synced": shown["synced"],  # moves by itself
-    }
+    assert (
+        shown
+        == {
+            "id": "1",
+            "role": "leader",
+            "term": str(status.term),
+            "leader": "1",
+            "last": str(status.last_index),
+            "durable": str(status.durable_index),
+            "commit": str(status.commit_index),
+            "applied": str(status.applied_index),
+            "synced": shown["synced"],  # moves by itself
+            "group": status.group[:8],
+            "disk": status.disk[:8],
+        }
+    )
     assert header.index("applied") == row.index(shown["applied"], header.index("applied"))
 
 
@@ -151,6 +158,68 @@ def test_status_shows_snapshots_under_way() -> None:
         "\nsnapshot of entry 1000 to replica 3: 5,000,000 bytes so far"
         "\nsnapshot of entry 999 export: 10 bytes so far"
     )
+
+
+def test_status_of_a_replica_without_a_group_says_what_it_waits_for(tmp_path: Path) -> None:
+    """It has a disk, no group, and an error that names who is missing."""
+    node = Node(1, [1, 2, 3], tmp_path, MemoryNetwork())
+    node.start()
+    try:
+        console = Console(node, lambda: [node.status], node)
+        _, row, error = console.execute("status").split("\n")
+        assert row.split()[-2:] == ["-", node.status.disk[:8]]
+        assert error.startswith("replica 1: waiting for replicas 2, 3: ")
+        assert console.execute("members") == "(none: it belongs to no group)"
+    finally:
+        node.stop()
+
+
+def test_found_makes_a_group_of_those_who_are_there(tmp_path: Path) -> None:
+    """Two of three: they found it, and the third one is none of its members."""
+    network = MemoryNetwork()
+    nodes = [Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2)]
+    for node in nodes:
+        node.start()
+    try:
+        first, second = (Console(node, lambda node=node: [node.status], node) for node in nodes)  # type: ignore[misc]
+        assert first.execute("found 2 3").startswith("error: replica 1 is not among the members")
+        assert (
+            first.execute("found 1 2") == "ok: the group is founded when all of 1, 2 are there (see status)"
+        )
+        wait_until(lambda: second.execute("members") == "voters: 1, 2")
+        assert second.execute("put k v") == "ok"
+        assert first.execute("found 1 2").startswith("error: ")  # it belongs to one now
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def test_found_is_about_one_replica(say: Callable[[str], str]) -> None:
+    """A console without one of its own does not know whom to tell."""
+    assert say("found 1 2").startswith("invalid input: ")
+
+
+def test_replace_says_what_to_do_next(tmp_path: Path) -> None:
+    """And after that has been done, the replica is fed and counts."""
+    network = MemoryNetwork()
+    nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
+    for node in nodes.values():
+        node.start()
+    try:
+        console = Console(nodes[1], lambda: [nodes[1].status], nodes[1])
+        wait_until(lambda: nodes[1].status.leader_id)
+        assert console.execute("put k v") == "ok"
+        nodes[3].stop()
+        answer = console.execute("replace 3")
+        assert answer.startswith("ok: ") and "delete its directory replica-3" in answer
+        assert console.execute("members") == "voters: 1, 2; learners: 3"
+        nodes[3].erase()
+        nodes[3].start()
+        wait_until(lambda: console.execute("members") == "voters: 1, 2, 3")
+        assert console.execute("replace 4").startswith("not done: replica 4 is not a member")
+    finally:
+        for node in nodes.values():
+            node.stop()
 
 
 def test_help_explains_every_command(say: Callable[[str], str]) -> None:
@@ -183,6 +252,12 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
         "add four localhost:1",
         "remove",
         "transfer x",
+        "move 1",
+        "move 1 nowhere",
+        "replace",
+        "replace x",
+        "found",
+        "found 1 x",
         "export",
         "PUT k v",
         "put k 'v",
@@ -218,7 +293,7 @@ class Refusing(Client):
     def propose_async(self, *_: Any, **__: Any) -> Any:
         raise self._error
 
-    add_replica = remove_replica = transfer_leadership = propose_async
+    add_replica = remove_replica = move_replica = replace_replica = transfer_leadership = propose_async
 
     def read(self, *_: Any, **__: Any) -> Any:
         raise self._error
@@ -293,7 +368,7 @@ def three(terminals: Terminals) -> dict[int, Terminal]:
 def leader_of(terminal: Terminal) -> str:
     """Whom this replica takes for the leader: an id, or ``-``."""
     terminal.say("status")
-    terminal.expect("synced\n")
+    terminal.expect("disk\n")
     return terminal.expect("\n").split()[3]
 
 
@@ -340,12 +415,15 @@ def test_a_fourth_terminal_joins_and_the_first_one_is_removed(
     wait_until(lambda: f"waiting until a member is told: add 4 {address}" in fourth.errors)
     assert three[2].ask(f"add 4 {address}").startswith("ok")
     assert fourth.ask("get k") == "query key: k, result: v"
-    wait_until(lambda: fourth.ask("members") == "voters: 1, 2, 3, 4")
+    wait_until(lambda: fourth.ask("members").startswith("voters: 1 ("))
+    at = dict(enumerate([*terminals.members.split(","), address], 1))
+    everybody = "voters: " + ", ".join(f"{i} ({at[i]})" for i in (1, 2, 3, 4))
+    wait_until(lambda: fourth.ask("members") == everybody)
     wait_until(lambda: three[3].ask("transfer 4") == "ok")  # it has two seconds, and the machine may be busy
     wait_until(lambda: leader_of(three[3]) == "4")
 
     assert fourth.ask("remove 1") == "ok"
-    wait_until(lambda: fourth.ask("members") == "voters: 2, 3, 4")
+    wait_until(lambda: fourth.ask("members") == "voters: " + everybody.partition(", ")[2])
     wait_until(lambda: "removed from the group" in three[1].ask("put x y"))
     assert three[2].ask(f"add 1 {address}").startswith("not done: replica 1 was removed")
     assert three[2].ask("put k w") == "ok"
@@ -397,10 +475,13 @@ def test_a_pipe_waits_for_the_first_leader_and_says_so(terminals: Terminals) -> 
     first = terminals.start(1)
     first.expect(LAST_LINE_OF_USAGE)
     first.say("put k v")
-    wait_until(lambda: "waiting for a leader" in first.errors)
-    assert "ok" not in first.output
+    wait_until(lambda: "waiting for replicas 2, 3: " in first.errors)
     terminals.start(2)
+    wait_until(lambda: "waiting for replica 3: " in first.errors)
+    assert "ok" not in first.output
+    terminals.start(3)
     first.expect("ok\n")
+    assert first.errors.count("waiting for replicas 2, 3: ") == 1  # it is not said again and again
 
 
 @pytest.mark.slow
@@ -437,6 +518,7 @@ def test_a_shared_secret_admits_those_who_know_it(terminals: Terminals) -> None:
     terminals.start(2, environment={"ONDISK_SECRET_FILE": "same"})
     stranger = terminals.start(3, "--secret-file", "other")
     first.expect(LAST_LINE_OF_USAGE)
+    wait_until(lambda: first.ask("found 1 2").startswith("ok: "))
     assert first.ask("put k v") == "ok"
     wait_until(lambda: "shared secret" in stranger.errors)
     stranger.expect(LAST_LINE_OF_USAGE)
@@ -503,6 +585,182 @@ def test_input_that_is_not_text_ends_nothing(alone: Callable[..., Terminal]) -> 
     assert terminal.expect("\n") == r"invalid input: '\udcff'"
     terminal.expect(LAST_LINE_OF_USAGE)
     assert terminal.ask("put k v") == "ok"
+
+
+# A service
+
+
+def test_a_service_reads_no_input(tmp_path: Path) -> None:
+    """With standard input closed, empty, or full of commands: it runs until it is told to end."""
+    (tmp_path / "commands").write_text("exit\n")
+    for feed in ("<&-", "</dev/null", "<commands"):
+        (port,) = free_ports(1)
+        with Service(f"--replica-id 1 --members 127.0.0.1:{port} --serve {feed}", tmp_path) as service:
+            service.expect(f"node address: 127.0.0.1:{port}\n")
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.wait(0.7)
+            assert service.end(signal.SIGTERM) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_ends_cleanly(tmp_path: Path, number: int) -> None:
+    """Status 0 for the signals of an init system and of a person; what was written is there again."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").stdout.endswith("\nok\n")
+    with Service(f"{alone} --serve <&-", tmp_path) as service:
+        service.expect("node address: ")
+        assert service.end(number)[0::2] == (0, "")
+    assert "result: v" in ondisk(*alone.split(), cwd=tmp_path, text="get k").stdout
+
+
+def test_services_say_who_is_missing_and_make_a_group(tmp_path: Path) -> None:
+    """On stderr, for the journal. Two services and a person at the third one are a group."""
+    members = ",".join(f"127.0.0.1:{port}" for port in free_ports(3))
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(Service(f"--replica-id {i} --members {members} --serve <&-", tmp_path))
+            for i in (1, 2)
+        )
+        third = stack.enter_context(Terminal("--replica-id", "3", "--members", members, cwd=tmp_path))
+        third.expect(LAST_LINE_OF_USAGE)
+        assert third.ask("put k v") == "ok"
+        assert two.end(signal.SIGTERM)[0] == 0
+        assert third.ask("get k") == "query key: k, result: v"
+        status, _, errors = one.end(signal.SIGTERM)
+        assert status == 0 and "waiting for replica" in errors and "a group is founded when all" in errors
+
+
+def test_a_service_whose_disk_fails_ends_with_status_1(tmp_path: Path) -> None:
+    """An init system cannot see a status, but it sees an exit."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    code = (
+        "import sys; from ondisk import cli, diskkv\n"
+        "def fail(*_): raise OSError('the disk is gone')\n"
+        "diskkv.DiskKV.sync = fail; diskkv.DiskKV.update = fail\n"
+        "cli.main()"
+    )
+    assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code, *alone.split(), "--serve"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 1, done
+    assert "error: replica 1 failed: OSError: the disk is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_standard_input_needs_serve(tmp_path: Path) -> None:
+    """Status 2 and one line; nothing is left in the directory. An empty input is just the end of it."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    with Service(f"{alone} <&-", tmp_path) as closed:
+        assert closed.wait() == 2
+        assert closed.output == ""
+        assert (
+            closed.errors
+            == "error: standard input is closed: to run as a service, give --serve (see --help)\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+    with Service(f"{alone} </dev/null", tmp_path) as empty:
+        assert empty.wait() == 0
+
+
+def test_no_file_gets_the_number_of_a_closed_standard_stream(tmp_path: Path) -> None:
+    """What a library writes to the terminal must not land in the database."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port} --serve"
+    with Service(f"{alone} <&- >&- 2>&-", tmp_path) as service:
+        folder = Path(f"/proc/{service.pid}/fd")
+        if not folder.exists():
+            pytest.skip("this system does not tell which files a process has open")
+        wait_until(lambda: list(tmp_path.glob("example-data/replica-1/state/*")))
+        assert [os.readlink(folder / str(number)) for number in range(3)] == ["/dev/null"] * 3
+        assert service.end(signal.SIGTERM)[0] == 0
+
+
+def test_bind_is_where_it_listens_and_addr_what_it_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is given both; without ``--bind`` it is not told about one."""
+    told: list[tuple[Any, Any]] = []
+
+    def network(addresses: Any, **options: Any) -> Any:
+        told.append((addresses, options))
+        raise ConfigurationError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ondisk.cli.TcpNetwork", network)
+    for more in ([], ["--bind", "0.0.0.0:7000"]):
+        arguments = ["--replica-id", "2", "--members", "a:1,b:2", "--addr", "c:3", *more]
+        with pytest.raises(ConfigurationError, match="enough"):
+            run.main(arguments, standalone_mode=False)
+    addresses = {1: ("a", 1), 2: ("c", 3)}
+    assert told == [
+        (addresses, {"secret": None}),
+        (addresses, {"secret": None, "bind": {2: ("0.0.0.0", 7000)}}),
+    ]
+
+
+class Service:
+    """``python -m ondisk ARGUMENTS`` as a shell starts it, with its redirections. A context manager."""
+
+    def __init__(self, arguments: str, cwd: Path) -> None:
+        cwd.mkdir(exist_ok=True)
+        self._output, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._process = subprocess.Popen(
+            ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m ondisk {arguments}"],
+            stdin=subprocess.PIPE,  # open, and nobody says anything: what is to be had is in the redirection
+            stdout=self._output,
+            stderr=self._errors,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    @staticmethod
+    def _text(file: IO[bytes]) -> str:
+        return os.pread(file.fileno(), 1 << 20, 0).decode()
+
+    @property
+    def output(self) -> str:
+        return self._text(self._output)
+
+    @property
+    def errors(self) -> str:
+        return self._text(self._errors)
+
+    def expect(self, text: str) -> None:
+        """Wait until it has printed this."""
+        wait_until(lambda: text in self.output or self._process.poll() is not None)
+        assert text in self.output, (self.output, self.errors)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait for its end; return its exit status."""
+        return self._process.wait(seconds)
+
+    def end(self, number: int) -> tuple[int, str, str]:
+        """Send a signal; return the exit status, what was printed after the first line, and the errors."""
+        self._process.send_signal(number)
+        return self.wait(), self.output.partition("\n")[2], self.errors
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for file in (self._process.stdin, self._output, self._errors):
+            assert file is not None
+            file.close()
 
 
 # A person at a terminal
@@ -591,6 +849,7 @@ def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
         ("--replica-id 1 more", "more"),
         ("--replica-id 4", "--addr HOST:PORT"),
         ("--replica-id 1 --addr nowhere", "localhost:63001"),
+        ("--replica-id 1 --bind nowhere", "localhost:63001"),
         ("--replica-id 1 --members a:1,b", "'b' is not an address"),
         ("--replica-id 1 --members localhost:1,localhost:1", "same address"),
         ("--replica-id 1 --members 192.0.2.1:1,192.0.2.2:1", "shared secret is required"),

@@ -36,7 +36,7 @@ def terminals(tmp_path: Path) -> Iterator[Callable[[int], Terminal]]:
 
 def leads(terminal: Terminal) -> bool:
     terminal.say("status")
-    terminal.expect("synced\n")
+    terminal.expect("disk\n")
     return terminal.expect("\n").split()[1] == "leader"
 
 
@@ -63,7 +63,7 @@ def test_a_process_that_may_not_write_more_stops_and_comes_back(
 
     def failed() -> bool:
         group[victim].say("status")
-        group[victim].expect("synced\n")
+        group[victim].expect("disk\n")
         return "failed" in group[victim].expect("\n")
 
     wait_until(failed)

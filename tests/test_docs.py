@@ -30,3 +30,16 @@ def test_the_table_of_faults_is_the_list_that_can_be_run() -> None:
     for mutant in MUTANTS:
         assert (ROOT / "ondisk" / mutant.file).read_text().count(mutant.old) == 1, mutant.name
         assert all(name in table for name in mutant.test.split("::")), mutant.name
+
+
+def test_every_message_that_the_manual_quotes_is_said() -> None:
+    """Who sees a message looks for its words. Numbers and names in it are filled in."""
+    literals = "".join(path.read_text() for path in (ROOT / "ondisk").glob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", literals)  # a sentence over two lines
+    said = re.sub(r"\{[^{}]*\}", "#", said)
+    quoted = re.findall("“(.+?)”", (ROOT / "docs" / "operating.md").read_text())
+    assert len(quoted) > 15
+    for message in quoted:
+        words = re.split(r"\[[\d, ]+\]|\d+(?:, \d+)*", message)
+        for part in filter(None, (word.strip() for word in words)):
+            assert part in said or part.replace("replicas", "replica#") in said, message

@@ -247,7 +247,7 @@ class Group:
         found = {}
         for replica, terminal in self.terminals.items():
             terminal.say("status")
-            terminal.expect("synced\n")
+            terminal.expect("disk\n")
             row = terminal.expect("\n").split()
             found[replica] = (*row[1:4], terminal.ask("members"))
         return found
