@@ -17,6 +17,7 @@ from ondisk.errors import ConfigurationError, NoLeader, NotDone, ReplicaStopped,
 from ondisk.members import check_id, check_ids
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
+from ondisk.paths import resolved
 from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
@@ -53,7 +54,7 @@ class Cluster(Client):
         single replicas a disk that stalls or fails.
         """
         check_ids(members)
-        self.data_dir = Path(data_dir).resolve()
+        self.data_dir = resolved(data_dir, "a data directory")
         self._network = network if network is not None else MemoryNetwork()
         self._state_machine = state_machine
         self._timing = timing

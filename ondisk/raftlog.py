@@ -23,14 +23,16 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from ondisk import lines
 from ondisk import members as encoding
 from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, StorageError
 from ondisk.members import Members
+from ondisk.paths import read_regular
 
 # The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
 REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
@@ -45,6 +47,7 @@ _TAIL_ENTRIES = 8192
 _TAIL_BYTES = 8 << 20
 _READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
 
+_T = TypeVar("_T")
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -106,11 +109,11 @@ class RaftLog:
 
     def _load(self) -> None:
         if (stored := self._store.get_meta(_HARD_STATE)) is not None:
-            self.term, self.voted_for, self.admitted = msgspec.msgpack.decode(
-                stored, type=tuple[int, int | None, bool]
+            self.term, self.voted_for, self.admitted = self._stored(
+                stored, tuple[int, int | None, bool], "the record of term and vote"
             )
         if (stored := self._store.get_meta(_BASE)) is not None:
-            base = msgspec.msgpack.decode(stored, type=_Base)
+            base = self._stored(stored, _Base, "the record of the last compaction")
             self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
             self._configurations = base.configurations
         self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
@@ -134,6 +137,12 @@ class RaftLog:
             entry.index != index for entry, index in zip(self._tail, expected, strict=True)
         ):
             raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
+
+    def _stored(self, stored: bytes, kind: type[_T], what: str) -> _T:
+        try:
+            return msgspec.msgpack.decode(stored, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(f"{self.path}: {what} is damaged ({error})") from None
 
     def _decode(self, key: bytes, value: bytes) -> LogEntry:
         if len(key) != 8 or len(value) < _TERM_BYTES:
@@ -404,6 +413,8 @@ class _Witness:
     which is harmless, but never newer.
     """
 
+    _KIND, _VERSION = "ondisk-witness", 1
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = -1  # opened by the first write
@@ -411,20 +422,25 @@ class _Witness:
     def read(self) -> int:
         """The number of durable batches; 0 when there is no note, or a power cut tore it."""
         try:
-            stored = self._path.read_bytes()
+            stored = read_regular(self._path)
         except FileNotFoundError:
             return 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be read ({error})") from None
         number, check = stored[:8], stored[8:]
-        return int.from_bytes(number, "big") if check == zlib.crc32(number).to_bytes(4, "big") else 0
+        if check == zlib.crc32(number).to_bytes(4, "big"):  # as it was before it had a version
+            return int.from_bytes(number, "big")
+        try:
+            return int(lines.decode(self._path, stored, self._KIND, self._VERSION))
+        except (Corrupt, ValueError):
+            return 0
 
     def write(self, batches: int) -> None:
-        number = batches.to_bytes(8, "big")
         try:
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.pwrite(self._file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
+            # Always as long as the last one, so that no rest of it stays behind.
+            os.pwrite(self._file, lines.encode(self._KIND, self._VERSION, f"{batches:020}"), 0)
             deleted = os.fstat(self._file).st_nlink == 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error})") from None

@@ -16,6 +16,7 @@ from ondisk.disk import DirectoryLock, make_directory, sync_directory
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.members import Members, check_ids
+from ondisk.paths import resolved
 from ondisk.raftlog import RaftLog
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.stream import Header, Reader, SnapshotFile, open_file, read_file
@@ -48,7 +49,7 @@ def import_snapshot(
     check_ids(members)
     if not ids or not set(ids) <= set(members):
         raise ConfigurationError(f"replicas {list(ids)} cannot be of a group with members {list(members)}")
-    source, target = Path(path).resolve(), Path(data_dir).resolve()
+    source, target = resolved(path, "a snapshot"), resolved(data_dir, "a data directory")
     make = state_machine or DiskKV
     for replica_id in ids:
         header = _import(
@@ -114,7 +115,7 @@ def _import(
         shutil.rmtree(new, ignore_errors=True)
         make_directory(new)
         with open_file(source) as file:
-            reader = Reader(read_file(file))
+            reader = Reader(read_file(file), str(source))
             machine = make(new / "state")
             try:
                 machine.open()
