@@ -198,7 +198,13 @@ class Generations:
             self._disk.reach("pointer: synced")
             new.rename(self.path / _POINTER)
             self._disk.reach("pointer: renamed")
+        try:
             sync_directory(self.path, self._disk)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / _POINTER}: is in place and names {database.name}, but a power cut may still take "
+                f"that back ({error}). Open it again"
+            ) from None
         self._number = int(database.name.removeprefix("db-"))
         self._disk.reach("pointer: durable")
 
