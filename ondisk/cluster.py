@@ -27,6 +27,7 @@ from ondisk.errors import (
 from ondisk.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.network import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
+from ondisk.paths import resolved
 from ondisk.raft import Timing
 from ondisk.replica import ReplicaStatus
 from ondisk.shielded import pause, shielded, still_wanted
@@ -70,7 +71,7 @@ class Cluster(Client):
         """
         if members is not None:
             check_ids(members)
-        self.data_dir = Path(data_dir).resolve()
+        self.data_dir = resolved(data_dir, "a data directory")
         self._process = os.getpid()
         self._network = network if network is not None else MemoryNetwork()
         self._state_machine = state_machine

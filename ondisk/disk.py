@@ -48,8 +48,9 @@ from rocksdict import (
     WriteBatch,
 )
 
-from ondisk import forked
+from ondisk import forked, lines
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
+from ondisk.paths import open_descriptor, read_regular, what_it_is
 from ondisk.shielded import has_ended
 from ondisk.watch import Watch
 
@@ -233,7 +234,7 @@ def _refuse_recycled_records(path: Path) -> None:
 
     The types 5 to 8 mean a log file that is used again, which RocksDB does only if it is told to.
     """
-    for at, _, kind in _records(path.read_bytes()):
+    for at, _, kind in _records(read_regular(path)):
         if 5 <= kind <= 8:
             raise Corrupt(f"{path}: the stored data is damaged at byte {at + 6}")
 
@@ -304,13 +305,20 @@ class Store:
         shutil.rmtree(self._before_cut, ignore_errors=True)
 
     def _check_files(self, create: bool) -> None:
-        """Report what RocksDB does not: it opens without a word when files have gone missing."""
+        """Report what RocksDB does not: it opens without a word when files have gone missing.
+
+        And it would wait for ever for the other end of a FIFO.
+        """
+        for entry in os.scandir(self.path) if self.path.is_dir() else ():
+            if not entry.is_file() and not entry.is_dir():
+                kind = what_it_is(entry.stat(follow_symlinks=False).st_mode)
+                raise StorageError(f"{entry.path}: is {kind}, which is no part of a database")
         current = self.path / "CURRENT"
         if not current.exists():
             if not create or any(self.path.glob("*.sst")):
                 raise Corrupt(f"{self.path}: CURRENT is missing, without it there is no database")
         # RocksDB always leaves a log behind, except when it was killed while it created the database.
-        elif current.read_bytes() != b"MANIFEST-000001\n" and not any(self.path.glob("*.log")):
+        elif read_regular(current) != b"MANIFEST-000001\n" and not any(self.path.glob("*.log")):
             raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
         for file in (*self.path.glob("*.log"), *self.path.glob("MANIFEST-*")):
             _refuse_recycled_records(file)
@@ -518,6 +526,7 @@ class DirectoryLock:
     """
 
     name = "owner"
+    _KIND, _VERSION = "ondisk-owner", 1
 
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises ``DirectoryInUse`` at once, with the owner's name."""
@@ -526,23 +535,45 @@ class DirectoryLock:
         try:
             make_directory(directory)
             self._path = directory / self.name
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = open_descriptor(self._path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._watch = Watch(directory, lambda: None if self.is_there() else self.name)
+            self._refuse_a_foreign_file()
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(self._fd, lines.encode(self._KIND, self._VERSION, str(os.getpid())), 0)
         except BlockingIOError:
-            owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
+            owner = self._owner()
             self.release()
             raise DirectoryInUse(
                 f"{directory} is in use by {describe_process(owner)}. Stop it, or choose another directory."
             ) from None
-        except OSError as error:
+        except BaseException as error:
             self.release()
-            raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
+            if isinstance(error, OSError):
+                raise StorageError(f"{directory}: cannot be used as a data directory ({error})") from None
+            raise
+
+    def _owner(self) -> str:
+        """The process that left its number; the number alone, before the file had a version."""
+        stored = os.pread(self._fd, 200, 0)
+        try:
+            return lines.decode(self._path, stored, self._KIND, self._VERSION)
+        except StorageError:
+            return stored[:20].decode("ascii", "replace").strip()
+
+    def _refuse_a_foreign_file(self) -> None:
+        """Somebody may have a file of this name that is none of ours: it would be overwritten."""
+        stored = os.pread(self._fd, 200, 0).strip(b"\0\n")  # a power cut may leave zeros
+        if stored and not stored.isdigit():
+            try:
+                lines.decode(self._path, stored + b"\n", self._KIND, self._VERSION)
+            except Corrupt:
+                raise StorageError(
+                    f"{self._path}: is no file of ondisk, and would be overwritten. Choose another directory"
+                ) from None
 
     def is_there(self) -> bool:
         """Whether the file that is locked is the one that somebody else would try to lock."""

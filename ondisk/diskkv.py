@@ -24,10 +24,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ondisk import lines
 from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, InvalidCommand, StorageError, StoreClosed
 from ondisk.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
+from ondisk.paths import resolved
 from ondisk.sessions import MAGIC, Batch, Sessions, is_envelope
 from ondisk.statemachine import (
     Entry,
@@ -57,6 +59,9 @@ POINTS = (
 
 _DONE = Result()
 _APPLIED_INDEX = b"applied_index"
+_FORMAT = b"format"
+_FORMAT_KIND, _FORMAT_VERSION = "ondisk-diskkv", 1
+_FORMAT_NOW = lines.encode(_FORMAT_KIND, _FORMAT_VERSION, "")
 _SESSION = b"session/"  # and 8 bytes: which one
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,19}")
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -216,12 +221,13 @@ class DiskKV(OnDiskStateMachine):
         Without it the Raft log alone carries durability until the next ``sync``: after a power cut the state
         is older but whole, and the log hands it the rest.
         """
-        self._path = Path(path)
+        self._path = resolved(path, "a state's directory")
         self._sync_every_update = sync_every_update
         self._disk = disk or Disk()
         self._generations = Generations(self._path, self._disk)
         self._store: Store | None = None
         self._applied = 0
+        self._says_its_format = False
         self._sessions = Sessions()
         self._views: set[DiskKVView] = set()
 
@@ -235,6 +241,7 @@ class DiskKV(OnDiskStateMachine):
         """Open or create the database; return the index that is stored in it."""
         store = self._generations.open()
         try:
+            self._says_its_format = _check_format(store)
             self._applied = _applied_index(store)
             self._sessions = _stored_sessions(store)
         except BaseException:
@@ -271,8 +278,11 @@ class DiskKV(OnDiskStateMachine):
             for session, record in sessions.records():
                 store.put_meta(batch, _SESSION + session, record)
         store.put_meta(batch, _APPLIED_INDEX, applied.to_bytes(8, "big"))
+        if not self._says_its_format:
+            store.put_meta(batch, _FORMAT, _FORMAT_NOW)
         store.write(batch)
         self._applied = applied
+        self._says_its_format = True
         if sessions is not None:
             sessions.commit()
         if self._sync_every_update:
@@ -366,6 +376,7 @@ class DiskKV(OnDiskStateMachine):
             index = receive_files(reader, path, stopped, self._disk)
             new = Store(path, self._disk, create=False)
             self._disk.reach("recover: database opened")
+            says_its_format = _check_format(new)
             if (applied := _applied_index(new)) != index:
                 raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
             sessions = _stored_sessions(new)
@@ -379,7 +390,7 @@ class DiskKV(OnDiskStateMachine):
             else:
                 remove(path)
             raise
-        self._sessions = sessions
+        self._sessions, self._says_its_format = sessions, says_its_format
         self._store, self._applied = new, index  # from here on lookups ask the new one
         self._disk.reach("recover: switched")
         with suppress(StorageError):  # what cannot be closed or removed now is a leftover like any other
@@ -412,8 +423,23 @@ class DiskKV(OnDiskStateMachine):
             view.close()
 
 
+def _check_format(store: Store) -> bool:
+    """Refuse what a later version has written; say whether it tells its format.
+
+    A new one does not yet, nor one that was made before there were versions; the next update adds it. Raises
+    ``UnknownVersion`` or ``Corrupt``.
+    """
+    stored = store.get_meta(_FORMAT)
+    if stored is not None and stored != _FORMAT_NOW:
+        lines.decode(store.path, stored, _FORMAT_KIND, _FORMAT_VERSION)
+    return stored is not None
+
+
 def _applied_index(store: Store) -> int:
-    return int.from_bytes(store.get_meta(_APPLIED_INDEX) or b"", "big")
+    stored = store.get_meta(_APPLIED_INDEX)
+    if stored is not None and len(stored) != 8:
+        raise Corrupt(f"{store.path}: the applied index is damaged")
+    return int.from_bytes(stored or b"", "big")
 
 
 def _stored_sessions(store: Store) -> Sessions:

@@ -111,6 +111,10 @@ class Corrupt(StorageError):
     """Stored bytes are damaged or missing. They are reported here and never served."""
 
 
+class UnknownVersion(StorageError):
+    """Stored in a format that this version does not know yet: a later one wrote it. Nothing was changed."""
+
+
 class StoreClosed(OndiskError):
     """The database was closed while, or before, it was asked."""
 

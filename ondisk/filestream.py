@@ -27,6 +27,7 @@ from pathlib import Path
 
 from ondisk.disk import Disk, disk_errors, sync_directory
 from ondisk.errors import Corrupt, SnapshotStopped, StorageError
+from ondisk.lines import check_version
 from ondisk.statemachine import SnapshotReader, SnapshotWriter
 
 MAGIC = b"DiskKV\r\n"  # like PNG's: a transfer that "repairs" line ends is noticed at once
@@ -136,15 +137,15 @@ class _Incoming:
 def receive_files(reader: SnapshotReader, directory: Path, stopped: threading.Event, disk: Disk) -> int:
     """Write what a stream brings into a new directory, durably; return the index that belongs to it.
 
-    Raises ``Corrupt``, ``SnapshotStopped`` or ``StorageError``; what is there by then is left to the caller.
+    Raises ``Corrupt``, ``UnknownVersion``, ``SnapshotStopped`` or ``StorageError``; what is there by
+    then is left to the caller.
     """
     stream = _Incoming(reader, stopped)
     magic, version, index, count = _HEADER.unpack(stream.read(_HEADER.size))
     if magic != MAGIC:
         raise Corrupt("this is not a DiskKV snapshot")
-    if version != VERSION:
-        raise Corrupt(f"a DiskKV snapshot of version {version} is not known here, only version {VERSION}")
-    stream.check("the header")
+    stream.check("the header")  # it stands in the same place in every version
+    check_version("the DiskKV snapshot", version, VERSION)
     if count > _MAX_FILES:
         raise Corrupt(f"the snapshot claims to have {count:,} files")
     with disk_errors(directory):

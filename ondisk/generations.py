@@ -3,7 +3,7 @@
 A state machine's directory holds::
 
     owner        who has it open (``DirectoryLock``)
-    current      the pointer: the name of the live database and a checksum, ``db-000002 1f0c9a57``
+    current      the pointer: the name of the live database, ``ondisk-current 1 db-000002 1f0c9a57``
     db-000002/   the live database, one ``Store``
     db-000003/   the next one, while it is being built
     view-000001/ a snapshot that somebody still reads
@@ -24,8 +24,10 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+from ondisk import lines
 from ondisk.disk import DirectoryLock, Disk, Store, disk_errors, sync_directory
-from ondisk.errors import Corrupt
+from ondisk.errors import Corrupt, StorageError
+from ondisk.paths import read_regular
 from ondisk.watch import Watch
 
 # Where an experiment may crash (``Disk.reach``). In the order in which they are reached:
@@ -34,6 +36,7 @@ POINTER_POINTS = ("pointer: written", "pointer: synced", "pointer: renamed", "po
 OPEN_POINTS = ("open: pointer read", "open: leftovers removed", "open: database opened")
 
 _POINTER = "current"
+_KIND, _VERSION = "ondisk-current", 1
 _NEW_POINTER = "current.new"
 _DATABASE = re.compile(r"db-[0-9]{6,}")
 _OURS = re.compile(r"(db|view)-[0-9]{6,}(\..+)?|" + re.escape(_NEW_POINTER))
@@ -101,12 +104,17 @@ class Generations:
         """The name of the live database, ``None`` before the first one is complete."""
         file = self.path / _POINTER
         try:
-            stored = file.read_bytes()
+            stored = read_regular(file)
         except FileNotFoundError:
             self._refuse_a_lost_pointer()
             return None
-        name, _, _ = stored.decode("ascii", "replace").partition(" ")
-        if not _DATABASE.fullmatch(name) or stored != _pointer(name):
+        try:
+            name = stored.decode("ascii", "replace").partition(" ")[0]
+            if not _DATABASE.fullmatch(name) or stored != _before_versions(name):
+                name = lines.decode(file, stored, _KIND, _VERSION)
+        except Corrupt:
+            name = ""
+        if not _DATABASE.fullmatch(name):
             raise Corrupt(f"{file}: the pointer file is damaged, so nobody knows which database is live")
         return name
 
@@ -140,10 +148,24 @@ class Generations:
         self._disk.reach("open: pointer read")
         self._remove_leftovers(live)
         self._disk.reach("open: leftovers removed")
+        self._refuse_another_file_system(self.path / live)
         store = Store(self.path / live, self._disk, create=False)
         self._number = int(live.removeprefix("db-"))
         self._disk.reach("open: database opened")
+        if not self.points_to(store.path):  # it is of the version before: bring it up to date
+            try:
+                self.point_to(store.path)
+            except BaseException:
+                store.close()
+                raise
         return store
+
+    def _refuse_another_file_system(self, live: Path) -> None:
+        """A snapshot is hard links to the tables beside them; between two it would be a long copy."""
+        if live.exists() and os.stat(live).st_dev != os.stat(self.path).st_dev:
+            raise StorageError(
+                f"{live}: is on another file system than {self.path}. Move the whole of that there instead"
+            )
 
     def _remove_leftovers(self, live: str) -> None:
         for child in self.path.iterdir():
@@ -176,7 +198,13 @@ class Generations:
             self._disk.reach("pointer: synced")
             new.rename(self.path / _POINTER)
             self._disk.reach("pointer: renamed")
+        try:
             sync_directory(self.path, self._disk)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / _POINTER}: is in place and names {database.name}, but a power cut may still take "
+                f"that back ({error}). Open it again"
+            ) from None
         self._number = int(database.name.removeprefix("db-"))
         self._disk.reach("pointer: durable")
 
@@ -189,4 +217,9 @@ class Generations:
 
 
 def _pointer(name: str) -> bytes:
+    return lines.encode(_KIND, _VERSION, name)
+
+
+def _before_versions(name: str) -> bytes:
+    """The pointer as it was when it had neither a kind nor a version."""
     return f"{name} {zlib.crc32(name.encode()):08x}\n".encode()

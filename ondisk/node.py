@@ -33,6 +33,7 @@ from ondisk.messages import (
     TransferLeadership,
 )
 from ondisk.network import Endpoint, Network
+from ondisk.paths import resolved
 from ondisk.raft import Timing
 from ondisk.raftlog import Identity
 from ondisk.replica import Replica, ReplicaStatus
@@ -119,7 +120,7 @@ class Node(Client):
         if members:
             check_ids(members)
         self.id = replica_id
-        self.directory = Path(data_dir).resolve() / f"replica-{replica_id}"
+        self.directory = resolved(data_dir, "a data directory") / f"replica-{replica_id}"
         self._members = None if members is None else tuple(members)
         self._network = network
         self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
@@ -376,7 +377,10 @@ class Node(Client):
         """
         stopped = threading.Event()
         try:
-            return wait_for(self._running_replica().export_snapshot(Path(path).resolve(), stopped), timeout)
+            return wait_for(
+                self._running_replica().export_snapshot(resolved(path, "the path of a snapshot"), stopped),
+                timeout,
+            )
         finally:
             stopped.set()
 

@@ -27,15 +27,17 @@ import random
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from ondisk import lines
 from ondisk import members as encoding
 from ondisk.disk import Disk, Store
 from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown, StorageError
 from ondisk.members import LEGACY, Id, Members, short
 from ondisk.members import Disk as DiskId
+from ondisk.paths import read_regular
 
 # The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
 REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
@@ -54,6 +56,7 @@ _TAIL_ENTRIES = 8192
 _TAIL_BYTES = 8 << 20
 _READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
 
+_T = TypeVar("_T")
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -161,13 +164,15 @@ class RaftLog:
     def _load(self) -> None:
         if (stored := self._store.get_meta(_HARD_STATE)) is not None:
             # Up to version 1 a third field said whether the replica had caught up enough to vote.
-            self.term, self.voted_for = msgspec.msgpack.decode(stored, type=tuple[int, int | None, bool])[:2]
+            hard_state = self._stored(stored, tuple[int, int | None, bool], "the record of term and vote")
+            self.term, self.voted_for, _ = hard_state
         if (stored := self._store.get_meta(_IDENTITY)) is not None:
             self.identity = self._read_identity(stored)
         if (stored := self._store.get_meta(_LIVES)) is not None:
-            self.lives = msgspec.msgpack.decode(stored, type=dict[bytes, tuple[int, int]])
+            lives = self._stored(stored, dict[bytes, tuple[int, int]], "the record of other disks' lives")
+            self.lives = lives
         if (stored := self._store.get_meta(_BASE)) is not None:
-            base = msgspec.msgpack.decode(stored, type=_Base)
+            base = self._stored(stored, _Base, "the record of the last compaction")
             self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
             self._configurations = base.configurations
         self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
@@ -196,14 +201,12 @@ class RaftLog:
     def _read_identity(self, stored: bytes) -> Identity:
         try:
             magic, version = msgspec.msgpack.decode(stored)[:2]
-            if magic == _MAGIC and version > _VERSION:
-                raise StorageError(
-                    f"{self.path}: written by a later version of ondisk (format {version}; this one knows up "
-                    f"to {_VERSION}): install that version"
-                )
-            return msgspec.msgpack.decode(stored, type=Identity)
-        except (msgspec.DecodeError, TypeError, ValueError):
-            raise Corrupt(f"{self.path}: the identity of the log is damaged") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
+            magic, version = "", 0
+        if magic != _MAGIC or not isinstance(version, int):
+            raise Corrupt(f"{self.path}: the identity of the log is damaged")
+        lines.check_version(self.path, version, _VERSION)
+        return self._stored(stored, Identity, "the identity of the log")
 
     def _identify(self, replica_id: int, rng: random.Random) -> None:
         """Begin a new life: of the disk that this is, or of a new one."""
@@ -267,6 +270,12 @@ class RaftLog:
         """Remember the newest life of another disk, durably with some later ``sync``."""
         self.lives[disk] = boot, nonce
         self._lives_changed = True
+
+    def _stored(self, stored: bytes, kind: type[_T], what: str) -> _T:
+        try:
+            return msgspec.msgpack.decode(stored, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(f"{self.path}: {what} is damaged ({error})") from None
 
     def _decode(self, key: bytes, value: bytes) -> LogEntry:
         if len(key) != 8 or len(value) < _TERM_BYTES:
@@ -545,6 +554,8 @@ class _Witness:
     which is harmless, but never newer.
     """
 
+    _KIND, _VERSION = "ondisk-witness", 1
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = -1  # opened by the first write
@@ -552,20 +563,25 @@ class _Witness:
     def read(self) -> int:
         """The number of durable batches; 0 when there is no note, or a power cut tore it."""
         try:
-            stored = self._path.read_bytes()
+            stored = read_regular(self._path)
         except FileNotFoundError:
             return 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be read ({error})") from None
         number, check = stored[:8], stored[8:]
-        return int.from_bytes(number, "big") if check == zlib.crc32(number).to_bytes(4, "big") else 0
+        if check == zlib.crc32(number).to_bytes(4, "big"):  # as it was before it had a version
+            return int.from_bytes(number, "big")
+        try:
+            return int(lines.decode(self._path, stored, self._KIND, self._VERSION))
+        except (Corrupt, ValueError):
+            return 0
 
     def write(self, batches: int) -> None:
-        number = batches.to_bytes(8, "big")
         try:
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.pwrite(self._file, number + zlib.crc32(number).to_bytes(4, "big"), 0)
+            # Always as long as the last one, so that no rest of it stays behind.
+            os.pwrite(self._file, lines.encode(self._KIND, self._VERSION, f"{batches:020}"), 0)
             deleted = os.fstat(self._file).st_nlink == 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error})") from None

@@ -17,6 +17,7 @@ from ondisk.disk import DirectoryLock, Disk, make_directory, sync_directory
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.members import Members, check_ids
+from ondisk.paths import resolved
 from ondisk.raftlog import RaftLog
 from ondisk.shielded import shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine
@@ -49,7 +50,7 @@ def import_snapshot(
     check_ids(members)
     if not ids or not set(ids) <= set(members):
         raise ConfigurationError(f"replicas {list(ids)} cannot be of a group with members {list(members)}")
-    source, target = Path(path).resolve(), Path(data_dir).resolve()
+    source, target = resolved(path, "a snapshot"), resolved(data_dir, "a data directory")
     make = state_machine or DiskKV
     for replica_id in ids:
         header = _import(
@@ -129,7 +130,7 @@ def _import(
         shutil.rmtree(new, ignore_errors=True)
         make_directory(new)
         with open_file(source) as file:
-            reader = Reader(read_file(file))
+            reader = Reader(read_file(file), str(source))
             machine = make(new / "state")
             try:
                 machine.open()

@@ -11,37 +11,29 @@ A state machine that keeps nothing in a directory has no mark, and needs none.
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
+from ondisk import lines
 from ondisk.disk import Disk, sync_directory
 from ondisk.errors import Corrupt, StorageError
 from ondisk.members import short
+from ondisk.paths import read_regular
 from ondisk.raftlog import RaftLog
 
 _NAME = "belongs-to"
-_WORDS = "ondisk-state 1"  # magic and version
+_KIND, _VERSION = "ondisk-state", 1
 
 
 def check_mark(log: RaftLog, state: Path) -> None:
     """Before the state machine opens: refuse the state of another disk. Raises ``Corrupt``."""
     file = state / _NAME
     try:
-        stored = file.read_bytes()
+        stored = read_regular(file)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise StorageError(f"{file}: cannot be read ({error})") from None
-    text, _, check = stored.decode("ascii", "replace").rstrip("\n").rpartition(" ")
-    if not text.startswith("ondisk-state "):
-        raise Corrupt(f"{file}: the mark of the state is damaged")
-    if not text.startswith(_WORDS + " "):
-        raise StorageError(
-            f"{file}: written by a later version of ondisk ({text!r:.60}): install that version"
-        )
-    if check != f"{zlib.crc32(text.encode()):08x}":
-        raise Corrupt(f"{file}: the mark of the state is damaged")
-    replica, disk = text.removeprefix(_WORDS + " ").split(" ")
+    replica, _, disk = lines.decode(file, stored, _KIND, _VERSION).partition(" ")
     if disk != log.disk_id.hex():
         assert log.identity is not None
         raise Corrupt(
@@ -67,11 +59,10 @@ def mark(log: RaftLog, state: Path, opened_index: int, disk: Disk) -> None:
             f"{log.identity.replica_id} (disk {short(log.disk_id)}) did: was it put in from elsewhere? Put "
             "back what belongs here, or rebuild the replica from the others"
         )
-    text = f"{_WORDS} {log.identity.replica_id} {log.disk_id.hex()}"
     new = file.with_name(_NAME + ".new")
     try:
         with open(new, "wb", buffering=0) as out:
-            out.write(f"{text} {zlib.crc32(text.encode()):08x}\n".encode())
+            out.write(lines.encode(_KIND, _VERSION, f"{log.identity.replica_id} {log.disk_id.hex()}"))
             disk.sync(lambda: os.fsync(out.fileno()))
         new.rename(file)
         sync_directory(state, disk)

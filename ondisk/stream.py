@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import struct
 import zlib
 from collections import deque
@@ -26,7 +25,9 @@ import msgspec
 
 from ondisk.disk import sync_directory
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
+from ondisk.lines import check_version
 from ondisk.members import Members
+from ondisk.paths import check_target, open_regular, partial_name, resolved
 from ondisk.raftlog import Natural
 
 MAGIC = "ondisk snapshot"
@@ -37,6 +38,13 @@ _HEADER, _DATA, _END = 0, 1, 2
 _MAX_ENCODED = CHUNK_BYTES + 64
 _LENGTH = struct.Struct(">I")
 _PLACE = struct.Struct(">QB")
+
+
+class _Beginning(msgspec.Struct, frozen=True, array_like=True):
+    """What every version's header begins with."""
+
+    magic: str
+    version: int
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +72,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_beginning_decoder = msgspec.msgpack.Decoder(_Beginning)
 _header_decoder = msgspec.msgpack.Decoder(Header)
 _end_decoder = msgspec.msgpack.Decoder(tuple[int, int])
 _chunk_decoder = msgspec.msgpack.Decoder(Chunk)
@@ -74,19 +83,18 @@ def make_header(index: int, term: int, members: Members) -> Header:
     return Header(MAGIC, VERSION, index, term, members)
 
 
-def read_header(chunk: Chunk) -> Header:
-    """What the first chunk of a stream says. Raises ``Corrupt``."""
+def read_header(chunk: Chunk, name: str = "the snapshot") -> Header:
+    """What the first chunk of a stream says. Raises ``Corrupt`` or ``UnknownVersion``."""
     if chunk.number != 0 or chunk.kind != _HEADER or chunk.checksum != _checksum(chunk, 0):
-        raise Corrupt("this is not the beginning of a snapshot, or it is damaged")
+        raise Corrupt(f"{name}: this is not the beginning of a snapshot, or it is damaged")
     try:
-        header = _header_decoder.decode(chunk.data)
+        beginning = _beginning_decoder.decode(chunk.data)  # however the rest is in another version
+        if beginning.magic == MAGIC:
+            check_version(name, beginning.version, VERSION)
+            return _header_decoder.decode(chunk.data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Corrupt("this is not an ondisk snapshot, or its header is damaged") from None
-    if header.magic != MAGIC:
-        raise Corrupt("this is not an ondisk snapshot")
-    if header.version != VERSION:
-        raise Corrupt(f"the snapshot has version {header.version}, and only version {VERSION} is known here")
-    return header
+        pass
+    raise Corrupt(f"{name}: this is not an ondisk snapshot, or its header is damaged")
 
 
 def _checksum(chunk: Chunk, before: int) -> int:
@@ -136,12 +144,13 @@ class Writer:
 class Reader:
     """Hands a state machine what the chunks from ``get`` hold, each checked before it is believed."""
 
-    def __init__(self, get: Callable[[], Chunk]) -> None:
-        """Reads the header at once. Raises ``Corrupt``."""
+    def __init__(self, get: Callable[[], Chunk], name: str = "the snapshot") -> None:
+        """Reads the header at once. Raises ``Corrupt`` or ``UnknownVersion``. Errors tell the ``name``."""
+        self._name = name
         self.bytes = 0  # of the state machine's own, so far
         self._get = get
         first = get()
-        self.header = read_header(first)
+        self.header = read_header(first, name)
         self._number = 1
         self._before = first.checksum
         self._pieces: deque[memoryview] = deque()
@@ -172,14 +181,14 @@ class Reader:
     def finish(self) -> None:
         """Make sure that nothing is left and that the end mark is there. Raises ``Corrupt``."""
         if self._available or self.read(1):
-            raise Corrupt("the snapshot goes on after what the state machine took for its end")
+            raise Corrupt(f"{self._name} goes on after what the state machine took for its end")
 
     def _next_chunk(self) -> None:
         chunk = self._get()
         if chunk.number != self._number:
-            raise Corrupt(f"chunk {chunk.number} of the snapshot came where chunk {self._number} was due")
+            raise Corrupt(f"{self._name}: chunk {chunk.number} came where chunk {self._number} was due")
         if chunk.checksum != _checksum(chunk, self._before):
-            raise Corrupt(f"chunk {chunk.number} of the snapshot is damaged")
+            raise Corrupt(f"{self._name}: chunk {chunk.number} is damaged")
         self._number += 1
         self._before = chunk.checksum
         if chunk.kind == _DATA:
@@ -189,7 +198,7 @@ class Reader:
         elif chunk.kind == _END and self._end_is_true(chunk):
             self._ended = True
         else:
-            raise Corrupt(f"chunk {chunk.number} of the snapshot makes no sense")
+            raise Corrupt(f"{self._name}: chunk {chunk.number} makes no sense")
 
     def _end_is_true(self, chunk: Chunk) -> bool:
         try:
@@ -214,10 +223,13 @@ class SnapshotFile:
 def write_file(path: Path, write: Callable[[Callable[[Chunk], None]], Header]) -> SnapshotFile:
     """Call ``write`` with a function that stores a chunk; the file appears at ``path`` when all is durable.
 
-    Raises ``StorageError``, and then there is no file.
+    A file that is there is replaced at that moment, and anything else is refused; a symlink is followed, so
+    it is the file behind it that is replaced. Raises ``StorageError`` or ``ConfigurationError``, and then
+    there is no new file, unless the error says so.
     """
-    # A name of its own: somebody else may be writing to the same path.
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    path = resolved(path, "the path of a snapshot")
+    check_target(path)
+    partial = partial_name(path)
     try:
         with partial.open("xb") as file:
 
@@ -231,12 +243,27 @@ def write_file(path: Path, write: Callable[[Callable[[Chunk], None]], Header]) -
             os.fsync(file.fileno())
             size = file.tell()
         partial.replace(path)
+    except BaseException as error:
+        rest = _remove_partial(partial)
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: the snapshot cannot be written ({error}){rest}") from None
+        raise
+    try:
         sync_directory(path.parent)
     except OSError as error:
-        raise StorageError(f"{path}: the snapshot cannot be written ({error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: the snapshot is complete and in its place, but a power cut may still take it ({error})"
+        ) from None
     return SnapshotFile(path, header.index, header.term, size)
+
+
+def _remove_partial(partial: Path) -> str:
+    """Remove what was written so far, or tell what is left."""
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError as error:
+        return f"; {partial.name} is left there ({error})"
+    return ""
 
 
 def read_file(file: IO[bytes]) -> Callable[[], Chunk]:
@@ -271,6 +298,6 @@ def _chunks(file: IO[bytes]) -> Iterator[Chunk]:
 def open_file(path: Path) -> IO[bytes]:
     """Open an exported snapshot. Raises ``ConfigurationError`` if there is none."""
     try:
-        return path.open("rb")
-    except OSError as error:
+        return open_regular(path)
+    except (OSError, StorageError) as error:
         raise ConfigurationError(f"{path}: there is no snapshot to read ({error})") from None

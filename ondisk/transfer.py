@@ -26,7 +26,7 @@ from typing import Any
 
 from ondisk.background import Job
 from ondisk.disk import Disk
-from ondisk.errors import Corrupt, Rejected, SnapshotStopped, StorageError
+from ondisk.errors import Corrupt, Rejected, SnapshotStopped, StorageError, UnknownVersion
 from ondisk.futures import Future
 from ondisk.limits import WINDOW_CHUNKS
 from ondisk.messages import Message, SnapshotAck, SnapshotChunk
@@ -438,7 +438,7 @@ class Transfers:
     def _begin_receiving(self, leader: int, message: SnapshotChunk, now: float) -> None:
         try:
             header = read_header(message.chunk)
-        except Corrupt as error:
+        except (Corrupt, UnknownVersion) as error:
             logger.warning("replica %d: from replica %d: %s", self._id, leader, error)
             self._refuse(leader, message.stream)
             return
@@ -476,7 +476,7 @@ class Transfers:
     def _end_receiving(self, receiving: _Receiving) -> None:
         try:
             receiving.job.result()
-        except (SnapshotStopped, Corrupt) as error:
+        except (SnapshotStopped, Corrupt, UnknownVersion) as error:
             self._keep_old_state(receiving, error)
         else:
             self._begin_anew(receiving)

@@ -24,7 +24,7 @@ from ondisk import disk as disk_module
 from ondisk import generations
 from ondisk.disk import Disk, Store
 from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, DiskKVView, delete, get, incr, put, scan
-from ondisk.errors import Corrupt, DirectoryInUse, SnapshotStopped, StorageError, StoreClosed
+from ondisk.errors import Corrupt, DirectoryInUse, SnapshotStopped, StorageError, StoreClosed, UnknownVersion
 from ondisk.filestream import END, MAGIC, PIECE_BYTES, VERSION
 from ondisk.statemachine import Entry
 from tests.test_disk import FullDisk, copy_live, flip, largest_table
@@ -505,8 +505,10 @@ def test_the_format_is_what_its_description_says(small: Pieces, kv: DiskKV) -> N
     assert recover(kv, small.whole) == 500
 
 
-def refused(machine: DiskKV, stream: bytes, match: str | None = None) -> None:
-    with pytest.raises(Corrupt, match=match):
+def refused(
+    machine: DiskKV, stream: bytes, match: str | None = None, error: type[Exception] = Corrupt
+) -> None:
+    with pytest.raises(error, match=match):
         recover(machine, stream)
 
 
@@ -571,7 +573,8 @@ def test_a_stream_of_something_else_is_refused_with_what_it_is_not(
         refused(kv, b"", "cut short")
         refused(kv, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", "not a DiskKV snapshot")
         refused(kv, stream.replace(b"\r\n", b"\n", 1) + b"x", "not a DiskKV snapshot")
-        refused(kv, stream[:8] + (7).to_bytes(4, "big") + stream[12:], "version 7 is not known")
+        later = stream[:8] + (7).to_bytes(4, "big") + stream[12:24]
+        refused(kv, later + zlib.crc32(later).to_bytes(4, "big") + stream[28:], "version 7", UnknownVersion)
     still_works(kv, small)
 
 
@@ -930,10 +933,11 @@ def test_a_damaged_pointer_is_reported_and_nothing_is_removed(tmp_path: Path) ->
     machine.close()
     pointer = tmp_path / "kv" / "current"
     good = pointer.read_bytes()
-    assert good == b"db-000001 %08x\n" % zlib.crc32(b"db-000001")
+    assert good == b"ondisk-current 1 db-000001 %08x\n" % zlib.crc32(b"ondisk-current 1 db-000001")
     damaged = [b"", b"\n", good[:-1], good + b"\n", good * 2, b"\xff" * 19, good.replace(b" ", b"  ")]
     for name in (b"..", b"/tmp", b"db-000001/../db-000001", b"view-000001", b"db-1", b"", b"db-000001\n"):
-        damaged.append(b"%s %08x\n" % (name, zlib.crc32(name)))
+        for line in (name, b"ondisk-current 1 " + name):
+            damaged.append(b"%s %08x\n" % (line, zlib.crc32(line)))
     for place in range(len(good)):
         for bit in range(8):
             damaged.append(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
@@ -1056,7 +1060,7 @@ def test_a_bit_flipped_in_a_received_table_is_reported_when_read(
 def test_an_opening_that_failed_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stored index that is damaged is reported each time, and not as a directory in use."""
     filled(tmp_path / "kv", BEFORE).close()
-    metadata = min((tmp_path / "kv").rglob("*.sst"), key=lambda table: table.stat().st_size)
+    metadata = max((tmp_path / "kv").rglob("*.sst"), key=lambda table: table.stat().st_size)
     stored = metadata.read_bytes()
     flip(metadata, 5, 0)
     monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were

@@ -18,6 +18,7 @@ import pytest
 from ondisk import Cluster
 from ondisk.disk import Store
 from ondisk.errors import NotDone, OutcomeUnknown, StorageError
+from ondisk.watch import Watch
 from tests.waiting import wait_until
 
 
@@ -251,3 +252,18 @@ def test_each_table_that_is_missing_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=table.name):
         store.check()
     store.close()
+
+
+def test_a_change_within_the_same_tick_of_the_clock_is_noticed(tmp_path: Path) -> None:
+    """The kernel dates changes by its tick: two that are close together leave the same time behind."""
+    for number in range(100):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        needed = directory / "needed"
+        needed.touch()
+        watch = Watch(directory, lambda needed=needed: None if needed.exists() else "needed")
+        (directory / "another").touch()
+        watch.check()
+        needed.unlink()
+        with pytest.raises(StorageError, match="has lost its file needed"):
+            watch.check()
