@@ -345,7 +345,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "check-quorum": Safeguard(
         "A leader that a majority does not answer steps down.",
         (_LeadsWithoutAMajority,),
-        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "answer-old-terms": Safeguard(
         "Who leads an old term is told so.",
@@ -402,6 +401,7 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "refuse-replaced-disks": Safeguard(
         "A disk that was replaced is not heard, and is told so.",
         (_HearsReplacedDisks,),
+        "a disk that comes back is taken for one that is new, and is fed again: that costs time, and its log is whole",
     ),
     "newest-life-only": Safeguard(
         "An old copy of a directory is not heard, and is told so.",
@@ -418,6 +418,7 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "replace-only-the-silent": Safeguard(
         "A disk is replaced only if it does not answer while another one is there.",
         (_ReplacesAtOnce,),
+        "a number has one directory at a time there, so whoever is replaced at once was silent anyway",
     ),
     "evidence-as-of-sending": Safeguard(
         "An answer is evidence as of when it was asked for, not as of when it is read.",
