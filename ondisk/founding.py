@@ -142,7 +142,9 @@ class Founding:
                 f"replica {self._id} was removed from group {short(members.group)}: take another id"
             )
         else:
-            self._elsewhere[sender] = f"not a member of group {short(members.group)} yet: tell it to add {self._id}"
+            self._elsewhere[sender] = (
+                f"not a member of group {short(members.group)} yet: tell it to add {self._id}"
+            )
         return None
 
     # What goes out

@@ -24,6 +24,7 @@ from ondisk.simulation.invariants import Invariants
 from ondisk.simulation.world import World
 from ondisk.statemachine import Result
 
+
 def disk(member: int, number: int = 1) -> bytes:
     """The name of a disk: the first, or a later one, that stands behind a number."""
     return f"disk {member}.{number}".encode().ljust(16)
@@ -99,9 +100,7 @@ class Group:
             id=member,
             log=self.logs[member],
             opened_index=opened,
-            raft=SimpleNamespace(
-                term=1, is_leader=False, members=self.logs[member].members, timing=Timing()
-            ),
+            raft=SimpleNamespace(term=1, is_leader=False, members=self.logs[member].members, timing=Timing()),
             status=SimpleNamespace(role="follower", error=None),
         )
         self.rules.started(self.replicas[member], **(how or {}))
@@ -364,7 +363,9 @@ def test_a_group_that_was_imported_begins_after_the_import(group: Group) -> None
     group.rules.begin_anew(2, 7)
     new = [(0, members(1, 2, 3, group=b"new"))]
     for member in (1, 2):
-        group.start(member, opened=2, base_index=2, base_term=7, terms=[1], synced_index=3, configurations=new)
+        group.start(
+            member, opened=2, base_index=2, base_term=7, terms=[1], synced_index=3, configurations=new
+        )
     group.commit(1, 3)
     group.start(3, opened=2, base_index=2, base_term=6, configurations=new)
     with breaks("state machine safety"):

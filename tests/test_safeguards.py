@@ -51,12 +51,10 @@ TESTS = {
     + "test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_nothing",
     "refuse-replaced-disks": IDENTITY
     + "test_a_disk_that_was_replaced_is_not_heard_when_it_comes_back_and_says_why",
-    "newest-life-only": IDENTITY
-    + "test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started",
+    "newest-life-only": IDENTITY + "test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started",
     "check-changes-first": IDENTITY
     + "test_a_removal_that_would_leave_no_majority_is_refused_and_changes_nothing",
-    "learner-progress-per-disk": IDENTITY
-    + "test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk",
+    "learner-progress-per-disk": IDENTITY + "test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk",
     "replace-only-the-silent": IDENTITY
     + "test_a_second_replica_with_the_number_of_one_that_lives_is_told_so",
     "evidence-as-of-sending": IDENTITY

@@ -94,16 +94,21 @@ KINDS: Mapping[str, Kind] = {
     "join": Kind(0.7, "add a replica"),
     "remove": Kind(0.7, "remove {who}"),
     "copy": Kind(0.5, "copy the directory of {who}, and put the copy back later", (0.5, 10.0)),
-    "aside": Kind(0.4, "let {who} begin with an empty directory, and put the old one back later", (0.5, 10.0)),
+    "aside": Kind(
+        0.4, "let {who} begin with an empty directory, and put the old one back later", (0.5, 10.0)
+    ),
     "swap": Kind(0.4, "swap the directories of {who} and {other}", (0.1, 3.0)),
     "stranger": Kind(0.4, "put a directory of another group in the place of that of {who}", (0.2, 5.0)),
     "late answers": Kind(
-        0.6, "what the leader hears is {size:.1f} s late, and then nobody hears it", (3.5, 5.0), between(1.2, 1.9)
+        0.6,
+        "what the leader hears is {size:.1f} s late, and then nobody hears it",
+        (3.5, 5.0),
+        between(1.2, 1.9),
     ),
     "late start": Kind(0, "start {who} for the first time later than the others", (0.1, 8.0)),
 }
 
-# What goes wrong at nearly the same time, and whether it is the same replica (the leader and another one if not).
+# What goes wrong at nearly the same time, and whether it happens to the same replica.
 PAIRS: tuple[tuple[str, str, bool], ...] = (
     ("wipe", "wipe", False),
     ("wipe", "crash", False),
@@ -138,7 +143,7 @@ _LATE = 0.15  # the part of the replicas that are started late for the first tim
 
 
 def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) -> tuple[Fault, ...]:
-    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some close together, some in pairs."""
+    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some in pairs."""
     pairs = [pair for pair in PAIRS if pair[0] in kinds and pair[1] in kinds]
     faults = _at_the_beginning(rng, kinds) if pairs else []
     at = 0.5
@@ -149,7 +154,7 @@ def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) 
         if pairs and rng.random() < _PAIRED:
             first, second, same = pairs[int(rng.random() * len(pairs))]
             faults.append(_draw_one(rng, first, kinds[first], at))
-            then = at + rng.random() * min(0.8, seconds - at)
+            then = at + rng.random() * min(0.8, 0.99 * (seconds - at))
             who = faults[-1].who if same else _someone(rng)
             faults.append(_draw_one(rng, second, kinds[second], then)._replace(who=who))
         else:

@@ -204,7 +204,7 @@ class Invariants:
     def sending(self, replica: Replica, to: int, message: Message, now: float = 0.0) -> None:
         """A message leaves: what it says must be durable, and true."""
         log = replica.log
-        if log is None or replica.id in self._copies:  # a copy has forgotten, and must not be heard: ``counts``
+        if log is None or replica.id in self._copies:  # a copy has forgotten: see ``counts``
             return
         if isinstance(message, AppendEntries) and message.term == replica.raft.term:
             self._evidence[replica.id].asks(message.term, message.round, now)
@@ -232,10 +232,8 @@ class Invariants:
                 "one group", f"replica {replica.id} serves another group than the one that there is"
             )
 
-    def counts(
-        self, replica: Replica, sender: int, origin: Origin, message: AppendReply | Vote
-    ) -> None:
-        """A vote or an acknowledgement was counted: it must be the word of the disk that counts, and its newest."""
+    def counts(self, replica: Replica, sender: int, origin: Origin, message: AppendReply | Vote) -> None:
+        """A vote or an acknowledgement was counted: it must be the newest word of the disk that counts."""
         members = replica.raft.members
         if origin.group != members.group:
             raise Violation(
@@ -284,7 +282,7 @@ class Invariants:
             raise Violation(
                 "durable majority",
                 f"replica {replica.id} takes entry {index} for committed, which only the disks of "
-                f"{sorted({*sum(holding, [])})} hold",
+                f"{sorted({voter for found in holding for voter in found})} hold",
             )
         for place in range(known + 1, index + 1):
             place_term = log.term_at(place)
@@ -363,9 +361,7 @@ class Invariants:
         self._lives(replica)
         book = self._book(log)
         if book.leaders.setdefault(term, replica.id) != replica.id:
-            raise Violation(
-                "election safety", f"{book.leaders[term]} and {replica.id} both lead term {term}"
-            )
+            raise Violation("election safety", f"{book.leaders[term]} and {replica.id} both lead term {term}")
         for index in range(max(1, log.base_index), len(book.terms)):
             # Late votes may elect a leader of a term that is over: it has what was committed before its term.
             if book.committed_in[index] < term and log.term_at(index) != book.terms[index]:
