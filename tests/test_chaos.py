@@ -172,7 +172,7 @@ class Chaos:
             self.watch(self.world.start(self.rng.choice(down)))
 
     def wipe(self) -> None:
-        """At any time, and several at once, as long as those who may decide keep a majority of their disks."""
+        """At any time, and several at once, while those who may decide keep a majority of their disks."""
         replica = self.some()
         if replica is None or replica.log is None:
             return

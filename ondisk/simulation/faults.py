@@ -149,12 +149,12 @@ def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) 
     at = 0.5
     while True:
         at += 0.3 * rng.random() if rng.random() < 0.5 else 5.0 * rng.random()
-        if at >= seconds:
+        if at >= seconds - 0.001:
             return tuple(sorted(faults, key=lambda fault: fault.at))
         if pairs and rng.random() < _PAIRED:
             first, second, same = pairs[int(rng.random() * len(pairs))]
             faults.append(_draw_one(rng, first, kinds[first], at))
-            then = at + rng.random() * min(0.8, 0.99 * (seconds - at))
+            then = min(at + 0.8 * rng.random(), seconds - 0.001)
             who = faults[-1].who if same else _someone(rng)
             faults.append(_draw_one(rng, second, kinds[second], then)._replace(who=who))
         else:

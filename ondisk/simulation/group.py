@@ -782,7 +782,7 @@ class Simulation(World):
             self.after(0, partial(self._import, self.epoch))  # before another group begins to serve
 
     def _could_found_anew(self) -> bool:
-        """Whether so many directories are empty that they found another group beside the one that there was."""
+        """Whether so many directories are empty that they found another group beside the one there was."""
         if not any(book for book in self.disks.values() if book.members.group):
             return False
         return any(
