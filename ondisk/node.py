@@ -22,7 +22,15 @@ from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
-from ondisk.errors import ConfigurationError, DirectoryInUse, Rejected, ReplicaStopped, StorageError
+from ondisk.errors import (
+    ConfigurationError,
+    DirectoryInUse,
+    NoLeader,
+    Rejected,
+    ReplicaStopped,
+    StorageError,
+    Timeout,
+)
 from ondisk.members import Members, check_id, check_ids
 from ondisk.messages import (
     AddReplica,
@@ -308,7 +316,10 @@ class Node(Client):
     def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
-        wait_for(replica.read_barrier(self._clock() + checked(timeout)), timeout)
+        try:
+            wait_for(replica.read_barrier(self._clock() + checked(timeout)), timeout)
+        except Timeout:  # it was just about to be answered; a read changes nothing, so nothing is unknown
+            raise NoLeader("no majority confirmed a leader before the deadline; try again") from None
         return replica.lookup(query)
 
     def _check_sessions(self, via: int | None) -> None:

@@ -32,8 +32,8 @@ MUTANTS = (
     Mutant(
         "messages leave before the log is synced",
         "replica.py",
-        "        self.log.sync()\n        outbox",
-        "        outbox",
+        "        self._proposals.send_outcomes()\n        self.log.sync()\n",
+        "        self._proposals.send_outcomes()\n",
         "test_raft.py::test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
     ),
     Mutant(
@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "the vote is not stored",
         "raftlog.py",
-        "        return self.term, self.voted_for, self.admitted",
-        "        return self.term, None, self.admitted",
+        "        return self.term, self.voted_for, True",
+        "        return self.term, None, True",
         "test_raft.py::test_a_vote_survives_a_power_cut_after_it_was_given",
     ),
     Mutant(
@@ -275,7 +275,7 @@ MUTANTS = (
     Mutant(
         "a candidate's vote for itself is in no book",
         "simulation/invariants.py",
-        "            self._votes_for(replica.id, replica.id, message.term)",
+        "            self._votes_for(replica.id, replica, message.term)",
         "            pass",
         "test_invariants.py::test_a_candidate_that_votes_for_another_breaks_one_vote",
     ),

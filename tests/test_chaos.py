@@ -60,7 +60,8 @@ class Chaos:
         self.reads = 0
         self.streams = 0  # snapshots that were installed
         self.loss = 0.0
-        self.wiped: int | None = None
+        self.gone: set[bytes] = set()  # disks that were lost
+        self.wipes = 0
         self.changing: Future[Result] | None = None  # the change of the members under way
         self.removed: set[int] = set()
         self.next_key = 0
@@ -171,22 +172,19 @@ class Chaos:
             self.watch(self.world.start(self.rng.choice(down)))
 
     def wipe(self) -> None:
-        """One at a time, and only when nobody else needs it to be fed or to be counted."""
-        replicas = self.world.replicas
-        voters = self.voters()
-        if self.wiped is not None or not self.settled() or len(voters) < 3 or not voters <= replicas.keys():
+        """At any time, and several at once, while those who may decide keep a majority of their disks."""
+        replica = self.some()
+        if replica is None or replica.log is None:
             return
-        if all(replicas[voter].log.admitted for voter in voters):  # type: ignore[union-attr]
-            self.wiped = self.rng.choice(sorted(voters))
-            self.world.wipe(self.wiped)
-            self.watch(replicas[self.wiped])
-
-    def look_at_wiped(self) -> None:
-        replica, leader = self.world.replicas.get(self.wiped or 0), self.world.leader
-        if replica is None or replica.log is None or leader is None:
-            return
-        if replica.log.admitted and replica.raft.applied_index >= leader.raft.commit_index:
-            self.wiped = None
+        gone = {*self.gone, replica.log.disk_id}
+        for members in {each.raft.members for each in self.world.replicas.values() if each.log is not None}:
+            left = [voter for voter in members.voters if members.disk_of(voter) not in gone]
+            if members.group and 2 * len(left) <= len(members.voters):
+                return
+        self.gone = gone
+        self.wipes += 1
+        self.world.wipe(replica.id)
+        self.watch(self.world.replicas[replica.id])
 
     def cut(self) -> None:
         members = list(self.world.replicas)
@@ -260,7 +258,7 @@ class Chaos:
 
     def remove(self) -> None:
         voters = self.voters()
-        if self.wiped is None and self.settled() and len(voters) > 3:
+        if self.settled() and len(voters) > 3:
             self.changing = self.change(RemoveReplica(self.rng.choice(sorted(voters))))
 
     def transfer(self) -> None:
@@ -305,7 +303,6 @@ class Chaos:
     def tick(self) -> None:
         self.world.tick()
         self.look_at_removed()
-        self.look_at_wiped()
         self.check()
         for barrier, look in self.barriers[:]:
             if barrier.done():
@@ -331,9 +328,10 @@ class Chaos:
         if leader is None or leader.raft.members.learners:
             return False
         members = leader.raft.members
-        for stranger in self.world.replicas.keys() - members.all - set(members.removed):
-            self.world.stop(stranger)  # its addition was never committed, or taken back
-            self.removed.add(stranger)
+        for stranger in self.world.replicas.keys() - members.all:
+            if stranger not in members.removed or not self.world.replicas[stranger].raft.members.group:
+                self.world.stop(stranger)  # its addition was never committed, or taken back
+                self.removed.add(stranger)
         return self.world.replicas.keys() == members.all and self.world.converged()
 
     def report(self) -> str:
@@ -371,7 +369,7 @@ def test_no_schedule_of_faults_loses_or_repeats_an_acknowledged_write(
     chaos.final_check()
     print(
         f"seed {seed}: {len(chaos.acknowledged)} puts acknowledged, {chaos.reads} reads, "
-        f"{len(chaos.leaders)} leaders, {chaos.streams} snapshots installed, members "
+        f"{len(chaos.leaders)} leaders, {chaos.wipes} wipes, {chaos.streams} snapshots installed, members "
         f"{sorted(chaos.world.replicas)}, removed {sorted(chaos.removed)}"
     )
     assert chaos.acknowledged and chaos.reads

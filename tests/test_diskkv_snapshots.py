@@ -817,19 +817,21 @@ def test_a_lookup_whose_database_was_replaced_asks_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Pieces
 ) -> None:
     """The swap comes just between taking the database and asking it: the answer is the new state's."""
-    for query, wanted in (
-        (get(b"000007"), numbers(20)[b"000007"]),
-        (scan(limit=1), [*numbers(20).items()][:1]),
+    for query, asked, wanted in (
+        (get(b"000007"), "get", numbers(20)[b"000007"]),
+        (scan(limit=1), "iterate", [*numbers(20).items()][:1]),
     ):
         machine = filled(tmp_path / f"{type(query)}", BEFORE)
-        using = Store._using
+        ask = getattr(Store, asked)
 
-        def late(store: Store, machine: DiskKV = machine, using: Any = using) -> Any:
-            monkeypatch.setattr(Store, "_using", using)
+        def late(
+            store: Store, *key: bytes, machine: DiskKV = machine, ask: Any = ask, asked: str = asked
+        ) -> Any:
+            monkeypatch.setattr(Store, asked, ask)
             recover(machine, small.whole)
-            return using(store)
+            return ask(store, *key)
 
-        monkeypatch.setattr(Store, "_using", late)
+        monkeypatch.setattr(Store, asked, late)
         assert machine.lookup(query) == wanted
         machine.close()
 

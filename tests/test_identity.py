@@ -163,6 +163,42 @@ def test_a_vote_for_a_group_survives_a_power_cut(late: Callable[..., Late]) -> N
     assert len(groups(world)) == 1
 
 
+def test_a_vote_for_a_group_counts_in_its_own_round_only(tmp_path: Path) -> None:
+    """Who gave it in an earlier one may have voted for other disks since."""
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    founding = World.replica_type.founding_type(log, (1, 2, 3), "", lambda to, message: None)
+    roster = ((1, log.disk_id, ""), (2, b"2" * 16, ""), (3, b"3" * 16, ""))
+
+    def says(number: int, round_number: int) -> None:
+        origin = Origin(b"", roster[number - 1][1], 1, number)
+        founding.on_found(number, origin, Found((1, 2, 3), round=round_number, roster=roster))
+
+    says(2, 1)
+    says(3, 2)
+    assert founding.step(0.0, frozenset()) is None
+    assert log.identity is not None and (log.identity.round, log.identity.roster) == (2, roster)
+    assert founding.step(1.0, frozenset()) is None, "the vote of 2 is of round 1"
+    says(2, 2)
+    members = founding.step(2.0, frozenset())
+    assert members is not None and members.voters == (1, 2, 3)
+    log.close()
+
+
+@pytest.mark.parametrize("without", [2, 3])
+def test_a_group_is_not_founded_before_the_last_one_has_voted(tmp_path: Path, without: int) -> None:
+    """Its disk may be lost by then, and it with another one may found another group with the others."""
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    founding = World.replica_type.founding_type(log, (1, 2, 3), "", lambda to, message: None)
+    roster = ((1, log.disk_id, ""), (2, b"2" * 16, ""), (3, b"3" * 16, ""))
+    for number in (2, 3):
+        vote = Found((1, 2, 3)) if number == without else Found((1, 2, 3), round=1, roster=roster)
+        founding.on_found(number, Origin(b"", roster[number - 1][1], 1, number), vote)
+    for now in range(3):
+        assert founding.step(float(now), frozenset()) is None
+    assert log.identity is not None and log.identity.roster == roster
+    log.close()
+
+
 def test_members_that_were_told_different_lists_found_nothing_and_say_so(late: Callable[..., Late]) -> None:
     world = late(3)
     world.members = (1, 2)
@@ -369,6 +405,40 @@ def test_a_second_replica_with_the_number_of_one_that_lives_is_told_so(world: Wo
     world.run(4)
     assert told and "is alive, with disk" in told[0]
     assert leader.raft.members.voters == world.members and not leader.raft.members.replaced
+
+
+def test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_nothing(world: World) -> None:
+    leader = world.elect()
+    fill(world, 3)
+    world.run(1)
+    follower, raft = world.others(leader.id)[0], leader.raft
+    before = raft.match_index[follower]
+    with raft.at(world.now):
+        raft.speaks(follower, b"another disk 123")
+        raft.append([diskkv.put("k", "v")])
+        raft.receive(follower, AppendReply(raft.term, True, leader.log.last_index, before, raft.round))
+    assert raft.match_index[follower] == before < leader.log.last_index
+
+
+def test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk(world: World) -> None:
+    """Or it would be made a voter for what the disk before it held."""
+    leader = world.elect()
+    fill(world, 5)
+    leader.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    world.start(4)
+    assert ask(world, leader, AddReplica(4)) == Result()
+    world.run_until(lambda: leader.raft.match_index[4] == leader.log.last_index)
+    world.edit = lambda sender, to, message: (
+        [] if to == 4 and isinstance(message, AppendEntries) else [message]
+    )
+    world.wipe(4)
+    world.run_until(lambda: bool(world.replicas[4].raft.members.group))
+    world.run(2.5)  # it has asked for a leader since
+    assert leader.raft.match_index[4] == 0
+    del leader.raft._promote_learners
+    world.edit = None
+    world.run_until(lambda: 4 in leader.raft.members.voters and world.converged())
+    assert len(world.assert_equal()) == 5
 
 
 def test_rebuilding_the_only_voter_is_refused(make_world: Callable[..., World]) -> None:

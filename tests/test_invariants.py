@@ -13,8 +13,9 @@ import pytest
 from ondisk.errors import OndiskError
 from ondisk.linearizability import History
 from ondisk.members import Members
-from ondisk.messages import AppendEntries, Message, RequestVote, Vote
-from ondisk.raftlog import LogEntry
+from ondisk.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
+from ondisk.raft import Timing
+from ondisk.raftlog import MEMBERS, LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
 from ondisk.simulation.clients import Client, SessionClient
@@ -23,7 +24,18 @@ from ondisk.simulation.invariants import Invariants
 from ondisk.simulation.world import World
 from ondisk.statemachine import Result
 
-THREE = Members((1, 2, 3))
+
+def disk(member: int, number: int = 1) -> bytes:
+    """The name of a disk: the first, or a later one, that stands behind a number."""
+    return f"disk {member}.{number}".encode().ljust(16)
+
+
+def members(*voters: int, group: bytes = b"group".ljust(16)) -> Members:
+    """These voters, each with its first disk."""
+    return Members(voters, group=group, disks=tuple((voter, disk(voter)) for voter in voters))
+
+
+THREE = members(1, 2, 3)
 
 
 @dataclass
@@ -34,13 +46,22 @@ class Log:
     base_index: int = 0
     base_term: int = 0
     synced_index: int = 0
-    admitted: bool = True
+    disk_id: bytes = b""
+    nonce: int = 1
     configurations: list[tuple[int, Members]] = field(default_factory=lambda: [(0, THREE)])
     word: bytes = b"x"
 
     @property
     def last_index(self) -> int:
         return self.base_index + len(self.terms)
+
+    @property
+    def members(self) -> Members:
+        return self.configurations[-1][1]
+
+    @property
+    def identity(self) -> Any:
+        return SimpleNamespace(nonces=(self.nonce,))
 
     @property
     def configuration(self) -> tuple[int, Members]:
@@ -64,22 +85,25 @@ class Group:
 
     def __init__(self) -> None:
         self.logs: dict[int, Any] = {}
+        self.disks: dict[bytes, Any] = {}
         self.replicas: dict[int, Any] = {}
         self.rules = Invariants(self)
         for member in (1, 2, 3):
             self.start(member)
 
-    def start(self, member: int, opened: int = 0, **log: Any) -> Any:
+    def start(self, member: int, opened: int = 0, how: dict[str, bool] | None = None, **log: Any) -> Any:
         """A replica with this log, and a state up to ``opened``."""
-        self.logs[member] = Log(**log)
+        self.logs[member] = Log(**{"disk_id": disk(member), **log})
+        if how is None:
+            self.disks[self.logs[member].disk_id] = self.logs[member]
         self.replicas[member] = SimpleNamespace(
             id=member,
             log=self.logs[member],
             opened_index=opened,
-            raft=SimpleNamespace(term=1, is_leader=False),
+            raft=SimpleNamespace(term=1, is_leader=False, members=self.logs[member].members, timing=Timing()),
             status=SimpleNamespace(role="follower", error=None),
         )
-        self.rules.started(self.replicas[member])
+        self.rules.started(self.replicas[member], **(how or {}))
         return self.replicas[member]
 
     def write(self, member: int, *terms: int, word: bytes = b"x", synced: bool = True) -> None:
@@ -87,12 +111,18 @@ class Group:
         log = self.logs[member]
         first, log.word = log.last_index + 1, word
         log.terms.extend(terms)
-        self.rules.appended(member, log, log.entries(first, log.last_index))
+        self.rules.appended(self.replicas[member], log.entries(first, log.last_index))
         if synced:
             log.synced_index = log.last_index
 
     def send(self, sender: int, to: int, message: Message) -> None:
         self.rules.sending(self.replicas[sender], to, message)
+
+    def count(self, member: int, sender: int, round: int = 0, **origin: Any) -> None:
+        """Count an acknowledgement that came from there."""
+        whose = {"group": THREE.group, "disk": disk(sender), "nonce": 1, **origin}
+        reply = AppendReply(1, True, 0, 0, round)
+        self.rules.counts(self.replicas[member], sender, Origin(boot=1, **whose), reply)
 
     def commit(self, member: int, index: int, term: int = 1) -> None:
         """Say to somebody that this is committed."""
@@ -146,13 +176,74 @@ def test_a_voter_that_becomes_a_candidate_of_the_same_term_breaks_one_vote(group
         group.send(1, 2, RequestVote(5, 0, 0, pre=False))
 
 
-def test_who_lost_its_directory_may_have_forgotten_its_votes_and_nobody_else(group: Group) -> None:
+def test_what_a_lost_disk_has_voted_stays_on_the_books_and_another_one_may_vote(group: Group) -> None:
+    """It is somebody else under the same number."""
     group.send(1, 2, Vote(term=5, granted=True, pre=False))
-    group.send(3, 2, Vote(term=5, granted=True, pre=False))
-    group.rules.wiped(1)
+    group.start(1, disk_id=disk(1, 2))
     group.send(1, 3, Vote(term=5, granted=True, pre=False))
-    with breaks("one vote", "replica 3"):
-        group.send(3, 1, Vote(term=5, granted=True, pre=False))
+    group.start(1)
+    with breaks("one vote", "replica 1"):
+        group.send(1, 3, Vote(term=5, granted=True, pre=False))
+
+
+def test_an_old_copy_may_have_forgotten_its_vote_and_must_not_be_counted(group: Group) -> None:
+    group.send(1, 2, Vote(term=5, granted=True, pre=False))
+    group.start(1, how={"copy": True}, nonce=7)
+    group.send(1, 3, Vote(term=5, granted=True, pre=False))
+    with breaks("newest life", "replica 3 counts an answer of an old copy of replica 1"):
+        group.count(3, 1, nonce=7)
+
+
+def test_only_the_disk_that_the_members_name_is_counted(group: Group) -> None:
+    group.count(1, 2)
+    with breaks("one disk", "replica 1 counts an answer of replica 2"):
+        group.count(1, 2, disk=disk(2, 2))
+    with breaks("one group", "replica 1 counts an answer of replica 2, of another group"):
+        group.count(1, 2, group=b"another")
+    group.count(1, 4, disk=disk(4))  # a learner has no disk yet, and is counted for nothing but its progress
+
+
+def test_one_group_serves(group: Group) -> None:
+    """A second one may be there by mistake, and must neither lead, nor acknowledge, nor be founded."""
+    group.lead(1, term=1)
+    other = [(0, members(1, 2, 3, group=b"another"))]
+    group.start(2, how={"stranger": True}, configurations=other)
+    group.rules.stepped(group.replicas[2])
+    with breaks("one group", "replica 2 serves another group"):
+        group.send(2, 3, AppendReply(1, True, 0, 0, 0))
+    group.start(3, configurations=other)
+    with breaks("one group", "replica 3 belongs to another group"):
+        group.rules.stepped(group.replicas[3])
+    group.rules.begin_anew()  # a majority was lost, and an import takes its place
+    group.rules.stepped(group.replicas[3])
+    group.send(3, 2, AppendReply(1, True, 0, 0, 0))
+
+
+def test_a_leader_goes_on_only_with_answers_to_what_it_asked_within_an_election_timeout(group: Group) -> None:
+    """Not with those that it has read within one."""
+    leader, timeout = group.replicas[1], Timing().election_max
+    group.lead(1, term=1)
+    group.rules.sending(leader, 2, AppendEntries(1, 0, 0, [], 0, 7), 1.0)
+    group.count(1, 2, round=7)
+    group.rules.stepped(leader, 1.0 + timeout)
+    group.rules.sending(leader, 2, AppendEntries(1, 0, 0, [], 0, 8), 2.0)
+    group.count(1, 2, round=7)
+    with breaks("fresh evidence", r"replica 1 goes on to lead term 1, .* of \[2, 3\]"):
+        group.rules.stepped(leader, 1.1 + timeout)
+    group.count(1, 2, round=8)
+    group.rules.stepped(leader, 1.1 + timeout)
+
+
+def test_a_leader_changes_the_members_only_if_a_majority_of_the_new_ones_has_answered(group: Group) -> None:
+    leader, log = group.replicas[1], group.logs[1]
+    group.lead(1, term=1)
+    group.rules.sending(leader, 2, AppendEntries(1, 0, 0, [], 0, 7), 1.0)
+    group.count(1, 2, round=7)
+    change = [LogEntry(1, 1, MEMBERS)]
+    group.rules.appended(leader, change, 2.0)
+    log.configurations.append((1, members(1, 3)))
+    with breaks("checked changes", r"replica 1 makes \[1, 3\] the voters, and has not heard \[3\]"):
+        group.rules.appended(leader, change, 2.0)
 
 
 def test_two_leaders_of_a_term_break_election_safety(group: Group) -> None:
@@ -195,8 +286,9 @@ def test_a_leader_that_has_started_again_is_looked_at_again(group: Group) -> Non
         group.write(member, 1)
     group.commit(1, 1)
     group.start(1)
-    with breaks("leader completeness", "replica 1 leads term 1 without entry 1"):
-        group.lead(1, term=1)
+    group.lead(1, term=1)  # elected by late votes, in a term that is over: it has what was committed before
+    with breaks("leader completeness", "replica 1 leads term 2 without entry 1"):
+        group.lead(1, term=2)
 
 
 # Logs
@@ -226,7 +318,7 @@ def test_a_log_is_looked_at_when_it_is_opened(group: Group) -> None:
 
 def test_a_log_that_begins_after_the_state_breaks_compaction_unless_the_state_was_lost(group: Group) -> None:
     group.start(1, opened=2, base_index=2, base_term=1)
-    group.rules.lost_state(1)
+    group.rules.lost_state(disk(1))
     group.start(1, opened=0, base_index=2, base_term=1)
     group.rules.installed(group.replicas[1], 2)  # then it has one again
     with breaks("compaction", "dropped its log up to 2, but its state is back at 1"):
@@ -239,7 +331,7 @@ def test_a_log_that_begins_after_the_state_breaks_compaction_unless_the_state_wa
 def test_what_no_majority_holds_durably_is_not_committed(group: Group) -> None:
     group.write(1, 1)
     group.write(2, 1, synced=False)
-    with breaks("durable majority", r"entry 1 for committed, which only \[1\] hold"):
+    with breaks("durable majority", r"entry 1 for committed, which only the disks of \[1\] hold"):
         group.commit(1, 1)
     group.logs[2].synced_index = 1
     group.commit(1, 1)
@@ -258,15 +350,26 @@ def test_what_was_compacted_away_is_held(group: Group) -> None:
     group.commit(1, 1)
 
 
-def test_who_was_wiped_counts_until_it_may_vote_again(group: Group) -> None:
-    """It may have held it when that was decided."""
+def test_a_lost_disk_held_what_it_held_and_the_one_in_its_place_holds_nothing(group: Group) -> None:
     group.write(1, 1, 1)
-    group.rules.wiped(2)
-    group.start(2, admitted=False)
-    group.commit(1, 1)
-    group.logs[2].admitted = True
-    with breaks("durable majority"):
+    group.write(2, 1)
+    group.start(2, disk_id=disk(2, 2), terms=[1, 1], synced_index=2)
+    group.commit(1, 1)  # it was acknowledged before that disk was lost
+    with breaks("durable majority", r"only the disks of \[1\] hold"):
         group.commit(1, 2)
+
+
+def test_a_group_that_was_imported_begins_after_the_import(group: Group) -> None:
+    group.rules.begin_anew(2, 7)
+    new = [(0, members(1, 2, 3, group=b"new"))]
+    for member in (1, 2):
+        group.start(
+            member, opened=2, base_index=2, base_term=7, terms=[1], synced_index=3, configurations=new
+        )
+    group.commit(1, 3)
+    group.start(3, opened=2, base_index=2, base_term=6, configurations=new)
+    with breaks("state machine safety"):
+        group.commit(3, 2)
 
 
 def test_the_new_members_alone_decide_about_the_entry_that_made_them_members_and_what_follows(
@@ -275,7 +378,7 @@ def test_the_new_members_alone_decide_about_the_entry_that_made_them_members_and
     """A majority of the old ones may decide about what stands before it."""
     group.write(1, 1, 1, 1)
     group.write(2, 1, 1, 1)
-    group.logs[1].configurations.append((2, Members((1, 2, 3, 4))))
+    group.logs[1].configurations.append((2, members(1, 2, 3, 4)))
     group.commit(1, 1)
     for index in (2, 3):
         with breaks("durable majority", f"entry {index} for committed"):
@@ -286,7 +389,7 @@ def test_the_new_members_alone_decide_about_the_entry_that_made_them_members_and
 
 def test_a_majority_of_the_new_members_is_enough(group: Group) -> None:
     group.write(1, 1, 1)
-    group.logs[1].configurations.append((2, Members((1,))))
+    group.logs[1].configurations.append((2, members(1)))
     group.commit(1, 2)
 
 

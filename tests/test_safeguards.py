@@ -12,6 +12,7 @@ from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import SAFEGUARDS
 
 RAFT, MEMBERS, TRANSFER = "test_raft.py::", "test_members.py::", "test_transfer.py::"
+IDENTITY = "test_identity.py::"
 
 # The test that fails without it.
 TESTS = {
@@ -43,26 +44,46 @@ TESTS = {
     "up-to-date-leader": RAFT + "test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends",
     "commit-own-term": RAFT + "test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas",
     "one-change-at-a-time": MEMBERS + "test_a_second_change_waits_until_the_first_is_committed",
-    "abstain-without-memory": MEMBERS + "test_a_wiped_replica_does_not_vote_before_it_has_caught_up",
-    "quiet-without-memory": MEMBERS
-    + "test_a_wiped_replica_does_not_acknowledge_to_a_leader_that_it_has_helped_to_depose",
+    "founding-is-unanimous": IDENTITY + "test_a_group_is_not_founded_before_the_last_one_has_voted",
+    "rounds-of-founding": IDENTITY + "test_a_vote_for_a_group_counts_in_its_own_round_only",
+    "refuse-other-groups": IDENTITY + "test_a_directory_of_another_group_is_refused_with_both_names",
+    "votes-from-named-disks": IDENTITY
+    + "test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_nothing",
+    "refuse-replaced-disks": IDENTITY
+    + "test_a_disk_that_was_replaced_is_not_heard_when_it_comes_back_and_says_why",
+    "newest-life-only": IDENTITY + "test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started",
+    "check-changes-first": IDENTITY
+    + "test_a_removal_that_would_leave_no_majority_is_refused_and_changes_nothing",
+    "learner-progress-per-disk": IDENTITY + "test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk",
+    "replace-only-the-silent": IDENTITY
+    + "test_a_second_replica_with_the_number_of_one_that_lives_is_told_so",
+    "evidence-as-of-sending": IDENTITY
+    + "test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before",
+    "answers-confirm-their-round": IDENTITY
+    + "test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked",
 }
 # Where the simulator finds out, and by which rule; it may try more seeds if the code has changed since.
 SEEDS = {
     "keep-matching-entries": (0, "durable majority"),
-    "match-before-commit": (8, "state machine safety"),
-    "commit-what-is-proven": (7, "state machine safety"),
-    "refuse-failed-install": (10, "exactly once"),
+    "match-before-commit": (2, "state machine safety"),
+    "commit-what-is-proven": (6, "state machine safety"),
+    "refuse-failed-install": (4, "equality"),
     "restart-keeps-log": (0, "leader completeness"),
     "sync-the-log": (0, "a replica that cannot start"),
     "leader-syncs-too": (0, "applied beyond the log"),
-    "stop-on-error": (6, "order"),
-    "confirm-reads": (48, "linearizability"),
-    "own-term-first": (0, "linearizability"),
-    "wait-for-state": (10, "replica failed"),
+    "stop-on-error": (11, "order"),
+    "check-quorum": (0, "fresh evidence"),
+    "confirm-reads": (7, "linearizability"),
+    "own-term-first": (8, "linearizability"),
+    "wait-for-state": (6, "replica failed"),
     "sync-before-compaction": (0, "compaction"),
-    "up-to-date-leader": (4, "leader completeness"),
-    "abstain-without-memory": (19, "leader completeness"),
+    "up-to-date-leader": (3, "leader completeness"),
+    "founding-is-unanimous": (7, "progress"),
+    "refuse-other-groups": (37, "one group"),
+    "newest-life-only": (16, "replica failed"),
+    "check-changes-first": (11, "checked changes"),
+    "evidence-as-of-sending": (5, "fresh evidence"),
+    "answers-confirm-their-round": (16, "linearizability"),
 }
 MOST_SEEDS = 500
 

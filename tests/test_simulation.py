@@ -128,7 +128,7 @@ class Watched(Simulation):
     """Writes down what each step of a replica found, and how long its processor was busy with it."""
 
     def __init__(self, folder: Path, *faults: Fault) -> None:
-        super().__init__(3, folder, replicas=5, seconds=10, schedule=faults)
+        super().__init__(7, folder, replicas=5, seconds=10, schedule=faults)
         self.steps: list[tuple[float, int, float, float]] = []  # when, who, its clock, how long
 
     def step(self, computer: Computer) -> None:
@@ -293,7 +293,7 @@ def test_the_command_tells_a_violation_with_the_fewest_faults_and_what_happened(
 
 
 def test_a_replay_shows_every_event() -> None:
-    done = command("--replay", "4", "--seconds", "5")
+    done = command("--replay", "8", "--seconds", "5")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[-1] == "1 seeds, 0 violations"

@@ -108,7 +108,7 @@ KINDS: Mapping[str, Kind] = {
     "late start": Kind(0, "start {who} for the first time later than the others", (0.1, 8.0)),
 }
 
-# What goes wrong at nearly the same time, and whether it is the same replica (the leader and another one if not).
+# What goes wrong at nearly the same time, and whether it happens to the same replica.
 PAIRS: tuple[tuple[str, str, bool], ...] = (
     ("wipe", "wipe", False),
     ("wipe", "crash", False),
@@ -143,18 +143,18 @@ _LATE = 0.15  # the part of the replicas that are started late for the first tim
 
 
 def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) -> tuple[Fault, ...]:
-    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some close together, some in pairs."""
+    """A schedule for so many virtual seconds: a fault every 1.3 s or so, some in pairs."""
     pairs = [pair for pair in PAIRS if pair[0] in kinds and pair[1] in kinds]
     faults = _at_the_beginning(rng, kinds) if pairs else []
     at = 0.5
     while True:
         at += 0.3 * rng.random() if rng.random() < 0.5 else 5.0 * rng.random()
-        if at >= seconds:
+        if at >= seconds - 0.001:
             return tuple(sorted(faults, key=lambda fault: fault.at))
         if pairs and rng.random() < _PAIRED:
             first, second, same = pairs[int(rng.random() * len(pairs))]
             faults.append(_draw_one(rng, first, kinds[first], at))
-            then = at + rng.random() * min(0.8, seconds - at)
+            then = min(at + 0.8 * rng.random(), seconds - 0.001)
             who = faults[-1].who if same else _someone(rng)
             faults.append(_draw_one(rng, second, kinds[second], then)._replace(who=who))
         else:

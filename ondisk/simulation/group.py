@@ -731,7 +731,7 @@ class Simulation(World):
         log.close()
 
     def _repair_later(self, member: int) -> None:
-        """Somebody sees that a replica was refused. What will be put back is left to who has taken it away."""
+        """Somebody sees that a replica was refused. Who has put it in will take it away, if anybody will."""
         self._away.add(member)  # another attempt would end alike
         if member not in self._repairing and self._instead[member] not in _WILL_GO:
             self._repairing.add(member)
@@ -782,7 +782,7 @@ class Simulation(World):
             self.after(0, partial(self._import, self.epoch))  # before another group begins to serve
 
     def _could_found_anew(self) -> bool:
-        """Whether a group exists or existed, and so many directories are empty that they found another one."""
+        """Whether so many directories are empty that they found another group beside the one there was."""
         if not any(book for book in self.disks.values() if book.members.group):
             return False
         return any(
@@ -855,7 +855,7 @@ class Simulation(World):
         return log is not None and log.identity is not None and bool(log.identity.seed)
 
     def _export_newest(self, snapshot: Path) -> tuple[int, int, dict[bytes, bytes]]:
-        """Write the state that has come furthest into a file; return its index and term, and what it holds."""
+        """Write the newest state into a file; return its index and term, and what it holds."""
         newest: tuple[int, int, Members, Path] = 0, 0, Members(()), self.directory
         for path in sorted(self._path_of.values()):
             log, machine = RaftLog(path / "log"), PaddedKV(path / "state")
@@ -911,9 +911,8 @@ class Simulation(World):
         self.after(fault.size + 0.2, partial(self.network.cut, *links))
         begins = fault.size + 1.2
         for ask in range(int(1.5 / _HOT_SECONDS)):
-            self.after(
-                begins + ask * _HOT_SECONDS, partial(self._ask_both, f"{number}.{ask}", member, chance)
-            )
+            both = partial(self._ask_both, f"{number}.{ask}", member, chance)
+            self.after(begins + ask * _HOT_SECONDS, both)
 
         def end() -> None:
             self._late.pop(member, None)

@@ -204,9 +204,7 @@ class Invariants:
     def sending(self, replica: Replica, to: int, message: Message, now: float = 0.0) -> None:
         """A message leaves: what it says must be durable, and true."""
         log = replica.log
-        if (
-            log is None or replica.id in self._copies
-        ):  # a copy has forgotten, and must not be heard: ``counts``
+        if log is None or replica.id in self._copies:  # a copy has forgotten: see ``counts``
             return
         if isinstance(message, AppendEntries) and message.term == replica.raft.term:
             self._evidence[replica.id].asks(message.term, message.round, now)
@@ -235,7 +233,7 @@ class Invariants:
             )
 
     def counts(self, replica: Replica, sender: int, origin: Origin, message: AppendReply | Vote) -> None:
-        """A vote or an acknowledgement was counted: it must be the word of the disk that counts, and its newest."""
+        """A vote or an acknowledgement was counted: it must be the newest word of the disk that counts."""
         members = replica.raft.members
         if origin.group != members.group:
             raise Violation(
@@ -284,7 +282,7 @@ class Invariants:
             raise Violation(
                 "durable majority",
                 f"replica {replica.id} takes entry {index} for committed, which only the disks of "
-                f"{sorted({*sum(holding, [])})} hold",
+                f"{sorted({voter for found in holding for voter in found})} hold",
             )
         for place in range(known + 1, index + 1):
             place_term = log.term_at(place)

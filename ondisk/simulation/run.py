@@ -30,7 +30,8 @@ _ROOM_BYTES = 50 << 20  # a run takes some MB
 class Setting(NamedTuple):
     """What a run is like, apart from its seed.
 
-    ``replicas``: 0 means ``replicas_of`` the seed. ``seconds``: of virtual time, while there are faults. ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
+    ``replicas``: 0 means ``replicas_of`` the seed. ``seconds``: of virtual time, while there are faults.
+    ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
     """
 
     replicas: int = 0
@@ -40,7 +41,7 @@ class Setting(NamedTuple):
 
 
 def replicas_of(seed: int, *, stock: bool = False) -> int:
-    """How many replicas found the group: 1 if the seed ends with 9, else 3 if it is even and 5 if it is odd."""
+    """How many replicas found the group: 3 if the seed is even, else 5, but 1 if it ends with 9."""
     return 3 if seed % 2 == 0 else 1 if seed % 10 == 9 and not stock else 5
 
 

@@ -345,7 +345,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "check-quorum": Safeguard(
         "A leader that a majority does not answer steps down.",
         (_LeadsWithoutAMajority,),
-        "it costs time and disturbs the others, but contradicts nothing",
     ),
     "answer-old-terms": Safeguard(
         "Who leads an old term is told so.",
@@ -390,6 +389,8 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "rounds-of-founding": Safeguard(
         "A vote for a founding counts in its own round only.",
         (_CountsVotesOfOtherRounds,),
+        "it takes three disks that vote for one roster, for another one, and for the first again, "
+        "while a vote of the first time is still on its way",
     ),
     "refuse-other-groups": Safeguard(
         "Who belongs to another group is not heard.",
@@ -398,10 +399,13 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "votes-from-named-disks": Safeguard(
         "A voter counts only with the disk that the members name.",
         (_CountsNumbers,),
+        "whoever is not named is a learner by then, and a member that does not know that yet would "
+        "have to be elected with its help, though it lacks a change that a majority holds",
     ),
     "refuse-replaced-disks": Safeguard(
         "A disk that was replaced is not heard, and is told so.",
         (_HearsReplacedDisks,),
+        "a disk that comes back is taken for a new one and fed: that costs time, and its log is whole",
     ),
     "newest-life-only": Safeguard(
         "An old copy of a directory is not heard, and is told so.",
@@ -414,10 +418,13 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "learner-progress-per-disk": Safeguard(
         "What a learner has acknowledged is forgotten when it comes with another disk.",
         (_KeepsProgressOfLostDisks,),
+        "a learner is made a voter some milliseconds after it has caught up: its disk must be lost "
+        "just then, and the leader must not meet the empty one before it counts it",
     ),
     "replace-only-the-silent": Safeguard(
         "A disk is replaced only if it does not answer while another one is there.",
         (_ReplacesAtOnce,),
+        "a number has one directory at a time there, so whoever is replaced at once was silent anyway",
     ),
     "evidence-as-of-sending": Safeguard(
         "An answer is evidence as of when it was asked for, not as of when it is read.",
