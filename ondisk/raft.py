@@ -654,7 +654,7 @@ class Raft(SyncObj):
         return node in self._counted or node not in self._others
 
     def on_newcomer(self, replica_id: int, disk: bytes) -> None:
-        """As leader: somebody has this number whose disk is not the one that counts (docs/protocol.md, W2)."""
+        """As leader: somebody speaks under this number whose disk is not the one that counts (W2)."""
         node, now = self._node(replica_id), _time_of_step()
         if not self.is_leader or node not in self._others or self._members.disk_of(replica_id) == disk:
             return

@@ -905,3 +905,60 @@ def test_any_member_passes_on_who_belongs_to_the_group(world: World) -> None:
     world.start(4)
     world.run(0.5)
     assert any(event.receiver == 4 and isinstance(event.message, Membership) for event in world.sent)
+
+
+def test_a_change_needs_more_than_half_of_the_new_voters_and_half_is_not_enough(
+    make_world: Callable[..., World],
+) -> None:
+    """Of five voters one is removed while others are away, and the leader has not noticed that yet."""
+    for away, enough in ((1, True), (2, False), (3, False)):
+        world = make_world(members=5)
+        leader = world.elect()
+        fill(world, 3)
+        world.run(1)
+        others = world.others(leader.id)
+        leader.raft._fallback_seconds = lambda _: 1000.0  # type: ignore[method-assign]  # it goes on to lead
+        leader.raft._SyncObj__conf.leaderFallbackTimeout = 1000.0
+        for member in others[:away]:
+            world.network.isolate(member)
+        future = leader.propose_change(RemoveReplica(others[-1]), FOREVER)
+        world.run(5)
+        assert (others[-1] in leader.raft.members.removed) == enough
+        if not enough:
+            assert "did not answer" in str(future.result(0).error)
+
+
+def test_a_leader_that_may_not_replace_a_lost_disk_goes_on_and_tries_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are not caught up enough, say. That is no reason to stop."""
+    leader = world.elect()
+    fill(world, 3)
+    there = leader.raft._is_there
+    leader.raft._is_there = lambda *_: False  # type: ignore[method-assign]
+    victim = world.others(leader.id)[0]
+    world.wipe(victim)
+    world.run(8)
+    assert leader.raft.is_leader and not leader.raft.members.replaced
+    assert "cannot be replaced" in caplog.text
+    leader.raft._is_there = there  # type: ignore[method-assign]
+    world.run_until(lambda: len(leader.raft.members.replaced) == 1)
+
+
+def test_a_tail_that_was_never_committed_is_found_in_a_few_round_trips(world: World) -> None:
+    """A deposed leader has a thousand entries that the next one lacks: not one round trip for each."""
+    old = world.elect()
+    fill(world, 3)
+    world.run(0.5)
+    world.network.isolate(old.id)
+    for number in range(1000):
+        put(old, f"lost{number}")
+    world.run(0.1)
+    assert old.log.last_index > 1000
+    world.run_until(lambda: world.leader is not None and world.leader.id != old.id)
+    fill(world, 1200, "kept")
+    before = len(world.messages(AppendReply, old.id))
+    world.network.heal()
+    world.run_until(lambda: old.log.last_index == world.elect().log.last_index, 10)
+    denied = [reply for reply in world.messages(AppendReply, old.id)[before:] if not reply.success]  # type: ignore[union-attr]
+    assert len(denied) < 10
