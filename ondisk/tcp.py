@@ -395,14 +395,17 @@ class TcpEndpoint:
         self._closed = False
         self._awake = self._asleep = False
         self._deaf_until = 0.0  # the listener is not served before, if not 0
-        self._listener = _listen(bind or addresses[replica_id])
-        try:
-            # Datagrams, so that one may be empty: see ``wake``.
-            self._wake_receiver, self._wake_sender = socket.socketpair(type=socket.SOCK_DGRAM)
-            self._selector = selectors.DefaultSelector()
-        except OSError as error:
-            self._listener.close()
-            raise ConfigurationError(f"replica {replica_id} cannot be reached: {_reason(error)}") from None
+        with contextlib.ExitStack() as opened:
+            self._listener = opened.enter_context(_listen(bind or addresses[replica_id]))
+            try:
+                # Datagrams, so that one may be empty: see ``wake``.
+                self._wake_receiver, self._wake_sender = socket.socketpair(type=socket.SOCK_DGRAM)
+                opened.push(self._wake_receiver)
+                opened.push(self._wake_sender)
+                self._selector = selectors.DefaultSelector()
+            except OSError as error:
+                raise ConfigurationError(f"replica {replica_id} cannot be woken: {_reason(error)}") from None
+            opened.pop_all()
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.setblocking(False)
         for sock in (self._listener, self._wake_receiver):
