@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import random
 import shutil
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -29,62 +27,71 @@ from ondisk.network import Endpoint, Network
 from ondisk.raft import Timing
 from ondisk.replica import Replica, ReplicaStatus
 from ondisk.restore import complete_import
-from ondisk.shielded import aside, shielded, still_wanted
+from ondisk.shielded import shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]
 
-logger = logging.getLogger(__name__)
-
 _running: weakref.WeakSet[Node] = weakref.WeakSet()
-_dropped: deque[Node] = deque()  # nobody holds them any more, and they run
-_stopping_dropped = forked.Lock()
 
 
 @atexit.register
 def _stop_all() -> None:
     # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
     # inside RocksDB while the interpreter goes away would abort the process.
-    _stop_dropped()
+    _wait_for_dropped()
     for node in list(_running):
         with suppress(Exception):  # the others must be stopped all the same
             node.stop()
 
 
-def _stop_dropped() -> None:
-    """Return when all nodes that were dropped have let go of their directories."""
-    with _stopping_dropped:
-        while _dropped:
-            node = _dropped.popleft()
-            try:
-                node.stop()
-            except Exception:  # the others must be stopped all the same
-                logger.warning("replica %d was dropped, and cannot be stopped", node.id, exc_info=True)
-
-
 class _Life:
     """What a node and its thread share, so that the thread does not keep a dropped node alive."""
 
-    ending = False
+    def __init__(self, node: Node, replica: Replica, endpoint: Endpoint) -> None:
+        self.node = weakref.ref(node)
+        self.replica = replica
+        self.endpoint = endpoint
+        self.ending = False
+        self.thread = threading.Thread(target=self.run, name=f"ondisk-{node.id}", daemon=True)
 
-
-def _live(replica: Replica, endpoint: Endpoint, life: _Life) -> None:
-    while not life.ending:
-        seconds = replica.step()
-        if not replica.running:  # it failed, and its status says why
-            return
+    def run(self) -> None:
         try:
-            endpoint.wait(seconds)
-        except OSError as error:
-            replica.fail(error)
-            return
+            self._step()
+        finally:
+            _lives.discard(self)
+
+    def _step(self) -> None:
+        while not self.ending:
+            seconds = self.replica.step()
+            if not self.replica.running:  # it failed, and its status says why
+                return
+            try:
+                self.endpoint.wait(seconds)
+            except OSError as error:
+                self.replica.fail(error)
+                return
+            if self.node() is None:  # dropped: no hook of the garbage collector tells, for those can be torn
+                self.replica.close()
+                return
+
+
+_lives: set[_Life] = set()
+
+
+def _wait_for_dropped() -> None:
+    """Return when all nodes that were dropped while they ran have let go of their directories."""
+    for life in tuple(_lives):
+        if life.node() is None and life.thread is not threading.current_thread():
+            life.endpoint.wake()
+            life.thread.join()
 
 
 class Node(Client):
     """One member of a group, running in the background until it is stopped, crashes or fails.
 
-    One that is dropped while it runs is stopped when Python collects it.
+    One that is dropped while it runs is stopped soon after Python has collected it.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class Node(Client):
         self._endpoint: Endpoint | None = None
         self._replica: Replica | None = None
         self._thread: threading.Thread | None = None
-        self._life = _Life()
+        self._life: _Life | None = None
         self._process = os.getpid()
         self._last_status = ReplicaStatus(replica_id, "stopped")
 
@@ -133,10 +140,10 @@ class Node(Client):
 
         Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
         """
-        _stop_dropped()
+        _wait_for_dropped()
         with self._controlling():
-            alive = self._thread is not None and self._thread.is_alive() and not self._life.ending
-            if self._replica is not None and self._replica.running and alive:
+            life = self._life
+            if life is not None and life.replica.running and life.thread.is_alive() and not life.ending:
                 return
             self._end(crash=False)
             still_wanted()
@@ -155,15 +162,13 @@ class Node(Client):
                 timing=self._timing,
             )
             self._endpoint = endpoint
-            life = self._life = _Life()
-            thread = threading.Thread(
-                target=_live, args=(self._replica, endpoint, life), name=f"ondisk-{self.id}", daemon=True
-            )
+            self._life = _Life(self, self._replica, endpoint)
             _running.add(self)
             forked.register(self)
             try:
-                thread.start()
-                self._thread = thread
+                _lives.add(self._life)
+                self._life.thread.start()
+                self._thread = self._life.thread
                 still_wanted()
             except BaseException:  # there are too many threads, or nobody wants it any more
                 self._end(crash=False)
@@ -200,7 +205,8 @@ class Node(Client):
     def _end(self, *, crash: bool) -> None:
         if self._replica is None:
             return
-        self._life.ending = True
+        if self._life is not None:
+            self._life.ending = True
         if self._endpoint is not None:
             self._endpoint.wake()
         if self._thread is not None:
@@ -210,7 +216,9 @@ class Node(Client):
         else:
             self._replica.close()
         self._last_status = self._replica.status
-        self._replica = self._thread = self._endpoint = None
+        if self._life is not None:
+            _lives.discard(self._life)
+        self._replica = self._thread = self._endpoint = self._life = None
         _running.discard(self)
 
     def _check_process(self) -> None:
@@ -219,16 +227,11 @@ class Node(Client):
     def forget_parent(self) -> None:
         """In a child: nothing runs here, and nothing of it may be closed."""
         forked.leak(self._replica)
-        self._replica = self._thread = self._endpoint = self._controller = None
+        if self._life is not None:
+            _lives.discard(self._life)
+        self._replica = self._thread = self._endpoint = self._controller = self._life = None
         self._control = threading.Lock()
         _running.discard(self)
-
-    def __del__(self) -> None:
-        # Wherever garbage is collected, in whichever thread: so wait for nothing here.
-        if getattr(self, "_replica", None) is not None:
-            _dropped.append(self)
-            with suppress(RuntimeError):  # no more threads: the next start or the end of the process does it
-                aside(_stop_dropped)
 
     @property
     def status(self) -> ReplicaStatus:
