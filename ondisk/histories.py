@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from ondisk.shielded import Turn
 from ondisk.errors import OndiskError
+from ondisk.shielded import Turn
 
 Format = Literal["key_value", "register", "strings"]
 """What a file is about, which is the name of the model that decides about it."""
