@@ -14,6 +14,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
@@ -103,6 +104,26 @@ class _Waiters:
             if watcher[0] is waiter:
                 with suppress(ValueError):  # told meanwhile
                     self._future._watchers.remove(watcher)
+
+
+def in_background(work: Callable[[], _T]) -> Future[_T]:
+    """Do some work in a thread of its own, where no interrupt hits it; its future tells the end."""
+    future = Future[_T]()
+    _thread.start_new_thread(_spawn, (work, future))
+    return future
+
+
+def _spawn(work: Callable[[], _T], future: Future[_T]) -> None:
+    threading.Thread(target=_do, args=(work, future), name="background", daemon=True).start()
+
+
+def _do(work: Callable[[], _T], future: Future[_T]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # told to whoever waits
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class Future(concurrent.futures.Future[_T]):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ondisk.errors import OndiskError
+from ondisk.shielded import Turn
 
 Format = Literal["key_value", "register", "strings"]
 """What a file is about, which is the name of the model that decides about it."""
@@ -86,7 +86,7 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Turn()
         self._operations: dict[int, Operation] = {}
         self._under_way: set[int] = set()
         self._begun = 0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import random
 import shutil
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -46,63 +44,73 @@ from ondisk.raft import Timing
 from ondisk.raftlog import Identity
 from ondisk.replica import Replica, ReplicaStatus
 from ondisk.restore import begin_directory, complete_import
-from ondisk.shielded import aside, shielded, still_wanted
+from ondisk.shielded import shielded, still_wanted
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.stream import SnapshotFile
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]
 
-logger = logging.getLogger(__name__)
-
 _running: weakref.WeakSet[Node] = weakref.WeakSet()
-_dropped: deque[Node] = deque()  # nobody holds them any more, and they run
-_stopping_dropped = forked.Lock()
 
 
 @atexit.register
 def _stop_all() -> None:
     # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
     # inside RocksDB while the interpreter goes away would abort the process.
-    _stop_dropped()
+    _wait_for_dropped()
     for node in list(_running):
         with suppress(Exception):  # the others must be stopped all the same
             node.stop()
 
 
-def _stop_dropped() -> None:
-    """Return when all nodes that were dropped have let go of their directories."""
-    with _stopping_dropped:
-        while _dropped:
-            node = _dropped.popleft()
-            try:
-                node.stop()
-            except Exception:  # the others must be stopped all the same
-                logger.warning("replica %d was dropped, and cannot be stopped", node.id, exc_info=True)
-
-
 class _Life:
     """What a node and its thread share, so that the thread does not keep a dropped node alive."""
 
-    ending = False
+    def __init__(self, node: Node, replica: Replica, endpoint: Endpoint) -> None:
+        self.node = weakref.ref(node)
+        self.replica = replica
+        self.endpoint = endpoint
+        self.ending = False
+        self.thread = threading.Thread(target=self.run, name=f"ondisk-{node.id}", daemon=True)
+
+    def run(self) -> None:
+        try:
+            self._step()
+        finally:
+            _lives.discard(self)
+
+    def _step(self) -> None:
+        replica = self.replica
+        try:
+            while not self.ending:
+                seconds = replica.step()
+                if not replica.running:  # it failed, and its status says why
+                    return
+                self.endpoint.wait(seconds)
+                if self.node() is None:  # dropped: no hook of the garbage collector tells: those can be torn
+                    replica.close()
+                    return
+        except BaseException as error:  # whatever it is: without its thread the replica does nothing any more
+            if not replica.running:
+                raise
+            replica.fail(error)
 
 
-def _live(replica: Replica, endpoint: Endpoint, life: _Life) -> None:
-    try:
-        while not life.ending:
-            seconds = replica.step()
-            if not replica.running:  # it failed, and its status says why
-                return
-            endpoint.wait(seconds)
-    except BaseException as error:  # whatever it is: without its thread the replica does nothing any more
-        if not replica.running:
-            raise
-        replica.fail(error)
+_lives: set[_Life] = set()
+
+
+def _wait_for_dropped() -> None:
+    """Return when all nodes that were dropped while they ran have let go of their directories."""
+    for life in tuple(_lives):
+        if life.node() is None and life.thread is not threading.current_thread():
+            life.endpoint.wake()
+            life.thread.join()
 
 
 class Node(Client):
     """One member of a group, running in the background until it is stopped, crashes or fails.
 
-    One that is dropped while it runs is stopped when Python collects it.
+    One that is dropped while it runs is stopped soon after Python has collected it.
     """
 
     def __init__(
@@ -140,7 +148,7 @@ class Node(Client):
         self._endpoint: Endpoint | None = None
         self._replica: Replica | None = None
         self._thread: threading.Thread | None = None
-        self._life = _Life()
+        self._life: _Life | None = None
         self._process = os.getpid()
         self._last_status = ReplicaStatus(replica_id, "stopped")
 
@@ -152,10 +160,10 @@ class Node(Client):
 
         Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
         """
-        _stop_dropped()
+        _wait_for_dropped()
         with self._controlling():
-            alive = self._thread is not None and self._thread.is_alive() and not self._life.ending
-            if self._replica is not None and self._replica.running and alive:
+            life = self._life
+            if life is not None and life.replica.running and life.thread.is_alive() and not life.ending:
                 return
             self._end(crash=False)
             still_wanted()
@@ -166,15 +174,13 @@ class Node(Client):
                 self._last_status = ReplicaStatus(self.id, "failed", error=reason)
                 raise
             self._endpoint = endpoint
-            life = self._life = _Life()
-            thread = threading.Thread(
-                target=_live, args=(self._replica, endpoint, life), name=f"ondisk-{self.id}", daemon=True
-            )
+            self._life = _Life(self, self._replica, endpoint)
             _running.add(self)
             forked.register(self)
             try:
-                thread.start()
-                self._thread = thread
+                _lives.add(self._life)
+                self._life.thread.start()
+                self._thread = self._life.thread
                 still_wanted()
             except BaseException:  # there are too many threads, or nobody wants it any more
                 self._end(crash=False)
@@ -228,7 +234,8 @@ class Node(Client):
     def _end(self, *, crash: bool) -> None:
         if self._replica is None:
             return
-        self._life.ending = True
+        if self._life is not None:
+            self._life.ending = True
         if self._endpoint is not None:
             self._endpoint.wake()
         if self._thread is not None:
@@ -238,7 +245,9 @@ class Node(Client):
         else:
             self._replica.close()
         self._last_status = self._replica.status
-        self._replica = self._thread = self._endpoint = None
+        if self._life is not None:
+            _lives.discard(self._life)
+        self._replica = self._thread = self._endpoint = self._life = None
         _running.discard(self)
 
     def _check_process(self) -> None:
@@ -247,16 +256,11 @@ class Node(Client):
     def forget_parent(self) -> None:
         """In a child: nothing runs here, and nothing of it may be closed."""
         forked.leak(self._replica)
-        self._replica = self._thread = self._endpoint = self._controller = None
+        if self._life is not None:
+            _lives.discard(self._life)
+        self._replica = self._thread = self._endpoint = self._controller = self._life = None
         self._control = threading.Lock()
         _running.discard(self)
-
-    def __del__(self) -> None:
-        # Wherever garbage is collected, in whichever thread: so wait for nothing here.
-        if getattr(self, "_replica", None) is not None:
-            _dropped.append(self)
-            with suppress(RuntimeError):  # no more threads: the next start or the end of the process does it
-                aside(_stop_dropped)
 
     def reject(self, reason: str) -> None:
         """Stop this replica, whose status says ``failed`` and why: its directory does not belong here."""

@@ -31,6 +31,7 @@ from ondisk.messages import (
 )
 from ondisk.network import Event
 from ondisk.replica import ReplicaStatus
+from ondisk.shielded import shielded
 
 MAX_IN_FLIGHT = 200  # messages under way in one view
 STEP = 0.125  # seconds between two points of a live picture
@@ -277,6 +278,7 @@ class Recorder:
     seconds, and one is kept only when something changed.
     """
 
+    @shielded
     def __init__(
         self,
         cluster: Cluster,
@@ -317,6 +319,7 @@ class Recorder:
         while not self._closed.wait(self._every):
             self.sample()
 
+    @shielded
     def close(self) -> None:
         """End the record; what was recorded stays readable. A second call does nothing."""
         self._stop_observing()
@@ -329,6 +332,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @shielded
     def sample(self) -> View:
         """Look now; keep the view if something changed since the last one."""
         with self._sampling:
@@ -348,6 +352,7 @@ class Recorder:
         return view
 
     @property
+    @shielded
     def samples(self) -> list[View]:
         """The views that were kept, the oldest first."""
         with self._sampling:
@@ -362,6 +367,7 @@ class Recorder:
         events = _copy(self._with_heartbeats if heartbeats else self._messages)
         return [event for event in events if event.number > self._mark]
 
+    @shielded
     def view(self) -> View:
         """The cluster now, with the messages since ``mark`` and the notes."""
         view = self.sample()
@@ -369,6 +375,7 @@ class Recorder:
             notes = tuple(self._notes)
         return replace(view, messages=tuple(self.messages()), notes=notes)
 
+    @shielded
     def lag(self) -> dict[int, Lag]:
         """How far each replica is behind now; the milliseconds are as fine as the samples."""
         view = self.sample()
@@ -404,6 +411,7 @@ class LagRecorder:
     ``gaps`` tells how often it really did.
     """
 
+    @shielded
     def __init__(self, cluster: Cluster, *, every: float = 0.005, keep: int = 6_000) -> None:
         """Begin. Only the newest ``keep`` readings are kept."""
         self._cluster = cluster
@@ -426,6 +434,7 @@ class LagRecorder:
         while not self._closed.wait(self._every):
             self.read()
 
+    @shielded
     def close(self) -> None:
         """End the record; what was recorded stays readable. A second call does nothing."""
         self._closed.set()
@@ -437,6 +446,7 @@ class LagRecorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @shielded
     def read(self) -> Reading:
         """Look now, and keep what was seen."""
         with self._reading:
@@ -460,11 +470,13 @@ class LagRecorder:
         self._notes.append(Note(self._clock(), text))
 
     @property
+    @shielded
     def readings(self) -> list[Reading]:
         """What was read since ``begin``, the oldest first."""
         with self._reading:
             return [reading for reading in self._readings if reading.time >= self.began]
 
+    @shielded
     def worst(self, seconds: float) -> list[Reading]:
         """What was read in the last so many seconds, whether since ``begin`` or before, in short.
 

@@ -91,22 +91,25 @@ def shielded(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not in_reach():
             return function(*args, **kwargs)
         outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        begun: list[bool] = []
         interrupted: list[bool] = []
-        waits = _Call(sys._getframe(), interrupted)
+        work = _Call(sys._getframe(), interrupted), function, args, kwargs, outcome
         try:
-            # Not threading.Thread.start: that takes a lock of all threads.
-            _thread.start_new_thread(_spawn, (waits, function, args, kwargs, outcome))
-        except RuntimeError:  # no more threads: better like this than not at all, for it may be a close
-            return function(*args, **kwargs)
-        finally:
-            del waits  # it refers to this very frame
-        try:
+            begun.append(True)
+            try:
+                # Not threading.Thread.start: that takes a lock of all threads.
+                _thread.start_new_thread(_spawn, work)
+            except RuntimeError:  # no more threads: better like this than not at all, for it may be a close
+                return function(*args, **kwargs)
             result, error = outcome.get()
         except BaseException:
             interrupted.append(True)
             with suppress(Empty):
-                outcome.get(timeout=_GRACE)
+                if begun:
+                    outcome.get(timeout=_GRACE)
             raise
+        finally:
+            del work  # it refers to this very frame
         if error is not None:
             try:
                 raise error
@@ -134,20 +137,12 @@ def _run(
 ) -> None:
     _present.call = waits
     try:
+        still_wanted()
         result, error = function(*args, **kwargs), None
     except BaseException as raised:  # it is raised where the function was called
         result, error = None, raised
     _present.call = None
     outcome.put((result, error))
-
-
-def aside(function: Callable[[], object]) -> None:
-    """Call a function in a thread of its own, and wait for nothing: not even in a garbage collection."""
-    _thread.start_new_thread(_spawn_aside, (function,))
-
-
-def _spawn_aside(function: Callable[[], object]) -> None:
-    threading.Thread(target=function, name="aside", daemon=True).start()
 
 
 def still_wanted() -> None:

@@ -15,6 +15,7 @@ from ondisk.errors import NotDone, OndiskError, OutcomeUnknown
 from ondisk.histories import History
 from ondisk.lab.faults import stall, undo_faults
 from ondisk.lab.picture import Picture, table
+from ondisk.shielded import shielded
 from ondisk.statemachine import Result
 
 _T = TypeVar("_T")
@@ -87,11 +88,13 @@ class Clients:
             for replica_id in cluster.members
         ]
 
+    @shielded
     def __enter__(self) -> Clients:
         for thread in self._threads:
             thread.start()
         return self
 
+    @shielded
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         for thread in self._threads:

@@ -26,6 +26,7 @@ from ondisk.lab.picture import svg
 from ondisk.lab.sizes import as_html, in_bytes, log_in_words, table
 from ondisk.observe import wait_until, wait_until_level
 from ondisk.replica import ReplicaStatus
+from ondisk.shielded import shielded
 from ondisk.stream import CHUNK_BYTES, Reader, open_file, read_file
 
 STAMPS = 100
@@ -100,13 +101,17 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._picture = display(self._draw(self.look()), display_id=True)  # type: ignore[no-untyped-call]
-        self._thread.start()
+        shielded(self._thread.start)()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end()
+        self._show(self.look())
+
+    @shielded
+    def _end(self) -> None:
         self._closed.set()
         self._thread.join()
-        self._show(self.look())
 
     def _ask(self) -> None:
         while not self._closed.wait(_EVERY_LOOKUP):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ondisk.cluster import Cluster
 from ondisk.errors import OndiskError
+from ondisk.shielded import shielded
 from ondisk.statemachine import Result
 
 _ANSWER_WITHIN = 10.0  # seconds, for each put
@@ -36,6 +37,7 @@ class Load:
         self.done = 0
         self.failed: Counter[str] = Counter()  # class of the error
 
+    @shielded
     def start(self) -> Load:
         """Begin. Only once."""
         self._thread.start()
@@ -47,6 +49,7 @@ class Load:
         self.stop()
         self.wait()
 
+    @shielded
     def stop(self) -> None:
         """Send no more. A second call does nothing."""
         self._closed.set()

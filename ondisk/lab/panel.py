@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from html import escape
@@ -27,6 +27,7 @@ from ondisk import diskkv
 from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, Rejected
+from ondisk.futures import in_background
 from ondisk.histories import History, Operation
 from ondisk.lab import picture
 from ondisk.lab.faults import stall
@@ -63,7 +64,6 @@ class Panel:
             former.close()
         self._begin_to_watch(cluster)
         self._every = every
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ondisk-panel")
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: deque[list[str]] = deque(maxlen=MAX_ANSWERS)
         self._closed = False
@@ -370,7 +370,8 @@ class Panel:
         task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await self._loop.run_in_executor(self._threads, work)
+        # Not with an executor: its locks are taken here, where the stop button's exception may come.
+        return await asyncio.wrap_future(in_background(work))
 
     # What the buttons do
 
@@ -529,7 +530,6 @@ class Panel:
             return
         self._closed = True
         self._forget()
-        self._threads.shutdown(wait=not self._tasks, cancel_futures=True)  # idle threads end at once
         for task in (self._poller, *self._tasks):
             task.cancel()
         self.recorder.close()

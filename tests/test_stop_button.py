@@ -1,0 +1,78 @@
+"""The stop button of a notebook, in a real kernel: whenever it is pressed, the same cell runs again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.manager import KernelManager, start_new_kernel
+
+from tests.interrupts import LONG
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "01-three-replicas.ipynb"
+PRESSES = 200 if LONG else 12
+SECONDS = 60.0  # that a cell may take, on a busy machine
+
+
+class Kernel:
+    """A kernel in a process of its own, and its stop button."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manager: KernelManager
+        self.manager, self.client = start_new_kernel(cwd=str(folder))
+
+    def begin(self, cell: str) -> str:
+        return str(self.client.execute(cell, stop_on_error=False))
+
+    def end(self, asked: str) -> dict[str, Any]:
+        """What became of a cell."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            answer = self.client.get_shell_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if answer["parent_header"]["msg_id"] == asked:
+                return dict(answer["content"])
+
+    def run(self, cell: str) -> float:
+        """Run a cell, which must end well; return for how many seconds it ran."""
+        began = time.monotonic()
+        answer = self.end(self.begin(cell))
+        assert answer["status"] == "ok", (cell, answer["traceback"][-1])
+        return time.monotonic() - began
+
+    def press_stop(self) -> None:
+        self.manager.interrupt_kernel()
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
+    kernel = Kernel(tmp_path)
+    yield kernel
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel) -> None:
+    """Every cell of the first notebook, at random moments of its run, seeded."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    seconds = [kernel.run(cell) for cell in cells]
+    chance = random.Random(5)
+    stopped = 0
+    for press in range(PRESSES):
+        number = press % len(cells)
+        asked = kernel.begin(cells[number])
+        time.sleep(chance.uniform(0.0, min(seconds[number], 2.0)))  # the moment, and nothing is waited for
+        kernel.press_stop()
+        answer = kernel.end(asked)
+        if answer["status"] == "error":
+            assert answer["ename"] in ("KeyboardInterrupt", "CancelledError"), answer["traceback"][-1]
+            stopped += 1
+        kernel.run(cells[number])
+    assert stopped >= PRESSES // 4
+    kernel.run("cluster.close()")
