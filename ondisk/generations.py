@@ -202,8 +202,8 @@ class Generations:
             sync_directory(self.path, self._disk)
         except OSError as error:
             raise StorageError(
-                f"{self.path / _POINTER}: is in place and names {database.name}, but a power cut may still take "
-                f"that back ({error}). Open it again"
+                f"{self.path / _POINTER}: is in place and names {database.name}, but a power cut may still "
+                f"take that back ({error}). Open it again"
             ) from None
         self._number = int(database.name.removeprefix("db-"))
         self._disk.reach("pointer: durable")
