@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ondisk import inspect
 from ondisk.addresses import Address, format_address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
@@ -495,11 +496,14 @@ def run(
         raise StorageError(f"replica {replica_id} failed: {node.status.error}")
 
 
-def main() -> None:
+def main(command: click.Command = run) -> None:
     """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
     _keep_standard_streams()
+    arguments = sys.argv[1:]
+    if command is run and arguments[:1] == ["inspect"]:
+        command, arguments = inspect.command, arguments[1:]
     try:
-        sys.exit(run(standalone_mode=False))
+        sys.exit(command(arguments, standalone_mode=False))
     except click.Abort:  # Ctrl-C
         sys.exit(130)
     except click.ClickException as error:

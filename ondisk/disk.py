@@ -108,6 +108,16 @@ def _options() -> Options:
     return options
 
 
+@contextmanager
+def fresh_cache() -> Iterator[None]:
+    """Databases that are opened inside know nothing of blocks that were read before: they ask the disk."""
+    known, _shared_cache[:] = _shared_cache[:], []
+    try:
+        yield
+    finally:
+        _shared_cache[:] = known
+
+
 def _translate(error: Exception, path: Path) -> Exception:
     """RocksDB's errors are plain ``Exception``s with a text: make them typed ones that name the place."""
     if type(error) is not Exception and not isinstance(error, OSError):
