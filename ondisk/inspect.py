@@ -34,7 +34,7 @@ from ondisk.stream import VERSION as SNAPSHOT_VERSION
 from ondisk.stream import Reader, open_file, read_file
 
 Facts = dict[str, Any]  # what was found, by name; everything in it can be written as JSON
-_KNOWN_RECORDS = (b"hard_state", b"base", b"batches")
+_KNOWN_RECORDS = (b"hard_state", b"identity", b"base", b"batches")
 
 
 @dataclass
@@ -158,13 +158,24 @@ def _inspect_log(view: Path, facts: Facts, note: Callable[[BaseException], None]
     store = Store(view / "rocksdb", create=False)
     try:
         for key, stored in store.meta_items(b""):
-            if key not in _KNOWN_RECORDS:  # whatever they are: the identity, say
+            if key not in _KNOWN_RECORDS:  # whatever they are
                 facts[key.decode("ascii", "replace")] = _plain(stored)
     finally:
         store.close()
     log = RaftLog(view)
     try:
         index, members = log.configuration
+        if (identity := log.identity) is None:
+            facts["identity"] = "none: of the version before, or empty"
+        else:
+            facts.update(
+                replica=identity.replica_id,
+                disk=identity.disk.hex(),
+                life=identity.boot,
+                first_members=list(identity.first),
+                import_seed=identity.seed.hex() or None,
+                refused=identity.refused or None,
+            )
         facts.update(
             term=log.term,
             voted_for=log.voted_for,
@@ -237,6 +248,8 @@ def _plain(stored: bytes) -> Any:
 
 
 def _for_json(value: Any) -> Any:
+    if isinstance(value, dict):  # of disks, perhaps
+        value = {key.hex() if isinstance(key, bytes) else key: each for key, each in value.items()}
     return json.loads(json.dumps(value, default=lambda other: other.hex()))
 
 
