@@ -414,6 +414,9 @@ def test_what_strangers_make_up_cannot_fill_the_log(
     for number in range(1000):
         endpoint._complain((f"10.0.{number % 256}.{number // 256}", 1), tcp._Refused("no"))
     assert len(caplog.records) == MAX_STRANGERS
+    for _ in range(2):
+        endpoint._warn("", "has trouble of its own")
+    assert len(caplog.records) == MAX_STRANGERS + 1  # which no crowd keeps out of the log
 
 
 def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
