@@ -6,7 +6,7 @@ well formed or is refused, and nothing is ever unpickled.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -28,11 +28,11 @@ class Origin(NamedTuple):
     first.
     """
 
-    group: bytes
-    disk: bytes
-    boot: int
-    nonce: int
-    former: tuple[int, ...] = ()
+    group: Disk
+    disk: Disk
+    boot: Natural
+    nonce: Natural
+    former: Annotated[tuple[Natural, ...], msgspec.Meta(max_length=256)] = ()
 
 
 Roster = tuple[tuple[Id, Disk, str], ...]  # number, disk and address of each first member, by number

@@ -68,6 +68,7 @@ MEMBERS_PLACES = 16  # of these, that callers from elsewhere than a member's hos
 _HANDSHAKE_SECONDS = 3.0
 _SILENCE_SECONDS = 10.0  # a machine that lost its power says no goodbye
 _RECONNECT_SECONDS = 0.2
+_HUNG_UP_OFTEN = 5
 _PATIENCE_SECONDS = 1.0  # of the lower id, for a call of the higher one
 _COMPLAIN_SECONDS = 60.0
 _DEAF_SECONDS = 0.5  # when no descriptor is left for who calls
@@ -262,6 +263,8 @@ class _Connection:
                 "replica %d hung up when this side had proved itself: maybe it has another shared secret",
                 self.calling,
             )
+        if self.calling is not None and self._hellos is None and not crossed:
+            self._endpoint.hung_up_on(self.calling, self.address)
         raise EOFError
 
     def _next_frame(self) -> bytes | None:
@@ -391,6 +394,7 @@ class TcpEndpoint:
         self._call_at: dict[int, float] = {}
         for peer in self.addresses:
             self._call_soon(peer)
+        self._hung_up: Counter[int] = Counter()  # by whom that was called, in a row
         self._complained: dict[tuple[str, str], float] = {}
         self._closed = False
         self._awake = self._asleep = False
@@ -586,6 +590,7 @@ class TcpEndpoint:
                 self._drop(self._connections[unknown[0]])
         self._connections[peer] = connection
         self._untried.pop(peer, None)
+        self._hung_up.pop(peer, None)
         return True
 
     def _flush(self, connection: _Connection) -> None:
@@ -610,6 +615,19 @@ class TcpEndpoint:
                 self._call_soon(connection.peer)
         elif connection.calling is not None and self._untried.get(connection.calling):
             self._call_at[connection.calling] = 0.0  # at the next of its addresses
+
+    def hung_up_on(self, peer: int, address: Address) -> None:
+        """Who was called ended the call without a word. Once may be chance: it is just stopping, say."""
+        self._hung_up[peer] += 1
+        if self._hung_up[peer] >= _HUNG_UP_OFTEN:
+            self._warn(
+                f"replica {peer}",
+                "replica %d: who answers for replica %d at %s hangs up without a word: is it another version of "
+                "ondisk? Stop all replicas, install the same one everywhere, and start them again",
+                self.id,
+                peer,
+                format_address(address),
+            )
 
     def _complain(self, address: Address, refused: _Refused) -> None:
         """Log it, but not each time that the same host tries again, and never without limit."""

@@ -961,3 +961,18 @@ def test_what_is_not_an_address_is_refused(text: str) -> None:
 def test_an_address_is_host_and_port(text: str, address: tuple[str, int]) -> None:
     """Names, IPv4 and IPv6."""
     assert parse_address(text) == address
+
+
+def test_who_hangs_up_without_a_word_may_be_another_version(
+    attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one does that does not know how this version begins. Once is no reason to say so."""
+    addresses = free_addresses(2)
+    with socket.create_server(addresses[1]) as older:
+        endpoint = attach(TcpNetwork(addresses), 2)
+        with served(endpoint):
+            for call in range(6):
+                older.accept()[0].close()
+                if call == 0:
+                    assert caplog.text == ""
+            wait_until(lambda: "another version of ondisk" in caplog.text)
