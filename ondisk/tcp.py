@@ -622,9 +622,8 @@ class TcpEndpoint:
         if self._hung_up[peer] >= _HUNG_UP_OFTEN:
             self._warn(
                 f"replica {peer}",
-                "replica %d: who answers for replica %d at %s hangs up without a word: is it another version of "
-                "ondisk? Stop all replicas, install the same one everywhere, and start them again",
-                self.id,
+                "who answers for replica %d at %s hangs up without a word: is it another version of ondisk? "
+                "Stop all replicas, install the same one everywhere, and start them again",
                 peer,
                 format_address(address),
             )
