@@ -23,6 +23,7 @@ from ondisk.errors import (
     StorageError,
     Timeout,
     Unfinished,
+    WrongProcess,
 )
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
@@ -64,5 +65,6 @@ __all__ = [
     "StorageError",
     "Timeout",
     "Unfinished",
+    "WrongProcess",
     "import_snapshot",
 ]

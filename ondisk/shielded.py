@@ -45,10 +45,15 @@ class CallerGone(BaseException):
 
 
 class _Call(NamedTuple):
-    """A shielded call: who waits for it."""
+    """A shielded call: who waits for it, whether it was begun (decided once), and whether that was torn."""
 
     frame: FrameType
+    fate: dict[str, str]
     interrupted: list[bool]
+
+    def begin(self) -> None:
+        if self.fate.setdefault("fate", "begun") != "begun":
+            raise CallerGone
 
     @property
     def wanted(self) -> bool:
@@ -91,11 +96,10 @@ def shielded(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not in_reach():
             return function(*args, **kwargs)
         outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        begun: list[bool] = []
+        fate: dict[str, str] = {}
         interrupted: list[bool] = []
-        work = _Call(sys._getframe(), interrupted), function, args, kwargs, outcome
+        work = _Call(sys._getframe(), fate, interrupted), function, args, kwargs, outcome
         try:
-            begun.append(True)
             try:
                 # Not threading.Thread.start: that takes a lock of all threads.
                 _thread.start_new_thread(_spawn, work)
@@ -104,8 +108,8 @@ def shielded(function: Callable[_P, _R]) -> Callable[_P, _R]:
             result, error = outcome.get()
         except BaseException:
             interrupted.append(True)
-            with suppress(Empty):
-                if begun:
+            if fate.setdefault("fate", "never begun") == "begun":
+                with suppress(Empty):
                     outcome.get(timeout=_GRACE)
             raise
         finally:
@@ -138,11 +142,13 @@ def _run(
     _present.call = waits
     try:
         still_wanted()
+        waits.begin()
         result, error = function(*args, **kwargs), None
     except BaseException as raised:  # it is raised where the function was called
         result, error = None, raised
     _present.call = None
-    outcome.put((result, error))
+    for _ in range(2):  # an interrupt may come when the first was taken and nobody has it yet
+        outcome.put((result, error))
 
 
 def still_wanted() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -19,7 +22,15 @@ from ondisk import Cluster, OndiskError
 from ondisk.futures import Future
 from ondisk.observe import wait_until_level
 from ondisk.shielded import CallerGone, Turn, shielded, still_wanted
-from tests.interrupts import DEADLINE, INTERRUPTS, Button, another_thread, bytecodes, interrupt_at
+from tests.interrupts import (
+    DEADLINE,
+    INTERRUPTS,
+    Button,
+    Interrupted,
+    another_thread,
+    bytecodes,
+    interrupt_at,
+)
 from tests.waiting import wait_until
 
 # In the callback of a weak reference Python reports an exception and goes on: what stays is a dead reference.
@@ -220,9 +231,15 @@ def test_an_interrupt_at_a_random_moment_holds_nobody_up(
     seconds = 1.2 * (time.perf_counter() - began)
     few = INTERRUPTS if call in DATA else max(6, INTERRUPTS // 8)
     hits = 0
+
+    def again_and_again() -> None:
+        while call in DATA:
+            call(subject)
+        call(subject)
+
     with another_thread() as do, Button(seed=8) as button:
         for _ in range(few):
-            hits += button.during(lambda: call(subject), min(seconds, 0.5))
+            hits += button.during(again_and_again, min(max(seconds, 0.005), 0.5))
             if call not in DATA:
                 do(subject.repair)
             do(subject.check)
@@ -256,10 +273,12 @@ def test_an_interrupted_export_leaves_no_file(subject: Subject) -> None:
 
 def test_who_is_interrupted_need_not_wait_for_the_end() -> None:
     """A second interrupt ends the waiting, and the work goes on without."""
-    go_on, ended = threading.Event(), threading.Event()
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    pressed: SimpleQueue[None] = SimpleQueue()
 
     @shielded
     def work() -> None:
+        begun.set()
         go_on.wait(DEADLINE)
         try:
             still_wanted()
@@ -267,10 +286,26 @@ def test_who_is_interrupted_need_not_wait_for_the_end() -> None:
             ended.set()
             raise
 
-    began = time.monotonic()
-    with Button(seed=4) as button:
-        assert button.during(lambda: button.during(work, 0.01), 0.01) or True
-    assert time.monotonic() - began < DEADLINE / 2
+    def press_twice() -> None:
+        begun.wait(DEADLINE)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            pressed.get(timeout=DEADLINE)
+
+    def handle(*_: object) -> None:
+        pressed.put(None)
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    thread = threading.Thread(target=press_twice)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted):
+            work()
+        assert not ended.is_set()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        thread.join(DEADLINE)
     go_on.set()
     assert ended.wait(DEADLINE)
 

@@ -59,7 +59,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
 @pytest.mark.timeout(3600 if LONG else 300)
 def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel) -> None:
     """Every cell of the first notebook, at random moments of its run, seeded."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     seconds = [kernel.run(cell) for cell in cells]
     chance = random.Random(5)
