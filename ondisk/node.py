@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ondisk.background import start_thread
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
@@ -88,7 +89,8 @@ class Node(Client):
     def start(self) -> None:
         """Open the directory and join the network. Does nothing if it runs already.
 
-        Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
+        Raises ``DirectoryInUse``, ``PortInUse``, ``ResourceError``, ``Corrupt`` or ``StorageError``, and then
+        nothing is open.
         """
         with self._controlling():
             alive = self._thread is not None and self._thread.is_alive() and not self._stopping
@@ -116,7 +118,7 @@ class Node(Client):
             )
             _running.add(self)
             try:
-                self._thread.start()
+                start_thread(self._thread)
             except BaseException:  # there are too many threads
                 self._thread = None
                 self._end(crash=False)
