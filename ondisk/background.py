@@ -15,10 +15,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ondisk.errors import SnapshotStopped
+from ondisk.errors import ResourceError, SnapshotStopped
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start it. Raises ``ResourceError`` if there are too many already."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error) or "there is no memory"
+        raise ResourceError(f"no thread can be started for {thread.name} ({reason})") from None
 
 
 class Job(Generic[_T, _R]):
@@ -36,6 +45,7 @@ class Job(Generic[_T, _R]):
         wake: Callable[[], None],
         lockstep: bool = False,
     ) -> None:
+        """Start it. Raises ``ResourceError``."""
         self.stopped = threading.Event()
         self.taken = 0  # items that the job has got out of the pipe
         self._work = work
@@ -49,7 +59,7 @@ class Job(Generic[_T, _R]):
         self._result: _R | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
         self._settle()
 
     def _run(self) -> None:

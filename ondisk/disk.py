@@ -129,6 +129,8 @@ def _translate(error: Exception, path: Path) -> Exception:
         return DirectoryInUse(f"{path}: the database is already open in this process")
     if text.startswith("IO error: While lock file"):
         return DirectoryInUse(f"{path}: the database is open in another process")
+    if "Too many open files" in text:
+        return StorageError(f"{path}: this process may not open more files, see ulimit -n ({text})")
     return StorageError(f"{path}: the disk refused ({text})")
 
 

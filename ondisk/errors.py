@@ -115,6 +115,10 @@ class UnknownVersion(StorageError):
     """Stored in a format that this version does not know yet: a later one wrote it. Nothing was changed."""
 
 
+class ResourceError(OndiskError):
+    """The operating system has no more of something: threads, say. Nothing was changed; try again later."""
+
+
 class StoreClosed(OndiskError):
     """The database was closed while, or before, it was asked."""
 

@@ -113,7 +113,23 @@ def _inspect_replica(path: Path) -> Replica:
                 look(Path(scratch) / name, found.log if name == "log" else found.state, note)
             except (OndiskError, OSError) as error:
                 note(error)
+    _compare(found)
     return found
+
+
+def _compare(found: Replica) -> None:
+    """Whether log and state belong together: no entry may be missing between the two."""
+    log, index = found.log, found.state.get("index")
+    if index is None or "last_index" not in log or index == log["installing"]:
+        return
+    if log["last_index"] < index:
+        found.damage.append(
+            f"{found.path}/log: ends at entry {log['last_index']}, but the state holds entry {index}"
+        )
+    elif log["base_index"] > index:
+        found.damage.append(
+            f"{found.path}/state: ends at entry {index}, but the log begins after entry {log['base_index']}"
+        )
 
 
 def _size(path: Path) -> int:

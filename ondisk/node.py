@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ondisk import forked
+from ondisk.background import start_thread
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
 from ondisk.clock import Clock
 from ondisk.disk import DirectoryLock, Disk
@@ -158,7 +159,8 @@ class Node(Client):
     def start(self) -> None:
         """Open the directory and join the network. Does nothing if it runs already.
 
-        Raises ``DirectoryInUse``, ``PortInUse``, ``Corrupt`` or ``StorageError``, and then nothing is open.
+        Raises ``DirectoryInUse``, ``PortInUse``, ``ResourceError``, ``Corrupt`` or ``StorageError``, and then
+        nothing is open.
         """
         _wait_for_dropped()
         with self._controlling():
@@ -179,7 +181,7 @@ class Node(Client):
             forked.register(self)
             try:
                 _lives.add(self._life)
-                self._life.thread.start()
+                start_thread(self._life.thread)
                 self._thread = self._life.thread
                 still_wanted()
             except BaseException:  # there are too many threads, or nobody wants it any more

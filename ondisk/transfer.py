@@ -26,7 +26,7 @@ from typing import Any
 
 from ondisk.background import Job
 from ondisk.disk import Disk
-from ondisk.errors import Corrupt, Rejected, SnapshotStopped, StorageError, UnknownVersion
+from ondisk.errors import Corrupt, Rejected, ResourceError, SnapshotStopped, StorageError, UnknownVersion
 from ondisk.futures import Future
 from ondisk.limits import WINDOW_CHUNKS
 from ondisk.messages import Message, SnapshotAck, SnapshotChunk
@@ -39,6 +39,7 @@ GIVE_UP_SECONDS = 30.0  # without a sign of the other side
 _RESEND_SECONDS = 0.5
 _SIGN_OF_LIFE_SECONDS = 5.0  # while the state machine of either side takes its time
 _TRY_AGAIN_SECONDS = 1.0  # after a stream that was refused or broke off
+_NO_ROOM_SECONDS = 5.0  # after one that could not begin, because there was no thread for it
 _NEWS_CHUNKS = WINDOW // 4  # the sender is told when there is room for that many more
 _QUIET_SECONDS = 0.1  # without a new entry: then a stream need not rest
 _LONGEST_REST = 0.1
@@ -383,18 +384,23 @@ class Transfers:
     def _begin_sending(self, peer: int, now: float) -> None:
         view, header = self._prepare()
         logger.info("replica %d streams its state after entry %d to replica %d", self._id, header.index, peer)
-        self._sending[peer] = _Sending(
-            self._rng.getrandbits(48),
-            self._raft.term,
-            header,
-            self._machine,
-            view,
-            f"ondisk-{self._id}-save-for-{peer}",
-            self._wake,
-            now,
-            chunk_bytes=self.chunk_bytes,
-            lockstep=self._lockstep,
-        )
+        try:
+            self._sending[peer] = _Sending(
+                self._rng.getrandbits(48),
+                self._raft.term,
+                header,
+                self._machine,
+                view,
+                f"ondisk-{self._id}-save-for-{peer}",
+                self._wake,
+                now,
+                chunk_bytes=self.chunk_bytes,
+                lockstep=self._lockstep,
+            )
+        except ResourceError as error:  # there are too many threads: a leader goes on without the stream
+            view.close()
+            self._again_at[peer] = now + _NO_ROOM_SECONDS
+            logger.warning("replica %d: replica %d must wait for its snapshot: %s", self._id, peer, error)
 
     def _end_sending(self, peer: int) -> None:
         job = self._sending.pop(peer).job
@@ -454,9 +460,17 @@ class Transfers:
         self._disk.reach("install: noted")
         self._raft.recovering = True
         name = f"ondisk-{self._id}-recover"
-        self._receiving = _Receiving(
-            leader, message, header, self._machine, name, self._wake, now, lockstep=self._lockstep
-        )
+        try:
+            self._receiving = _Receiving(
+                leader, message, header, self._machine, name, self._wake, now, lockstep=self._lockstep
+            )
+        except ResourceError as error:
+            logger.warning("replica %d cannot take in a snapshot now: %s", self._id, error)
+            log.abandon_install()
+            log.sync()
+            self._raft.recovering = False
+            self._refuse(leader, message.stream)
+            return
         self._send(leader, self._receiving.ack())
 
     def _look_at_receiving(self, receiving: _Receiving, now: float) -> None:
@@ -506,9 +520,15 @@ class Transfers:
                 Rejected(f"replica {self._id} is waiting for a snapshot itself: export from another one")
             )
             return
-        view, header = self._prepare()
-        self._exporting.append(
-            _Export(
+        try:
+            view, header = self._prepare()
+        except StorageError as error:
+            if isinstance(error, Corrupt):
+                raise
+            future.set_exception(error)  # no room for a view; if that is not all, the next sync will tell
+            return
+        try:
+            export = _Export(
                 path,
                 future,
                 stopped,
@@ -518,4 +538,8 @@ class Transfers:
                 self._wake,
                 quiet=lambda: self._quiet or self._lockstep,
             )
-        )
+        except ResourceError as error:
+            view.close()
+            future.set_exception(error)
+        else:
+            self._exporting.append(export)

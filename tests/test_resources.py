@@ -1,0 +1,164 @@
+"""No threads, no descriptors, no memory: one clear error, and service again when there is room."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ondisk import Cluster, Node, OutcomeUnknown
+from ondisk.diskkv import DiskKV
+from ondisk.errors import NotDone, ResourceError
+from ondisk.network import MemoryNetwork
+from tests.waiting import wait_until
+
+
+class NoThreads:
+    """The operating system starts no thread whose name has this in it, until ``room``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.refused = 0
+        self.room = False
+        start = threading.Thread.start
+
+        def start_if_there_is_room(thread: threading.Thread) -> None:
+            if name in thread.name and not self.room:
+                self.refused += 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_if_there_is_room)
+
+
+def behind(cluster: Cluster) -> int:
+    """Let one replica need a snapshot, as soon as it starts again; return which."""
+    cluster.put("k", "1")
+    victim = cluster.wait_for_leader() % 3 + 1
+    cluster.stop(victim)
+    for number in range(20):
+        cluster.put(f"k{number}", "1")
+    for member in {1, 2, 3} - {victim}:
+        wait_until(lambda member=member: cluster.compact(member) > 20)  # type: ignore[misc]
+    return victim
+
+
+@pytest.mark.parametrize("job", ["save-for", "recover"])
+def test_a_snapshot_for_which_there_is_no_thread_is_streamed_when_there_is_one(
+    make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    job: str,
+) -> None:
+    """On either side. Nobody fails, spins, or fills the log meanwhile."""
+    monkeypatch.setattr("ondisk.transfer._NO_ROOM_SECONDS", 0.5)
+    cluster = make_cluster()
+    victim = behind(cluster)
+    threads = NoThreads(monkeypatch, job)
+    with caplog.at_level(logging.WARNING, "ondisk"):
+        cluster.start(victim)
+        wait_until(lambda: threads.refused >= 2)
+        cluster.put("meanwhile", "1")
+    assert all(status.running for status in cluster.status().values())
+    complaints = [record for record in caplog.records if "no thread can be started" in record.getMessage()]
+    assert 1 <= len(complaints) <= threads.refused
+    for member in (1, 2, 3):
+        assert not list((cluster.data_dir / f"replica-{member}" / "state").glob("view-*"))
+    refused = threads.refused
+    threads.room = True
+    assert cluster.get("meanwhile", via=victim, timeout=20) == b"1"
+    assert refused <= 20, "it tried again and again without a pause"
+
+
+def test_an_export_for_which_there_is_no_thread_is_refused_and_leaves_nothing(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = make_cluster(members=(1,))
+    cluster.put("k", "1")
+    threads = NoThreads(monkeypatch, "export")
+    with pytest.raises(ResourceError, match="no thread can be started"):
+        cluster.export_snapshot(1, tmp_path / "backup")
+    assert not list((cluster.data_dir / "replica-1" / "state").glob("view-*"))
+    cluster.put("k", "2")
+    assert cluster.status()[1].transfers == () and not (tmp_path / "backup").exists()
+    threads.room = True
+    cluster.export_snapshot(1, tmp_path / "backup")
+
+
+def test_a_replica_for_which_there_is_no_thread_opens_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    threads = NoThreads(monkeypatch, "ondisk-1")
+    node = Node(1, [1], tmp_path, MemoryNetwork())
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="no thread can be started for ondisk-1"):
+            node.start()
+    assert node.status.role == "stopped"
+    threads.room = True
+    node.start()
+    wait_until(lambda: node.status.role == "leader")
+    node.stop()
+
+
+def test_a_replica_without_memory_stops_with_the_reason_and_comes_back(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster(members=(1,))
+    cluster.put("k", "1")
+    update = DiskKV.update
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(DiskKV, "update", no_memory)
+    with pytest.raises((OutcomeUnknown, NotDone)):
+        cluster.put("k", "2", timeout=5)
+    assert cluster.status()[1].role == "failed"
+    assert (cluster.status()[1].error or "").startswith("MemoryError")
+    monkeypatch.setattr(DiskKV, "update", update)
+    cluster.start(1)
+    assert cluster.get("k", timeout=20) in (b"1", b"2")
+
+
+NO_DESCRIPTORS = """
+import os, resource, sys
+from ondisk import Cluster, OndiskError
+import ondisk.disk
+ondisk.disk._WRITE_BUFFER_BYTES = 64 << 10  # so that it begins new files all the time
+
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+acknowledged = {}
+with Cluster(sys.argv[1]) as cluster:
+    cluster.put("before", "1")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    for number in range(3000):
+        try:
+            cluster.put(f"k{number}", str(number) * 500, timeout=2)
+            acknowledged[f"k{number}"] = (str(number) * 500).encode()
+        except OndiskError as error:
+            print(type(error).__name__, flush=True)
+        failed = [status for status in cluster.status().values() if status.role == "failed"]
+        if len(failed) >= 2:  # what they had open is free again, so the third one may go on
+            break
+    for status in failed:
+        print(status.error, flush=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for member in (1, 2, 3):
+        cluster.start(member)
+    assert cluster.get("before", timeout=20) == b"1"
+    lost = [key for key, value in acknowledged.items() if cluster.get(key) != value]
+    print("lost", lost, "of", len(acknowledged))
+    cluster.put("after", "1")
+"""
+
+
+def test_a_process_without_descriptors_stops_its_replicas_and_loses_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NO_DESCRIPTORS, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout
+    assert done.stdout.count("may not open more files") >= 2, done.stdout
+    assert "lost [] of" in done.stdout
