@@ -36,8 +36,9 @@ class Entry:
 class Result(NamedTuple):
     """What a command answered: the same on every replica, because ``update`` is deterministic.
 
-    ``error`` is ``None``, or a sentence that says why the command changed nothing. A number has at most 64
-    bits, with its sign: it may have to travel to another replica.
+    ``error`` is ``None``, or a sentence that says why the command changed nothing. A result may have to
+    travel to another replica: a number has at most 64 bits, with its sign, and all together 1 MB. Of a larger
+    one its caller is told, wherever it is, that the command was applied, and no more (``limits.py``).
     """
 
     value: bytes | int | bool | None = None
