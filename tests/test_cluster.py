@@ -31,7 +31,7 @@ from ondisk import (
     Result,
 )
 from ondisk.disk import Disk
-from ondisk.errors import ConfigurationError, DirectoryInUse
+from ondisk.errors import ConfigurationError, DirectoryInUse, ResourceError
 from ondisk.network import MemoryNetwork
 from ondisk.node import _running
 from ondisk.raftlog import RaftLog
@@ -707,7 +707,7 @@ def test_a_node_that_gets_no_thread_is_stopped_and_can_be_started_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refused)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
+        with pytest.raises(ResourceError, match="no thread"):
             node.start()
     assert node.status.role == "stopped"
     node.stop()
