@@ -33,7 +33,7 @@ from ondisk.errors import (
     Timeout,
     Unfinished,
 )
-from ondisk.shielded import Turn, pause, seconds_to_wait
+from ondisk.shielded import Turn, seconds_to_wait, still_wanted
 from ondisk.statemachine import Result
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
@@ -95,7 +95,8 @@ def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = F
                 raise OutcomeUnknown(f"{error}. An earlier attempt may have been applied") from error
         if time.monotonic() >= deadline:
             raise Timeout("proposed, but not known to be applied before the deadline")
-        pause(_PAUSE)
+        still_wanted()
+        time.sleep(_PAUSE)
         seconds *= 2
 
 

@@ -21,7 +21,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import TIMEOUT_MAX
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ondisk.shielded import shielded
 
@@ -54,6 +54,11 @@ class _Snapshot:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class _Outcome(NamedTuple):
+    result: Any
+    error: BaseException | None
 
 
 class _Teller:
@@ -135,15 +140,22 @@ class Future(concurrent.futures.Future[_T]):
 
     # The two steps
 
-    def _claim(self, word: str) -> str:
+    def _claim(self, how: str | _Outcome) -> str | _Outcome:
         """Claim it, unless somebody was quicker; return how it is claimed."""
-        claimed: str = self.__dict__.setdefault("_claimed", word)
+        claimed: str | _Outcome = self.__dict__.setdefault("_claimed", how)
         return claimed
 
+    @property
+    def _outcome(self) -> _Outcome | None:
+        claimed = self.__dict__.get("_claimed")
+        return claimed if isinstance(claimed, _Outcome) else self.__dict__.get("_ended")
+
     def _end(self, result: Any, error: BaseException | None) -> None:
-        outcome = (result, error)
-        claimed = self._claim(_RUNNING)
-        if claimed is _CANCELLED or self.__dict__.setdefault("_outcome", outcome) is not outcome:
+        outcome = _Outcome(result, error)
+        if (
+            self._claim(_RUNNING) is not _RUNNING
+            or self.__dict__.setdefault("_ended", outcome) is not outcome
+        ):
             raise InvalidStateError(f"{self._present_state}: {self!r}")
         self._tell_all()
 
@@ -173,7 +185,7 @@ class Future(concurrent.futures.Future[_T]):
 
     @property
     def _present_state(self) -> str:
-        if "_outcome" in self.__dict__:
+        if self._outcome is not None:
             return _FINISHED
         return self.__dict__.get("_claimed", "PENDING")  # type: ignore[no-any-return]
 
@@ -191,11 +203,11 @@ class Future(concurrent.futures.Future[_T]):
 
     @property
     def _result(self) -> Any:  # type: ignore[override]
-        return self.__dict__.get("_outcome", (None, None))[0]
+        return None if (outcome := self._outcome) is None else outcome.result
 
     @property
     def _exception(self) -> BaseException | None:  # type: ignore[override]
-        return self.__dict__.get("_outcome", (None, None))[1]  # type: ignore[no-any-return]
+        return None if (outcome := self._outcome) is None else outcome.error
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
@@ -203,7 +215,7 @@ class Future(concurrent.futures.Future[_T]):
 
     def done(self) -> bool:
         """Whether it has ended or was cancelled."""
-        return "_outcome" in self.__dict__ or self.cancelled()
+        return self._outcome is not None or self.cancelled()
 
     def running(self) -> bool:
         """Whether it is under way, and cannot be cancelled any more."""
@@ -218,6 +230,17 @@ class Future(concurrent.futures.Future[_T]):
         if self.__dict__.get("_claimed") is _RUNNING:
             return False
         return self._cancel()
+
+    def refuse(self, error: BaseException) -> bool:
+        """End it with an error, if it is neither under way nor cancelled; say whether that was in time.
+
+        In one step: whoever wants to cancel it at this moment must not take it for one that is under way.
+        """
+        outcome = _Outcome(None, error)
+        if self._claim(outcome) is not outcome:
+            return False
+        self._tell_all()
+        return True
 
     def claim_cancel(self) -> bool:
         """Cancel it for oneself alone: nobody else has seen it. Say whether that was in time."""

@@ -36,7 +36,7 @@ from ondisk.messages import (
 )
 from ondisk.raft import Raft
 from ondisk.raftlog import LogEntry
-from ondisk.requests import Answer, Remote, Send, begin, drain
+from ondisk.requests import Answer, Remote, Send, begin, drain, refuse
 from ondisk.statemachine import Entry, Result
 
 _DISCARDED = "a new leader discarded the entry before it was committed"
@@ -338,9 +338,10 @@ class Proposals:
         if proposal.reply.running() and not isinstance(proposal.command, bytes):
             # It may have been proposed to a leader that went away: see ``give_up_on_former_leader``.
             proposal.reply.set_exception(Timeout("asked for, but not known to be done before the deadline"))
-        elif begin(proposal.reply):
-            proposal.reply.set_exception(
-                NoLeader("no leader could be reached before the deadline; nothing was proposed")
+        else:
+            refuse(
+                proposal.reply,
+                NoLeader("no leader could be reached before the deadline; nothing was proposed"),
             )
 
     def give_up_on_former_leader(self) -> None:
@@ -371,8 +372,8 @@ class Proposals:
                 continue
             if proposal.reply.running() and not isinstance(proposal.command, bytes):
                 proposal.reply.set_exception(OutcomeUnknown(f"{stopped}; it had been asked for"))
-            elif begin(proposal.reply):
-                proposal.reply.set_exception(ReplicaStopped(stopped))
+            else:
+                refuse(proposal.reply, ReplicaStopped(stopped))
         in_hand, self._in_hand = self._in_hand, []
         for proposal in in_hand:  # an error came in between
             self._refuse(proposal.reply, OutcomeUnknown(f"{stopped}; the command may have been proposed"))

@@ -15,7 +15,7 @@ from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.futures import Future
 from ondisk.messages import AskReadIndex, ReadIndex
 from ondisk.raft import Raft
-from ondisk.requests import Answer, Remote, Send, begin, drain
+from ondisk.requests import Answer, Remote, Send, begin, drain, refuse
 
 _PATIENCE_HEARTBEATS = 2
 
@@ -150,8 +150,8 @@ class Reads:
         reads += [read for _, batch in self._asked.values() for read in batch]
         self._catching_up, self._asked = [], {}
         for read in reads:
-            if isinstance(read.reply, Future) and begin(read.reply):
-                read.reply.set_exception(ReplicaStopped(stopped))
+            if isinstance(read.reply, Future):
+                refuse(read.reply, ReplicaStopped(stopped))
 
 
 def _in_time(reads: Sequence[_Read], now: float) -> list[_Read]:
@@ -159,8 +159,6 @@ def _in_time(reads: Sequence[_Read], now: float) -> list[_Read]:
     for read in reads:
         if read.deadline > now:
             kept.append(read)
-        elif isinstance(read.reply, Future) and begin(read.reply):
-            read.reply.set_exception(
-                NoLeader("no majority confirmed a leader before the deadline; try again")
-            )
+        elif isinstance(read.reply, Future):
+            refuse(read.reply, NoLeader("no majority confirmed a leader before the deadline; try again"))
     return kept

@@ -58,7 +58,7 @@ from ondisk.proposals import Proposals
 from ondisk.raft import Raft, Timing
 from ondisk.raftlog import REGULAR, LogEntry, RaftLog
 from ondisk.reads import Reads
-from ondisk.requests import begin, drain
+from ondisk.requests import begin, drain, refuse
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 from ondisk.statemark import check_mark, mark
 from ondisk.stream import SnapshotFile
@@ -667,8 +667,7 @@ class Replica:
         self._proposals.refuse_all(stopped)
         self._reads.refuse_all(stopped)
         for _, future in drain(self._errands):
-            if begin(future):
-                future.set_exception(ReplicaStopped(stopped))
+            refuse(future, ReplicaStopped(stopped))
 
     def _release(self) -> None:
         """Close everything that was opened, whatever state it is in; or what an interrupt has left open."""

@@ -31,6 +31,12 @@ def begin(future: Future[Any]) -> bool:
     return future.running() or future.set_running_or_notify_cancel()
 
 
+def refuse(future: Future[Any], error: Exception) -> None:
+    """End a future with an error, under way or not, unless its caller has cancelled it."""
+    if not future.refuse(error) and future.running():
+        future.set_exception(error)
+
+
 def drain(queue: deque[_T]) -> list[_T]:
     """Take out what is there now. Clients may add to the other end meanwhile."""
     return [queue.popleft() for _ in range(len(queue))]

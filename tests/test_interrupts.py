@@ -413,6 +413,18 @@ def test_a_future_ends_once() -> None:
         Future[int]().result(0.01)
 
 
+def test_what_is_refused_never_looks_as_if_it_were_under_way() -> None:
+    """At no bytecode: a caller whose time is up in that moment would say that it may still happen."""
+    for number in itertools.count(1):
+        future = Future[int]()
+        reached = interrupt_at(lambda f=future: f.refuse(ValueError()), number)  # type: ignore[misc]
+        assert not future.running()
+        assert future.cancel() or isinstance(future.exception(), ValueError)
+        if not reached:
+            break
+    assert not future.refuse(KeyError()) and isinstance(future.exception(), ValueError)
+
+
 def test_everybody_who_waits_for_a_future_is_told_once() -> None:
     """Whether they came before, in the very moment, or after it had ended."""
     for _ in range(200):

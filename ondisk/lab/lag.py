@@ -132,11 +132,11 @@ async def go_away(
     try:
         with Load(cluster, per_second=per_second, value_bytes=value_bytes):
             await asyncio.sleep(1)
-            gone = network.clock()
             if fault == "stalled":
                 stall(cluster, follower)
             else:
                 network.isolate(follower)
+            gone = network.clock()  # not before: what was sent until then has arrived
             recorder.note(f"links of replica {follower} {fault}")
             await asyncio.sleep(seconds)
             reading, syncs = recorder.read(), cluster.status()[follower].log_syncs
