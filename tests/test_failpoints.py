@@ -108,7 +108,7 @@ def opened_clean(path: Path) -> tuple[DiskKV, int]:
     """Open it; nothing but the live database may be left beside the pointer."""
     machine = DiskKV(path)
     index = machine.open()
-    live = (path / "current").read_text().split()[0]
+    live = (path / "current").read_text().split()[2]
     assert sorted(os.listdir(path)) == ["current", live, "owner"]
     return machine, index
 

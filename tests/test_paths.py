@@ -360,3 +360,22 @@ def test_a_file_is_read_only_if_it_is_one(tmp_path: Path) -> None:
         fifo(tmp_path / "owner" if lock is DirectoryLock else tmp_path / "MANIFEST-000001")
         with within(10, lambda lock=lock: lock(tmp_path)) as error:  # type: ignore[misc]
             assert isinstance(error, StorageError) and not isinstance(error, Corrupt)
+
+
+def test_a_device_is_never_opened_where_a_file_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open some of them does something, rewinding a tape for one. Said by ``stat`` alone."""
+    (tmp_path / "device").touch()
+    real, opened_paths = os.stat, []
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        state = real(path, **options)
+        return os.stat_result((0o020600, *state[1:])) if Path(path) == tmp_path / "device" else state
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "open", lambda path, *_: opened_paths.append(path))
+    with pytest.raises(StorageError, match="is a device where a file is due"):
+        read_regular(tmp_path / "device")
+    monkeypatch.undo()
+    assert opened_paths == []
