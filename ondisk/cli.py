@@ -418,10 +418,10 @@ def inspect_command(path: Path, output: str) -> int:
     return 1 if found.damage else 0
 
 
-def main(command: click.Command = run) -> None:
+def main() -> None:
     """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
-    arguments = sys.argv[1:]
-    if command is run and arguments[:1] == ["inspect"]:
+    command, arguments = run, sys.argv[1:]
+    if arguments[:1] == ["inspect"]:
         command, arguments = inspect_command, arguments[1:]
     try:
         sys.exit(command(arguments, standalone_mode=False))

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,6 +307,7 @@ def _print_facts(name: str, facts: Facts) -> None:
 
 
 if __name__ == "__main__":
-    from ondisk.cli import inspect_command, main
+    from ondisk.cli import main
 
-    main(inspect_command)
+    sys.argv.insert(1, "inspect")
+    main()
