@@ -9,6 +9,7 @@ keeps.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import shlex
@@ -16,13 +17,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ondisk import inspect
 from ondisk.addresses import Address, format_address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
+from ondisk.inspect import inspect, print_inspection
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
 from ondisk.restore import import_snapshot
@@ -496,12 +498,29 @@ def run(
         raise StorageError(f"replica {replica_id} failed: {node.status.error}")
 
 
-def main(command: click.Command = run) -> None:
+@click.command(name="ondisk inspect", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+def inspect_command(path: Path, output: str) -> int:
+    """Print what a stopped replica holds, and compare all checksums. Nothing is changed.
+
+    PATH is its directory, a data directory with several, or an exported snapshot. The status is 1 if anything
+    is damaged.
+    """
+    found = inspect(path)
+    if output == "json":
+        print(json.dumps({**asdict(found), "damaged": bool(found.damage)}, indent=2))
+    else:
+        print_inspection(found)
+    return 1 if found.damage else 0
+
+
+def main() -> None:
     """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
     _keep_standard_streams()
-    arguments = sys.argv[1:]
-    if command is run and arguments[:1] == ["inspect"]:
-        command, arguments = inspect.command, arguments[1:]
+    command, arguments = run, sys.argv[1:]
+    if arguments[:1] == ["inspect"]:
+        command, arguments = inspect_command, arguments[1:]
     try:
         sys.exit(command(arguments, standalone_mode=False))
     except click.Abort:  # Ctrl-C

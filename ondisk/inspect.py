@@ -12,14 +12,14 @@ import fcntl
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 
 from ondisk import lines
@@ -299,7 +299,8 @@ def _inspect_snapshot(path: Path) -> Snapshot:
 # On a terminal
 
 
-def _print(found: Inspection) -> None:
+def print_inspection(found: Inspection) -> None:
+    """Print it."""
     for replica in found.replicas:
         print(f"{replica.path}: {replica.bytes:,} bytes")
         for name, facts in (("log", replica.log), ("state", replica.state)):
@@ -318,24 +319,8 @@ def _print_facts(name: str, facts: Facts) -> None:
         print(f"  {name:9}{key.replace('_', ' '):14}{shown}")
 
 
-@click.command(name="ondisk inspect", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-def command(path: Path, output: str) -> int:
-    """Print what a stopped replica holds, and compare all checksums. Nothing is changed.
-
-    PATH is its directory, a data directory with several, or an exported snapshot. The status is 1 if anything
-    is damaged.
-    """
-    found = inspect(path)
-    if output == "json":
-        print(json.dumps({**asdict(found), "damaged": bool(found.damage)}, indent=2))
-    else:
-        _print(found)
-    return 1 if found.damage else 0
-
-
 if __name__ == "__main__":
     from ondisk.cli import main
 
-    main(command)
+    sys.argv.insert(1, "inspect")
+    main()

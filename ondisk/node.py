@@ -423,6 +423,10 @@ class Node(Client):
             lock = DirectoryLock(self.directory)
             try:
                 shutil.rmtree(self.directory)
+            except OSError as error:
+                raise StorageError(
+                    f"{self.directory}: cannot be deleted, or not all of it ({error})"
+                ) from None
             finally:
                 lock.release()
             if group:

@@ -387,7 +387,12 @@ class RaftLog:
 
     def _of_this_group(self, entry: LogEntry) -> Members:
         """The members in an entry; one that was made before the group had an id does not take that back."""
-        members = encoding.decode(entry.command[len(MEMBERS) :])
+        try:
+            members = encoding.decode(entry.command[len(MEMBERS) :])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(
+                f"{self.path}: entry {entry.index} holds members that cannot be read ({error})"
+            ) from None
         if not members.group or self.members.group not in (b"", LEGACY):
             members = msgspec.structs.replace(members, group=self.members.group)
         return members

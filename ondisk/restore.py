@@ -7,6 +7,7 @@ from now on, and imports it into *every* member. What was written after it is go
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import threading
@@ -59,8 +60,8 @@ def import_snapshot(
             replica_id,
             tuple(sorted(members)),
             make,
-            lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type: ignore[misc]
-            stopped or threading.Event(),
+            lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type:
+            ignore[misc] stopped or threading.Event(),
         )
     return SnapshotFile(source, header.index, header.term, source.stat().st_size)
 
@@ -111,6 +112,18 @@ class _Watched:
         return data
 
 
+def _forget_old(directory: Path, old: Path) -> None:
+    """The import counts from now on, and an error says so."""
+    try:
+        sync_directory(directory.parent)  # the new names, before the old data goes
+        shutil.rmtree(old)
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: the snapshot is imported and in its place, but a power cut may still take that "
+            f"back, or the old data is still in {old} ({error}): import it again, or see to the disk"
+        ) from None
+
+
 def _import(
     source: Path,
     directory: Path,
@@ -121,6 +134,11 @@ def _import(
     stopped: threading.Event,
 ) -> Header:
     """Build the replica anew beside the old one, then let it take the place."""
+    if directory.is_symlink() or os.path.ismount(directory):
+        raise ConfigurationError(
+            f"{directory} is a {'symlink' if directory.is_symlink() else 'mount point'}, and an import puts "
+            "a new directory in its place: import into another data directory, or put a plain directory there"
+        )
     complete_import(directory)
     new, old = _beside(directory)
     lock = DirectoryLock(directory)
@@ -148,8 +166,7 @@ def _import(
         log.close()
         directory.rename(old)
         new.rename(directory)
-        sync_directory(directory.parent)  # the new names, before the old data goes
-        shutil.rmtree(old)
+        _forget_old(directory, old)
     except OSError as error:
         raise StorageError(f"{directory}: the snapshot cannot be imported ({error})") from None
     finally:

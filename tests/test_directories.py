@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ondisk import Cluster, import_snapshot
-from ondisk.errors import ConfigurationError, Corrupt, NoLeader, Rejected, ReplicaStopped
+from ondisk.errors import ConfigurationError, Corrupt, NoLeader, Rejected, ReplicaStopped, StorageError
 from tests.waiting import wait_until
 
 
@@ -241,3 +241,39 @@ def test_an_old_directory_that_is_put_back_is_refused(
     assert "copy" in (cluster.status()[2].error or "")
     cluster.rebuild(2)
     assert cluster.get("k1", via=2) == b"newer"
+
+
+def test_an_import_into_a_symlink_is_refused_before_anything_is_changed(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """It would replace the link, and the data would be somewhere else from then on."""
+    cluster = make_cluster(members=[1])
+    fill(cluster)
+    cluster.export_snapshot(1, tmp_path / "backup")
+    cluster.close()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "replica-1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="symlink"):
+        import_snapshot(tmp_path / "backup", tmp_path / "new", members=[1])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_import_that_is_in_its_place_is_not_said_to_have_failed(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refuses after the new data has taken the place of the old."""
+    cluster = make_cluster(members=[1])
+    fill(cluster)
+    cluster.export_snapshot(1, tmp_path / "backup")
+    fill(cluster, value="newer")
+    cluster.close()
+
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ondisk.restore.sync_directory", failing)
+        with pytest.raises(StorageError, match="in its place"):
+            import_snapshot(tmp_path / "backup", tmp_path / "data", members=[1])
+    assert make_cluster().get("k1", timeout=10) == b"v"
