@@ -60,8 +60,8 @@ def import_snapshot(
             replica_id,
             tuple(sorted(members)),
             make,
-            lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type:
-            ignore[misc] stopped or threading.Event(),
+            lambda done, replica_id=replica_id: progress(replica_id, done) if progress else None,  # type: ignore[misc]
+            stopped or threading.Event(),
         )
     return SnapshotFile(source, header.index, header.term, source.stat().st_size)
 
