@@ -67,8 +67,8 @@ def wait_for(future: Future[_T], timeout: float) -> _T:
                 continue
             if future.cancel():
                 raise NoLeader(f"no leader answered within {timeout:.3g} s; nothing was proposed") from None
-            if future.done():
-                continue  # its replica gave it up, too, in the meantime
+            if future.done():  # in this very moment
+                return future.result()
             raise Timeout(
                 f"proposed, but not known to be committed within {timeout:.3g} s: it may still happen"
             ) from None

@@ -119,7 +119,10 @@ def in_background(work: Callable[[], _T]) -> Future[_T]:
 
 
 def _spawn(work: Callable[[], _T], future: Future[_T]) -> None:
-    threading.Thread(target=_do, args=(work, future), name="background", daemon=True).start()
+    try:
+        threading.Thread(target=_do, args=(work, future), name="background", daemon=True).start()
+    except RuntimeError:  # there are too many
+        _do(work, future)
 
 
 def _do(work: Callable[[], _T], future: Future[_T]) -> None:

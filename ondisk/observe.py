@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -271,6 +272,23 @@ def changes(before: View, after: View) -> list[str]:
     return said
 
 
+def _look_every(
+    seconds: float, closed: threading.Event, look: weakref.WeakMethod[Callable[[], object]], name: str
+) -> threading.Thread:
+    """A thread that looks every so many seconds, until it is closed or who looks was dropped."""
+
+    def run() -> None:
+        while not closed.wait(seconds):
+            if (method := look()) is None:
+                return
+            method()
+            del method
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class Recorder:
     """Samples views and notes down messages while it is open. A context manager; closable twice.
 
@@ -290,7 +308,6 @@ class Recorder:
     ) -> None:
         """Begin. ``samples``, ``messages`` and ``notes`` are how many of each are kept."""
         self._cluster = cluster
-        self._every = every
         self._under_way: dict[int, Seen] = {}
         self._samples: deque[View] = deque([self._capture()], maxlen=samples)
         self._commits = Commits(samples)
@@ -301,12 +318,17 @@ class Recorder:
         self._mark = 0
         self._sampling = threading.Lock()
         self._closed = threading.Event()
+        me = weakref.ref(self)  # one that an interrupt lost ends when it is collected
+
+        def on_event(event: Event) -> None:
+            if (recorder := me()) is not None:
+                recorder._on_event(event)
+
         try:
-            self._stop_observing = cluster.network.observe(self._on_event)
+            self._stop_observing = cluster.network.observe(on_event)
         except ConfigurationError:
             self._stop_observing = lambda: None
-        self._thread = threading.Thread(target=self._run, name="ondisk-recorder", daemon=True)
-        self._thread.start()
+        self._thread = _look_every(every, self._closed, weakref.WeakMethod(self.sample), "ondisk-recorder")
 
     def _on_event(self, event: Event) -> None:
         # In a replica's thread, under the network's lock.
@@ -314,10 +336,6 @@ class Recorder:
         self._with_heartbeats.append(seen)
         if self._is_news(seen):
             self._messages.append(seen)
-
-    def _run(self) -> None:
-        while not self._closed.wait(self._every):
-            self.sample()
 
     @shielded
     def close(self) -> None:
@@ -415,7 +433,6 @@ class LagRecorder:
     def __init__(self, cluster: Cluster, *, every: float = 0.005, keep: int = 6_000) -> None:
         """Begin. Only the newest ``keep`` readings are kept."""
         self._cluster = cluster
-        self._every = every
         try:
             self._clock: Clock = cluster.network.clock
         except ConfigurationError:  # TCP
@@ -427,12 +444,7 @@ class LagRecorder:
         self._reading = threading.Lock()
         self._closed = threading.Event()
         self.begin()
-        self._thread = threading.Thread(target=self._run, name="ondisk-lag", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed.wait(self._every):
-            self.read()
+        self._thread = _look_every(every, self._closed, weakref.WeakMethod(self.read), "ondisk-lag")
 
     @shielded
     def close(self) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from ondisk import Cluster, OndiskError
+from ondisk.client import wait_for
+from ondisk.errors import NoLeader
 from ondisk.futures import Future
 from ondisk.observe import wait_until_level
 from ondisk.shielded import CallerGone, Turn, shielded, still_wanted
@@ -423,6 +425,18 @@ def test_what_is_refused_never_looks_as_if_it_were_under_way() -> None:
         if not reached:
             break
     assert not future.refuse(KeyError()) and isinstance(future.exception(), ValueError)
+
+
+def test_what_is_refused_while_its_caller_gives_up_is_refused() -> None:
+    """Not a ``Timeout``, which says that it may still happen."""
+
+    class Late(Future[int]):
+        def cancel(self) -> bool:
+            self.refuse(NoLeader("in this very moment"))
+            return super().cancel()
+
+    with pytest.raises(NoLeader, match="moment"):
+        wait_for(Late(), 0.01)
 
 
 def test_everybody_who_waits_for_a_future_is_told_once() -> None:

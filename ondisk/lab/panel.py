@@ -60,13 +60,15 @@ class Panel:
     def __init__(self, cluster: Cluster, *, every: float = 0.1) -> None:
         """Watch ``cluster``, looking every ``every`` seconds. Needs a running loop, as every cell has."""
         self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self.box: Any = None
         if (former := _panels.get(cluster.data_dir)) is not None:
             former.close()
         self._begin_to_watch(cluster)
         self._every = every
-        self._tasks: set[asyncio.Task[None]] = set()
         self._answers: deque[list[str]] = deque(maxlen=MAX_ANSWERS)
-        self._closed = False
         self._record: list[View] = []  # empty: the picture is live
         self.history = History()
         self._judged: tuple[Operation, ...] | None = None
@@ -525,15 +527,20 @@ class Panel:
     # The end
 
     def close(self) -> None:
-        """Stop watching and take the widgets away; the cluster goes on. A second call does nothing."""
+        """Stop watching and take the widgets away; the cluster goes on. A second call does nothing.
+
+        Also of a panel that an interrupt left half made.
+        """
         if self._closed:
             return
-        self._closed = True
-        self._forget()
         for task in (self._poller, *self._tasks):
-            task.cancel()
+            if task is not None:
+                task.cancel()
         self.recorder.close()
-        close_widgets(self.box)
+        if self.box is not None:
+            close_widgets(self.box)
+        self._forget()  # last: whoever is interrupted before closes it again
+        self._closed = True
 
 
 def close_widgets(widget: Any) -> None:
