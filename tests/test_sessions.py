@@ -325,7 +325,8 @@ def test_sessions_never_show_in_lookups(kv: DiskKV) -> None:
 def test_a_database_and_a_snapshot_from_before_sessions_open_without_any(tmp_path: Path, kv: DiskKV) -> None:
     """Without sessions all is stored as it was before there were any."""
     apply(kv, put("k", "v"))
-    assert kv._open_store.meta_items(b"") == [(b"applied_index", (1).to_bytes(8, "big"))]
+    assert kv._open_store.meta_items(b"applied") == [(b"applied_index", (1).to_bytes(8, "big"))]
+    assert kv._open_store.meta_items(b"session") == []
     other = opened(tmp_path / "other")
     apply(other, register())
     recover(other, saved(kv))
