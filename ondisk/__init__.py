@@ -18,11 +18,13 @@ from ondisk.errors import (
     OutcomeUnknown,
     Rejected,
     ReplicaStopped,
+    ResourceError,
     SessionExpired,
     SnapshotStopped,
     StorageError,
     Timeout,
     Unfinished,
+    UnknownVersion,
     WrongProcess,
 )
 from ondisk.node import Node
@@ -55,6 +57,7 @@ __all__ = [
     "Rejected",
     "ReplicaStatus",
     "ReplicaStopped",
+    "ResourceError",
     "Result",
     "Session",
     "SessionExpired",
@@ -65,6 +68,7 @@ __all__ = [
     "StorageError",
     "Timeout",
     "Unfinished",
+    "UnknownVersion",
     "WrongProcess",
     "import_snapshot",
 ]
