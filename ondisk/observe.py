@@ -63,7 +63,7 @@ class Seen(NamedTuple):
     @property
     def news(self) -> tuple[int, ...]:
         """What it tells its receiver: two messages on one link with the same news are as good as one."""
-        return self.term, self.last if self.name == "reply" else self.commit, self.round, self.success
+        return self.term, self.last if self.name == "reply" else self.commit, self.success
 
 
 class Note(NamedTuple):
@@ -203,11 +203,17 @@ def describe(event: Event) -> Seen:
             return seen(name, name)
 
 
+# A heartbeat that follows another message sooner than this is no routine: it asks whether its sender still
+# leads, for a read. Seconds; a little less than ``Timing.heartbeat``.
+_BEFORE_ITS_TIME = 0.08
+
+
 class _News:
     """Tells, message by message, which ones are worth keeping: see ``without_repeats``."""
 
     def __init__(self) -> None:
         self._told: dict[tuple[int, int], tuple[int, ...]] = {}  # on each link
+        self._told_at: dict[tuple[int, int], float] = {}
         self._under_way: set[int] = set()  # kept, and not yet delivered or lost
 
     def __call__(self, event: Seen) -> bool:
@@ -219,7 +225,8 @@ class _News:
             link = event.sender, event.receiver
             before = self._told.get(link, event.news)
             self._told[link] = event.news
-            if event.empty and before == event.news:
+            since, self._told_at[link] = self._told_at.get(link, float("-inf")), event.time
+            if event.empty and before == event.news and event.time >= since + _BEFORE_ITS_TIME:
                 return False
         self._under_way.add(event.number)
         return True

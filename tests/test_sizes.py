@@ -97,7 +97,7 @@ def test_a_directory_says_what_is_shared_and_what_the_pointer_names(bank: sizes.
     """Sizes, files and links of each name."""
     view = bank.machine.prepare_snapshot()
     html = sizes.show_directory(bank.directory).data
-    assert "“db-000001 " in html
+    assert "“ondisk-current 1 db-000001 " in html
     assert html.count("of them hard links") == 2
     view.close()
     html = sizes.show_directory(bank.directory).data

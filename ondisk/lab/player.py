@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 38  # of a message, in a card
 
 KINDS = {
     "Messages": ("sent", "delivered", "lost"),
-    "Replicas": ("start", "status", "crash", "failed", "removed", "install"),
+    "Replicas": ("start", "stop", "status", "crash", "failed", "removed", "refused", "install", "import"),
     "Faults": ("fault", "end", "calm"),
     "Applied, acknowledged": ("apply", "ack"),
 }
