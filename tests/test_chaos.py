@@ -523,5 +523,5 @@ def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Pat
         assert load.acknowledged
     assert (psutil.Process().num_fds(), {thread.name for thread in threading.enumerate()}) == before
     for state in (tmp_path / "data").glob("replica-*/state"):
-        left = [path.name for path in state.iterdir() if path.name not in ("owner", "current")]
+        left = [path.name for path in state.iterdir() if path.name not in ("owner", "current", "belongs-to")]
         assert len(left) == 1, f"{state}: {left}"
