@@ -1006,7 +1006,8 @@ class Simulation(World):
             return False
         members = leader.raft.members
         for member in sorted(self._instead):  # it was put back in time, and belongs there
-            if self._disk_in.get(member) == members.disk_of(member) != b"":
+            back = self._disk_in.get(member) == members.disk_of(member) != b""
+            if back or member in members.removed:  # what becomes of who is out is nobody's business any more
                 del self._instead[member]
         if self._importing or self._away or self._instead or self._aside:
             return False
