@@ -261,7 +261,7 @@ class Cluster(Client):
             raise ConfigurationError(
                 f"no other replica runs that could feed replica {replica_id} anew. Nothing was deleted"
             )
-        self._while_not_done(None, left, lambda via, left: via.replace_replica(replica_id, timeout=left))
+        self.replace_replica(replica_id, timeout=left)
         return self._while_not_done(None, left, lambda via, _: via.configuration)[1].group
 
     def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:

@@ -294,9 +294,7 @@ class Raft(SyncObj):
         self.log = log
         self.timing = timing
         self.round = 0  # number of what was sent last
-        self._sent_at: deque[tuple[int, float]] = (
-            deque()
-        )  # when the newest rounds were sent, the oldest first
+        self._sent_at: deque[tuple[int, float]] = deque()  # rounds, the oldest first, and when they were sent
         self._send = send
         self._apply = apply
         self._take_requests = take_requests

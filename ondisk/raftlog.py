@@ -255,11 +255,6 @@ class RaftLog:
         assert self.identity is not None
         return self.identity.disk
 
-    @property
-    def group(self) -> bytes:
-        """The group that this replica belongs to, as far as that is committed when it joined; or none."""
-        return self.members.group
-
     def begin_group(self, members: Members) -> None:
         """Belong to a group from now on: at the very beginning of the log these are its members."""
         assert not self.members.group and len(self._configurations) == 1, "a group is joined once"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -32,19 +31,9 @@ from ondisk.messages import (
 from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
-from tests.virtual import World
+from tests.virtual import World, fill, put
 
 FOREVER = float("inf")
-
-
-def put(replica: Replica, key: str) -> Future[Result]:
-    return replica.propose(diskkv.put(key, "v"), FOREVER)
-
-
-def fill(world: World, count: int, key: str = "k") -> None:
-    leader = world.elect()
-    futures = [put(leader, f"{key}{number}") for number in range(count)]
-    world.run_until(lambda: all(future.done() for future in futures))
 
 
 def ask(world: World, leader: Replica, change: Change, seconds: float = 30.0) -> Result:

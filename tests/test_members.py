@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import pytest
 
@@ -23,20 +22,9 @@ from ondisk.messages import (
 )
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
-from tests.virtual import TICK, World
+from tests.virtual import TICK, World, fill, put
 
 FOREVER = float("inf")
-
-
-def put(replica: Replica, key: str) -> Future[Result]:
-    return replica.propose(diskkv.put(key, "v"), FOREVER)
-
-
-def fill(world: World, count: int, key: str = "k") -> None:
-    """Put ``count`` keys through the leader and wait until they are acknowledged."""
-    leader = world.elect()
-    futures = [put(leader, f"{key}{number}") for number in range(count)]
-    world.run_until(lambda: all(future.done() for future in futures))
 
 
 def ask(world: World, change: Change, via: int | None = None) -> Result:

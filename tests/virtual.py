@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
+from ondisk import diskkv
 from ondisk.disk import Disk
 from ondisk.diskkv import DiskKV
 from ondisk.messages import Message
 from ondisk.network import Endpoint, Event, MemoryNetwork
 from ondisk.replica import Replica
 from ondisk.simulation.machine import content
-from ondisk.statemachine import OnDiskStateMachine
+from ondisk.statemachine import OnDiskStateMachine, Result
 
 TICK = 0.002  # seconds of virtual time between two looks at everybody
 
@@ -198,3 +200,15 @@ class World:
         for other in rest:
             assert other == first
         return first
+
+
+def put(replica: Replica, key: str) -> Future[Result]:
+    """Propose a key through this replica, for as long as it takes."""
+    return replica.propose(diskkv.put(key, "v"), float("inf"))
+
+
+def fill(world: World, count: int, key: str = "k") -> None:
+    """Put ``count`` keys through the leader and wait until they are acknowledged."""
+    leader = world.elect()
+    futures = [put(leader, f"{key}{number}") for number in range(count)]
+    world.run_until(lambda: all(future.done() for future in futures))
