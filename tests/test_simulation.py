@@ -382,6 +382,30 @@ def test_a_run_that_is_told_to_end_leaves_no_directory(arguments: list[str], num
     assert left and not [path for path in left if path.exists()]
 
 
+SIGNAL_WHERE_AN_EXCEPTION_IS_SWALLOWED = """
+import os, signal
+from ondisk.replica import Replica
+real = Replica.step
+def step(self):
+    try:
+        os.kill(os.getpid(), signal.{name})
+    except BaseException:
+        pass
+    return real(self)
+Replica.step = step
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [["--seeds", "0:2", "--jobs", "1"], ["--replay", "0"]])
+def test_a_run_ends_though_the_signal_comes_where_an_exception_is_swallowed(
+    arguments: list[str], number: signal.Signals
+) -> None:
+    source = SIGNAL_WHERE_AN_EXCEPTION_IS_SWALLOWED.format(name=number.name)
+    done = patched(source, *arguments, "--seconds", "2")
+    assert done.returncode == 128 + number
+
+
 def directories(process: psutil.Process) -> set[Path]:
     """Of the runs in it and below it."""
     found: set[Path] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install 'ondisk[cli]'")
 
 from ondisk.simulation.group import SECONDS
-from ondisk.simulation.run import Report, Setting, end_cleanly, reduce, run, run_all
+from ondisk.simulation.run import Ended, Report, Setting, end_cleanly, reduce, run, run_all
 from ondisk.simulation.safeguards import SAFEGUARDS
 
 _EVENTS = 25  # lines of the record that are shown before a violation
@@ -98,10 +97,9 @@ def main(
         raise click.UsageError("--stock has none of the safeguards that --without takes away")
     if replay is not None and (seeds is not None or first):
         raise click.UsageError("--replay is about one run, --seeds and --first are about many")
-    end_cleanly(signal.SIGTERM)
+    end_cleanly()
     setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock)
     if replay is not None:
-        end_cleanly(signal.SIGINT)
         report = run(replay, setting)
         for happening in report.record:
             click.echo(str(happening))
@@ -122,7 +120,7 @@ def _undecided(report: Report) -> bool:
 
 def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool) -> int:
     violations, undecided, ran, virtual = 0, 0, 0, 0.0
-    interrupted = False
+    ended: int | None = None
     faults: Counter[str] = Counter()
     began = time.perf_counter()
     try:
@@ -137,8 +135,8 @@ def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bo
                     _tell(report, setting, reduced)
                     if first:
                         break
-    except KeyboardInterrupt:
-        interrupted = True
+    except Ended as told:
+        ended = int(str(told.code))
     if ran < len(seeds):
         click.echo(f"stopped after {ran} of {len(seeds)} seeds")
     took = time.perf_counter() - began
@@ -149,7 +147,7 @@ def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bo
     if undecided:
         click.echo(f"{undecided} undecided")
     click.echo(f"{ran} seeds, {violations} violations")
-    return 130 if interrupted else 1 if violations else 2 if undecided else 0
+    return ended if ended is not None else 1 if violations else 2 if undecided else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -59,6 +58,49 @@ class Report(NamedTuple):
     repeatable: bool = True  # whether a second run of the same seed did the same, if there was one
 
 
+class Ended(SystemExit):
+    """The process was told to end by a signal; ``code`` is what it shall return."""
+
+
+class _Ending:
+    """Told to end, a process ends between two steps of its run, where no code can catch that by mistake.
+
+    A replica stops with the reason whatever is raised in it, and Python swallows what is raised while it
+    throws an object away: an exception in the middle of a step may be lost, and the run would go on.
+    """
+
+    def __init__(self) -> None:
+        self._told: int | None = None
+        self._runs = 0
+
+    def tell(self, number: int, frame: object) -> None:
+        self._told = number
+        if not self._runs:
+            self.look()
+
+    def look(self) -> None:
+        if self._told is not None:
+            raise Ended(128 + self._told)
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        self._runs += 1
+        try:
+            yield
+        finally:
+            self._runs -= 1
+        self.look()
+
+
+_ending = _Ending()
+
+
+def end_cleanly() -> None:
+    """Let this process leave by way of its ``finally``s when it is told to end: no directory stays behind."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ending.tell)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What replicas complain of is in the record."""
@@ -99,7 +141,17 @@ def run(
     """
     replicas = setting.replicas or replicas_of(seed, stock=setting.stock)
     violation: Violation | None = None
-    with tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=_fast_directory()) as folder, _quiet():
+
+    def look(world: World) -> None:
+        _ending.look()
+        if observe is not None:
+            observe(world)
+
+    with (
+        _ending.between_steps(),
+        tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=_fast_directory()) as folder,
+        _quiet(),
+    ):
         simulation: Simulation | StockSimulation
         if setting.stock:
             simulation = StockSimulation(
@@ -108,7 +160,7 @@ def run(
                 replicas=replicas,
                 seconds=setting.seconds,
                 schedule=faults,
-                observe=observe,
+                observe=look,
             )
         else:
             simulation = Simulation(
@@ -118,7 +170,7 @@ def run(
                 seconds=setting.seconds,
                 schedule=faults,
                 replica_type=replica_without(setting.without),
-                observe=observe,
+                observe=look,
             )
         simulation.recording = recording
         try:
@@ -148,18 +200,12 @@ def _brief(seed: int, setting: Setting) -> Report:
     return again if again.rule == report.rule else report._replace(repeatable=False)
 
 
-def end_cleanly(*signals: int) -> None:
-    """Let this process leave by way of its ``finally``s when it is told to end: no directory stays behind."""
-    for number in signals or (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
-
-
 def _in_a_worker(seed: int, setting: Setting) -> Report:
     """``_brief``, but told to end it does not begin the next run that the pool has for it."""
     try:
         return _brief(seed, setting)
-    except SystemExit as ended:
-        os._exit(ended.code if isinstance(ended.code, int) else 1)
+    except Ended as ended:
+        os._exit(int(str(ended.code)))
 
 
 def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[Report]:
@@ -173,8 +219,11 @@ def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[R
         try:
             for done in as_completed([pool.submit(_in_a_worker, seed, setting) for seed in seeds]):
                 yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # nobody wants the rest: told to end, or the first violation was enough
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def reduce(
