@@ -1,7 +1,7 @@
 # Everything runs from .venv, made here and pinned by requirements.lock.
 #   make test PYTHON=python3.13     another Python (make clean first)
 #   make test ARGS="-k raft -x"     more arguments for pytest
-#   make test WORKERS=0             one test after the other, in one process
+#   make test WORKERS=0             one test after the other, in one process (test-long, too)
 #   make lab LAB_ARGS=--no-browser  more arguments for JupyterLab
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test soak lint format bench lock clean
+.PHONY: help lab test test-long soak lint format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,12 +30,14 @@ help: ## Show this list
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) $(NOTEBOOK)
 
-test: $(VENV)/.test $(OVERRIDES) ## Run the tests (ARGS=... for pytest)
-	$(PY) -m pytest tests/ -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.test $(OVERRIDES) ## Run the tests, in some minutes (ARGS=... for pytest)
+	$(PY) -m pytest tests/ -n $(WORKERS) $(ARGS)
 
-soak: $(VENV)/.test ## Simulate a thousand seeds (SEEDS=...), and make faults on purpose
+test-long: $(VENV)/.test $(OVERRIDES) ## Run what repeats: more seeds, rounds and time, faults made on purpose
+	$(PY) -m pytest tests/ -n $(WORKERS) --long $(ARGS)
+
+soak: $(VENV)/.test ## Simulate a thousand seeds (SEEDS=...)
 	$(PY) -m ondisk.simulation --seeds $(SEEDS)
-	$(PY) -m tests.mutants
 
 lint: $(VENV)/.test ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

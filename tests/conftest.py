@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +19,37 @@ from tests.virtual import World
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--without NAME``: take a safeguard from every replica in virtual time; some test must notice."""
     parser.addoption("--without", choices=sorted(SAFEGUARDS))
+    parser.addoption("--long", action="store_true", help="run the tests marked long, and no others")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the weaker replica in its place."""
+    """Put the weaker replica in its place, and make this process a parent like any other.
+
+    A shell starts a background job (``make test &``) with SIGINT ignored, and children inherit that. They do
+    not inherit a handler: a program that is executed begins with the default again, a kernel of Jupyter too.
+    And the tests start a thousand processes, which need not compile the package one after the other.
+    """
     if (name := config.getoption("--without")) is not None:
         World.replica_type = replica_without([name])
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for a directory of tests. What is named is run in this process, where a debugger works."""
+    return 2 if all(Path(argument).is_dir() for argument in config.args) else 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run either what is long or everything else. What is slow begins first, so that no worker ends late."""
+    wanted: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        is_long = item.get_closest_marker("long") is not None
+        (wanted if is_long == config.getoption("--long") else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = sorted(wanted, key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

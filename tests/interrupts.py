@@ -15,8 +15,6 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-LONG = os.environ.get("ONDISK_LONG") == "1"
-INTERRUPTS = int(os.environ.get("ONDISK_INTERRUPTS", "10000" if LONG else "60"))
 DEADLINE = 30.0  # seconds that anything may take afterwards, on a busy machine
 
 

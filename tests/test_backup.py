@@ -16,6 +16,7 @@ import pytest
 from ondisk import Cluster, import_snapshot
 from ondisk.errors import StorageError
 from ondisk.inspect import inspect
+from tests.lengths import short_and_long
 from tests.waiting import wait_until
 
 KEYS = 50
@@ -92,11 +93,11 @@ def many_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logging.getLogger("ondisk").setLevel(logging.NOTSET)
 
 
+@pytest.mark.parametrize("rounds", short_and_long(15, 300))
 def test_a_copy_of_a_busy_directory_opens_at_a_state_it_had_meanwhile_or_is_refused(
-    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rounds: int
 ) -> None:
     """And never, silently, at an older one than that at which the copy began."""
-    rounds = 300 if os.environ.get("ONDISK_LONG") else 15
     opened = refused = 0
     with many_files(monkeypatch):
         cluster = make_cluster(members=(1,))

@@ -1,8 +1,8 @@
 """Everything that can go wrong, in a random order, and what must be true all the same.
 
 In virtual time a schedule follows from its seed, so a failure can be looked at as often as it takes:
-``ONDISK_CHAOS_SEEDS=17 pytest tests/test_chaos.py`` runs that one, ``=100-199`` runs a hundred. The test with
-real threads runs for two minutes, or for ``ONDISK_CHAOS_SECONDS``.
+``ONDISK_CHAOS_SEEDS=17 pytest --long tests/test_chaos.py`` runs that one, ``=100-199`` runs a hundred. The
+test with real threads runs for some seconds, with ``--long`` for two minutes or ``ONDISK_CHAOS_SECONDS``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,18 +29,20 @@ from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV, content
 from ondisk.statemachine import Result
+from tests.lengths import LONG, short_and_long
 from tests.virtual import World
 from tests.waiting import wait_until
 
 VIRTUAL_SECONDS = 30.0
-REAL_SECONDS = float(os.environ.get("ONDISK_CHAOS_SECONDS", "120"))
+LONG_SECONDS = float(os.environ.get("ONDISK_CHAOS_SECONDS", "120"))
 MOST_MEMBERS = 5
 COUNTERS = (b"n0", b"n1")
 
 
-def _seeds() -> list[int]:
-    first, _, last = os.environ.get("ONDISK_CHAOS_SEEDS", "0-3").partition("-")
-    return list(range(int(first), int(last or first) + 1))
+def _seeds() -> list[Any]:
+    """One for every run, the others for the long one."""
+    first, _, last = os.environ.get("ONDISK_CHAOS_SEEDS", "1-7").partition("-")
+    return [0, *(pytest.param(seed, marks=LONG) for seed in range(int(first), int(last or first) + 1))]
 
 
 class Chaos:
@@ -499,8 +502,9 @@ def calm_down(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(REAL_SECONDS + 300)
-def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.timeout(LONG_SECONDS + 300)
+@pytest.mark.parametrize("seconds", short_and_long(8.0, LONG_SECONDS))
+def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Path, seconds: float) -> None:
     """Threads, joins and removals under load: in the end no file, thread or directory is left."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # of the schedule; the threads go their own ways
@@ -511,7 +515,7 @@ def test_faults_in_real_time_lose_nothing_and_leave_nothing_behind(tmp_path: Pat
     with Cluster(tmp_path / "data") as cluster:
         cluster.wait_for_leader()
         load = Load(cluster, random.Random(seed))
-        disturb(cluster, rng, REAL_SECONDS)
+        disturb(cluster, rng, seconds)
         load.stop()
         calm_down(cluster)
         first, *others = [content(partial(cluster.stale_read, via=member)) for member in cluster.members]

@@ -27,6 +27,7 @@ from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, DiskKVView, delete, get, incr,
 from ondisk.errors import Corrupt, DirectoryInUse, SnapshotStopped, StorageError, StoreClosed, UnknownVersion
 from ondisk.filestream import END, MAGIC, PIECE_BYTES, VERSION
 from ondisk.statemachine import Entry
+from tests.lengths import LONG
 from tests.test_disk import FullDisk, copy_live, flip, largest_table
 from tests.test_diskkv import ODD_KEYS, apply, everything, opened
 
@@ -877,9 +878,7 @@ def answers_while_it_recovers(machine: DiskKV, streams: list[bytes], rounds: int
     return sum(counts)
 
 
-@pytest.mark.parametrize(
-    ("count", "rounds"), [(5_000, 8), pytest.param(1_000_000, 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("count", "rounds"), [(5_000, 8), pytest.param(1_000_000, 4, marks=LONG)])
 def test_lookups_during_recoveries_never_fail_and_never_mix_states(
     tmp_path: Path, count: int, rounds: int
 ) -> None:

@@ -27,14 +27,16 @@ from ondisk.observe import wait_until_level
 from ondisk.shielded import CallerGone, Turn, shielded, still_wanted
 from tests.interrupts import (
     DEADLINE,
-    INTERRUPTS,
     Button,
     Interrupted,
     another_thread,
     bytecodes,
     interrupt_at,
 )
+from tests.lengths import short_and_long
 from tests.waiting import wait_until
+
+TIMES = short_and_long(20, int(os.environ.get("ONDISK_INTERRUPTS", "100")))
 
 # In the callback of a weak reference Python reports an exception and goes on: what stays is a dead reference.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -207,13 +209,14 @@ def name(call: Any) -> str:
 
 
 @pytest.mark.parametrize("call", [*DATA, *CONTROL], ids=name)
+@pytest.mark.parametrize("times", TIMES)
 def test_an_interrupt_before_any_bytecode_holds_nobody_up(
-    subject: Subject, call: Callable[[Subject], None]
+    subject: Subject, call: Callable[[Subject], None], times: int
 ) -> None:
     """Raised where a signal handler would raise, in the package and in the library below it."""
     total = bytecodes(lambda: call(subject))
     subject.repair()
-    few = INTERRUPTS if call in DATA else max(6, INTERRUPTS // 8)
+    few = times if call in DATA else max(6, times // 8)
     chosen = sorted(random.Random(1).sample(range(1, total + 1), min(total, few)))
     with another_thread() as do:
         for number in chosen:
@@ -225,14 +228,15 @@ def test_an_interrupt_before_any_bytecode_holds_nobody_up(
 
 
 @pytest.mark.parametrize("call", [*DATA, *CONTROL], ids=name)
+@pytest.mark.parametrize("times", TIMES)
 def test_an_interrupt_at_a_random_moment_holds_nobody_up(
-    subject: Subject, call: Callable[[Subject], None]
+    subject: Subject, call: Callable[[Subject], None], times: int
 ) -> None:
     """A real signal, seeded."""
     began = time.perf_counter()
     call(subject)
     seconds = 1.2 * (time.perf_counter() - began)
-    few = INTERRUPTS if call in DATA else max(6, INTERRUPTS // 8)
+    few = times if call in DATA else max(6, times // 8)
     hits = 0
 
     def again_and_again() -> None:
@@ -250,14 +254,15 @@ def test_an_interrupt_at_a_random_moment_holds_nobody_up(
     assert hits
 
 
-def test_an_interrupted_opening_can_be_repeated_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", TIMES)
+def test_an_interrupted_opening_can_be_repeated_at_once(tmp_path: Path, times: int) -> None:
     """At no moment does it leave the directory to nobody."""
     Cluster(tmp_path / "data").close()
     began = time.perf_counter()
     Cluster(tmp_path / "data").close()
     seconds = time.perf_counter() - began
     with Button(seed=2) as button:
-        for _ in range(max(10, INTERRUPTS // 6)):
+        for _ in range(max(10, times // 6)):
             button.during(lambda: Cluster(tmp_path / "data").close(), seconds)
             Cluster(tmp_path / "data").close()
     Cluster(tmp_path / "data").close()

@@ -1,7 +1,7 @@
 """The rules of docs/protocol.md: explored to the end with all of them, and with each of them switched off.
 
 `tests/scenarios` keeps the shortest counterexample for each rule, to be read. ``ONDISK_UPDATE_SCENARIOS=1``
-writes them anew; look at what has changed. ``ONDISK_LONG=1`` explores the wider bounds, too.
+writes them anew (with ``--long`` the others); look at what has changed. ``--long`` explores the wider bounds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from typing import Any
 import pytest
 
 from ondisk.simulation.model import CASES, LIMITS, NOT_FOR_SAFETY, Case, Off, Outcome, Step, explore, replay
+from tests.lengths import LONG
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
-LONG = bool(os.environ.get("ONDISK_LONG"))
 UPDATE = bool(os.environ.get("ONDISK_UPDATE_SCENARIOS"))
-FAR = {"F2-last"}  # the counterexample has many steps: by default it is only gone again, from the file
+# Without --long these counterexamples, which have many steps, are only gone again from their files.
+FAR = {"F2-last", "F4", "F4-round", "C1-term"}
 SWITCHED = [(case, rule) for case in CASES for rule in case.rules]
+
+
+def wide(case: Case, *rules: str) -> Any:
+    """A case as a parameter, for the long run if it takes that."""
+    long = not FAR.isdisjoint(rules) if rules else case.long
+    return pytest.param(case, *rules, marks=LONG if long else [])
 
 
 def file_of(case: Case, rule: str) -> Path:
@@ -43,10 +50,8 @@ def steps_in(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^ *\d+\. (.*)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [wide(case) for case in CASES], ids=lambda case: case.name)
 def test_with_all_rules_no_state_breaks_an_invariant(case: Case) -> None:
-    if case.long and not LONG:
-        pytest.skip("takes long: ONDISK_LONG=1")
     outcome = explore(case.model)
     print(f"{case.name}: {outcome.states} states")
     assert outcome.broken is None, str(outcome)
@@ -54,19 +59,17 @@ def test_with_all_rules_no_state_breaks_an_invariant(case: Case) -> None:
     assert f"| {case.name} | {outcome.states:,} |" in PROTOCOL.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("case", "rule"), SWITCHED, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("case", "rule"), [wide(*each) for each in SWITCHED], ids=lambda value: getattr(value, "name", value)
+)
 def test_without_a_rule_the_shortest_counterexample_is_the_one_on_file(case: Case, rule: str) -> None:
-    if rule in FAR and not (LONG or UPDATE):
-        pytest.skip("takes long: ONDISK_LONG=1")
     outcome = explore(case.model, rule)
     assert outcome.broken is not None, f"{rule} is not needed: {outcome.states} states"
     compare(file_of(case, rule), written(case, rule, outcome))
 
 
-@pytest.mark.parametrize("case", LIMITS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [wide(case) for case in LIMITS], ids=lambda case: case.name)
 def test_what_no_rule_keeps_away_is_found_and_on_file(case: Case) -> None:
-    if case.long and not (LONG or UPDATE):
-        pytest.skip("takes long: ONDISK_LONG=1")
     outcome = explore(case.model)
     assert outcome.broken is not None, "a limit that is none: say so in docs/protocol.md"
     compare(file_of(case, "limit"), written(case, "limit", outcome))

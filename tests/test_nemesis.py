@@ -1,9 +1,10 @@
 """Real processes and real threads under load, while something keeps breaking them.
 
-Several clients put, get, increment, compare and delete for three minutes in all (``ONDISK_NEMESIS_SECONDS``):
-two thirds of it through three processes that are killed, stopped and cut off from each other, one third
-through the threads of a ``Cluster``. What the clients saw must have an order that explains it, and what was
-acknowledged must be there in the end. A failure names its seed, and the file with the history.
+Several clients put, get, increment, compare and delete for some seconds, with ``--long`` for three minutes or
+``ONDISK_NEMESIS_SECONDS``: two thirds of it through three processes that are killed, stopped and cut off from
+each other, one third through the threads of a ``Cluster``. What the clients saw must have an order that
+explains it, and what was acknowledged must be there in the end. A failure names its seed, and the file with
+the history.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ import pytest
 from ondisk import Cluster
 from ondisk.errors import StoreClosed
 from ondisk.linearizability import History, check, write_history
+from tests.lengths import short_and_long
 from tests.processes import Outcome, Server, carry_out, free_ports
 from tests.proxy import Proxy
 from tests.waiting import wait_until
 
-SECONDS = float(os.environ.get("ONDISK_NEMESIS_SECONDS", "180"))
+LONG_SECONDS = float(os.environ.get("ONDISK_NEMESIS_SECONDS", "180"))
 SEED = int(os.environ.get("ONDISK_NEMESIS_SEED", random.randrange(1 << 32)))
 CLIENTS = 6
 REPLICAS = (1, 2, 3)
@@ -338,8 +340,11 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 300)
-def test_processes_that_are_killed_stopped_and_cut_off_stay_linearizable(tmp_path: Path) -> None:
+@pytest.mark.timeout(LONG_SECONDS + 300)
+@pytest.mark.parametrize("seconds", short_and_long(18.0, LONG_SECONDS))
+def test_processes_that_are_killed_stopped_and_cut_off_stay_linearizable(
+    tmp_path: Path, seconds: float
+) -> None:
     """SIGKILL and a restart, SIGSTOP and SIGCONT, lines that lose, stall, dawdle or break."""
     nemesis = Nemesis(random.Random(SEED))
     with nothing_left():
@@ -348,7 +353,7 @@ def test_processes_that_are_killed_stopped_and_cut_off_stay_linearizable(tmp_pat
             processes.all_well()
             load = Load(processes.ask, SEED)
             with judged(load, nemesis, tmp_path / "history.json", SEED):
-                nemesis.run(SECONDS * 2 / 3, processes.break_something, load.broken)
+                nemesis.run(seconds * 2 / 3, processes.break_something, load.broken)
                 processes.all_well()
             assert [server.end() for server in processes.servers.values()] == [0, 0, 0]
         finally:
@@ -428,8 +433,9 @@ class Threads:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 300)
-def test_threads_that_crash_and_lose_their_network_stay_linearizable(tmp_path: Path) -> None:
+@pytest.mark.timeout(LONG_SECONDS + 300)
+@pytest.mark.parametrize("seconds", short_and_long(18.0, LONG_SECONDS))
+def test_threads_that_crash_and_lose_their_network_stay_linearizable(tmp_path: Path, seconds: float) -> None:
     """A crash here is a power cut: what was never synced is lost."""
     nemesis = Nemesis(random.Random(SEED))
     with Cluster(tmp_path / "warm"):  # what RocksDB keeps for the whole process is there from now on
@@ -440,7 +446,7 @@ def test_threads_that_crash_and_lose_their_network_stay_linearizable(tmp_path: P
             threads.all_well()
             load = Load(threads.ask, SEED)
             with judged(load, nemesis, tmp_path / "history.json", SEED):
-                nemesis.run(SECONDS / 3, threads.break_something, load.broken)
+                nemesis.run(seconds / 3, threads.break_something, load.broken)
                 threads.all_well()
         no_debris(tmp_path)
     assert load.kept and len(nemesis.faults) > 2

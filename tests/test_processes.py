@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lengths import short_and_long
 from tests.processes import Terminal, free_ports
-
-ROUNDS = 20
 
 
 @pytest.fixture
@@ -66,13 +65,14 @@ def test_one_process_is_killed_and_the_others_go_on(start: Callable[[int], Termi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("rounds", short_and_long(3, 20))
 def test_all_three_are_killed_during_a_load_and_every_acknowledged_put_is_there(
-    start: Callable[[int], Terminal],
+    start: Callable[[int], Terminal], rounds: int
 ) -> None:
-    """SIGKILL to all three at once, 20 times, with puts under way through each of them."""
+    """SIGKILL to all three at once, again and again, with puts under way through each of them."""
     acknowledged: dict[str, str] = {}
     rng = random.Random(1)
-    for round_number in range(ROUNDS):
+    for round_number in range(rounds):
         terminals = {replica: start(replica) for replica in (1, 2, 3)}
         for terminal in terminals.values():
             terminal.expect("exit\n")
@@ -100,4 +100,4 @@ def test_all_three_are_killed_during_a_load_and_every_acknowledged_put_is_there(
     found = [everything(terminals[replica]) for replica in (1, 2, 3)]
     assert found[0] == found[1] == found[2]
     assert acknowledged.items() <= found[0].items()
-    assert len(acknowledged) > ROUNDS * 5
+    assert len(acknowledged) > rounds * 5

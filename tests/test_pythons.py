@@ -40,7 +40,7 @@ def test_the_core_works_on_every_supported_python(version: str, tmp_path: Path) 
     subprocess.run([interpreter, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    tools = ["pytest", "pytest-timeout", "hypothesis"]
+    tools = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
     subprocess.run([*pip, "-c", "requirements.lock", "-e", ".", *tools], cwd=ROOT, check=True)
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]

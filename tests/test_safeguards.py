@@ -62,9 +62,10 @@ TESTS = {
     "answers-confirm-their-round": IDENTITY
     + "test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked",
 }
-# Where the simulator finds out, and by which rule; it may try more seeds if the code has changed since.
+# The first seed on which the simulator finds out, and by which rule. A change of the code may change that:
+# `python -m ondisk.simulation --seeds 0:500 --without NAME` finds it. docs/simulation.md names it as well.
 SEEDS = {
-    "keep-matching-entries": (0, "durable majority"),
+    "keep-matching-entries": (1, "durable majority"),
     "match-before-commit": (2, "state machine safety"),
     "commit-what-is-proven": (6, "state machine safety"),
     "refuse-failed-install": (4, "equality"),
@@ -74,7 +75,7 @@ SEEDS = {
     "stop-on-error": (11, "order"),
     "check-quorum": (0, "fresh evidence"),
     "confirm-reads": (7, "linearizability"),
-    "own-term-first": (8, "linearizability"),
+    "own-term-first": (51, "linearizability"),
     "wait-for-state": (6, "replica failed"),
     "sync-before-compaction": (0, "compaction"),
     "up-to-date-leader": (3, "leader completeness"),
@@ -85,7 +86,6 @@ SEEDS = {
     "evidence-as-of-sending": (5, "fresh evidence"),
     "answers-confirm-their-round": (16, "linearizability"),
 }
-MOST_SEEDS = 500
 
 
 @pytest.mark.parametrize("name", SAFEGUARDS)
@@ -105,10 +105,9 @@ def test_some_test_fails_without_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SAFEGUARDS if not SAFEGUARDS[name].why_not])
 def test_the_simulator_finds_out(name: str) -> None:
-    """By the rule that says so, on the seed where it was found last, or on the first of many."""
-    setting = Setting(without=(name,))
-    first, rule = SEEDS[name]
-    assert any(run(seed, setting, recording=False).rule == rule for seed in (first, *range(MOST_SEEDS)))
+    """By the rule that says so, on the seed that is on record."""
+    seed, rule = SEEDS[name]
+    assert run(seed, Setting(without=(name,)), recording=False).rule == rule
 
 
 def test_every_safeguard_has_a_test_and_a_seed_or_a_reason() -> None:

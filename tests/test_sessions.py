@@ -46,6 +46,7 @@ from ondisk.lab.naive import OneBatch
 from ondisk.messages import AppendReply, Message, Outcomes, TransferLeadership
 from ondisk.replica import MAX_COMMAND_BYTES, Replica
 from ondisk.sessions import OUTDATED, RESULT_NOT_KEPT, UNKNOWN_SESSION, Sessions, close, once, register
+from tests.lengths import short_and_long
 from tests.machines import apply, everything, opened
 from tests.test_disk import newest_wal, record_starts
 from tests.virtual import World
@@ -645,7 +646,7 @@ def live(disk: CrashingDisk, path: Path, snapshot: bytes) -> None:
     disk.reach("the end")
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", short_and_long(7, 1))
 @pytest.mark.parametrize("ending", ["reopened", "recovered"])
 def test_a_crash_at_any_point_leaves_counters_and_records_that_agree(
     tmp_path: Path, ending: str, step: int
@@ -879,7 +880,7 @@ def test_a_restart_of_all_replicas_forgets_no_session(
     assert settle(group) == {b"n": b"2"}
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2))])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_call_counts_once_while_replicas_crash_and_links_break(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

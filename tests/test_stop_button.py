@@ -12,10 +12,9 @@ import nbformat
 import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 
-from tests.interrupts import LONG
+from tests.lengths import short_and_long
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "01-three-replicas.ipynb"
-PRESSES = 200 if LONG else 12
 SECONDS = 60.0  # that a cell may take, on a busy machine
 
 
@@ -57,15 +56,15 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     kernel.manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.timeout(3600 if LONG else 300)
-def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel) -> None:
+@pytest.mark.parametrize("presses", short_and_long(12, 200))
+def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel, presses: int) -> None:
     """Every cell of the first notebook, at random moments of its run, seeded."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     seconds = [kernel.run(cell) for cell in cells]
     chance = random.Random(5)
     stopped = 0
-    for press in range(PRESSES):
+    for press in range(presses):
         number = press % len(cells)
         asked = kernel.begin(cells[number])
         time.sleep(chance.uniform(0.0, min(seconds[number], 2.0)))  # the moment, and nothing is waited for
@@ -76,5 +75,5 @@ def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel) -> No
         if answer is not None and answer["status"] == "error":
             assert answer["ename"] in ("KeyboardInterrupt", "CancelledError"), answer["traceback"][-1]
             stopped += 1
-    assert stopped >= PRESSES // 4
+    assert stopped >= presses // 4
     kernel.run("cluster.close()")

@@ -45,6 +45,7 @@ from ondisk.tcp import (
     TcpEndpoint,
     TcpNetwork,
 )
+from tests.lengths import short_and_long
 from tests.waiting import wait_until
 
 SECRET = b"a secret of sixteen bytes or more"
@@ -726,17 +727,19 @@ def test_no_bytes_at_all_make_an_endpoint_raise(data: bytes) -> None:
 # Who calls whom
 
 
+@pytest.mark.parametrize("rounds", short_and_long(40, 1000))
 @pytest.mark.parametrize("head_start", [1, 2, None], ids=lambda member: f"{member} is served first")
 def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
     attach: Callable[..., TcpEndpoint],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     head_start: int | None,
+    rounds: int,
 ) -> None:
     """In whatever order they are served. Nobody is suspected, and nobody calls again."""
     monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
     rng = random.Random(head_start)
-    for _ in range(int(os.environ.get("ONDISK_LONG", "0")) * 1000 or 40):
+    for _ in range(rounds):
         network = TcpNetwork(free_addresses(2), secret=SECRET)
         with contextlib.closing(network.attach(1)) as one, contextlib.closing(network.attach(2)) as two:
             for endpoint in (one, two):

@@ -1,7 +1,8 @@
 """Bytes that nobody would send, at the ports of replicas that are at work.
 
-``ONDISK_FUZZ_SECONDS=3600 pytest tests/test_tcp_fuzz.py`` goes on for an hour; without it for a minute. A
-failure prints its seed, and ``ONDISK_FUZZ_SEED`` makes the same bytes again (not the same times).
+``ONDISK_FUZZ_SECONDS=3600 pytest --long tests/test_tcp_fuzz.py`` goes on for an hour; ``--long`` alone for a
+minute, and without it for some seconds. A failure prints its seed, and ``ONDISK_FUZZ_SEED`` makes the same
+bytes again (not the same times).
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.statemachine import Result
 from ondisk.stream import Chunk
 from ondisk.tcp import TcpNetwork
+from tests.lengths import short_and_long
 from tests.processes import Terminal, free_ports
 from tests.proxy import Proxy
 from tests.test_tcp import SECRET, HandmadePeer, free_addresses, is_over, served
 from tests.waiting import wait_until
 
-SECONDS = float(os.environ.get("ONDISK_FUZZ_SECONDS", "60"))
+LONG_SECONDS = float(os.environ.get("ONDISK_FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("ONDISK_FUZZ_SEED", random.randrange(1 << 32)))
 OPEN_AT_ONCE = 150  # connections that a stranger keeps, of which a replica keeps 64
 
@@ -260,10 +262,11 @@ def footprint(terminal: Terminal) -> tuple[int, int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 200)
-def test_strangers_change_nothing_and_nothing_of_them_stays(tmp_path: Path) -> None:
+@pytest.mark.timeout(LONG_SECONDS + 200)
+@pytest.mark.parametrize("seconds", short_and_long(8.0, LONG_SECONDS))
+def test_strangers_change_nothing_and_nothing_of_them_stays(tmp_path: Path, seconds: float) -> None:
     """Puts go on meanwhile; afterwards term, votes, members, files, threads and memory are as before."""
-    print(f"seed {SEED}, {SECONDS:g} s")
+    print(f"seed {SEED}, {seconds:g} s")
     with Group(tmp_path) as group:
         terminals = group.terminals
         wait_until(lambda: terminals[3].ask("put first v") == "ok")
@@ -282,7 +285,7 @@ def test_strangers_change_nothing_and_nothing_of_them_stays(tmp_path: Path) -> N
             stranger.start()
         waits = []
         try:
-            until = time.monotonic() + SECONDS
+            until = time.monotonic() + seconds
             while time.monotonic() < until:
                 begun = time.monotonic()
                 number = len(waits)
@@ -330,15 +333,18 @@ def rng() -> Iterator[random.Random]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 100)
-def test_whatever_happens_to_frames_on_the_way_only_the_first_ones_arrive(rng: random.Random) -> None:
+@pytest.mark.timeout(LONG_SECONDS + 100)
+@pytest.mark.parametrize("seconds", short_and_long(2.0, LONG_SECONDS / 6))
+def test_whatever_happens_to_frames_on_the_way_only_the_first_ones_arrive(
+    rng: random.Random, seconds: float
+) -> None:
     """Somebody on the line changes what a member has said: what is taken in is a prefix of that."""
     addresses = free_addresses(2)
     endpoint = TcpNetwork(addresses, secret=SECRET).attach(1)
     streams = arrived = 0
     try:
         with served(endpoint) as received:
-            until = time.monotonic() + SECONDS / 6
+            until = time.monotonic() + seconds
             while time.monotonic() < until:
                 messages = [AskReadIndex(number) for number in range(rng.choice((1, 2, 10, 100)))]
                 with HandmadePeer(addresses[1], 2, 1) as peer:

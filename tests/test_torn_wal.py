@@ -19,6 +19,7 @@ import pytest
 
 from ondisk.diskkv import _APPLIED_INDEX, MAX_SCAN_ITEMS, DiskKV, compare_and_set, delete, incr, put, scan
 from ondisk.statemachine import Entry, Result
+from tests.lengths import short_and_long
 from tests.test_disk import newest_wal, record_starts
 
 PROCESSES = 2
@@ -127,7 +128,7 @@ def at_every_byte(
     return states, ends, found
 
 
-@pytest.mark.parametrize("batches", [10, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batches", short_and_long(10, 120))
 def test_a_log_cut_at_every_byte_leaves_exactly_the_batches_before_the_cut(place: Path, batches: int) -> None:
     """Data *and* index are those after the last whole batch, at each of thousands of lengths."""
     states, ends, found = at_every_byte(DiskKV(place / "kv"), place / "kv", batches)

@@ -19,6 +19,7 @@ from ondisk import Cluster
 from ondisk.disk import Store
 from ondisk.errors import NotDone, OutcomeUnknown, StorageError
 from ondisk.watch import Watch
+from tests.lengths import short_and_long
 from tests.waiting import wait_until
 
 
@@ -220,14 +221,14 @@ def test_a_directory_that_may_not_be_searched_any_more_is_noticed(tmp_path: Path
     assert "was deleted or moved away (Permission denied)" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("looks", short_and_long(400, 3_000))
 def test_what_rocksdb_adds_and_removes_by_itself_is_never_taken_for_harm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """With a buffer of 64 KB it begins new logs and tables all the time, and merges old ones."""
     monkeypatch.setattr("ondisk.disk._WRITE_BUFFER_BYTES", 64 << 10)
     store = Store(tmp_path / "db")
     files: set[str] = set()
-    looks = 3_000 if os.environ.get("ONDISK_LONG") else 400
     for number in range(looks):
         batch = store.batch()
         batch.put(str(number % 50).encode(), os.urandom(8_000))

@@ -740,7 +740,7 @@ class Case:
 
 CASES = (
     Case("first start, two directories for 2, one round", Founding(twins="2", rounds=1), ("F2", "F3")),
-    Case("first start, two directories for 2", Founding(twins="2", rounds=3), ("F4", "F4-round")),
+    Case("first start, two directories for 2", Founding(twins="2", rounds=3), ("F4", "F4-round"), long=True),
     Case("first start, 3 lost twice", Founding(loses="33")),
     Case("first start, 2 and 3 lost", Founding(loses="23"), long=True),
     Case("first start, two for 2, and 3 lost", Founding(twins="2", loses="3"), ("F2-last",), long=True),
@@ -762,7 +762,12 @@ CASES = (
         Raft(replaces="3", twins="33", changes=2, stands=((2, "2"),), parts=False),
         long=True,
     ),
-    Case("3 lost and replaced", Raft(replaces="3", loses="3", losses=1, changes=2, parts=False), ("C2",)),
+    Case(
+        "3 lost and replaced",
+        Raft(replaces="3", loses="3", losses=1, changes=2, parts=False),
+        ("C2",),
+        long=True,
+    ),
     Case("3 lost and replaced, in parts", Raft(replaces="3", loses="3", losses=1, changes=2), long=True),
     Case(
         "2 and 3 lost and replaced",
@@ -785,6 +790,7 @@ CASES = (
     Case(
         "the version before, 3 lost while it was away",
         Raft(legacy=True, identify="12", replaces="3", loses="3", losses=1, changes=3, stands=((2, "2"),)),
+        long=True,
     ),
     Case("a read of who was deposed", Reads(), ("E1", "O2")),
     Case("copies", Lives(), ("O4",)),
