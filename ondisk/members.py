@@ -85,7 +85,7 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
             raise ConfigurationError(
                 f"replica {replica_id} was removed, and a removed id stays out: choose another one"
             )
-        if address and (replica_id, address) in self.where:
+        if (replica_id, address) in self.where:
             return self
         if replica_id in self.all:
             at = self.addresses.get(replica_id)
@@ -93,12 +93,12 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
                 f"replica {replica_id} is a member already"
                 + (f", at {at}: if it has another address now, move it" if address and at else "")
             )
-        self._check_address(replica_id, address)
+        self._check_address(address)
         where = (*self.where, (replica_id, address)) if address else self.where
         return self._with(learners=_sorted({*self.learners, replica_id}), where=where)
 
-    def _check_address(self, replica_id: int, address: str) -> None:
-        if address and any(taken == address and other != replica_id for other, taken in self.where):
+    def _check_address(self, address: str) -> None:
+        if any(taken == address for _, taken in self.where):
             raise ConfigurationError(f"another member has the address {address}")
 
     def with_voter(self, replica_id: int, disk: bytes) -> Members:
@@ -134,7 +134,7 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
             raise ConfigurationError(f"replica {replica_id} is not a member: {sorted(self.all)} are")
         if (replica_id, address) in self.where:
             return self
-        self._check_address(replica_id, address)
+        self._check_address(address)
         others = tuple(pair for pair in self.where if pair[0] != replica_id)
         return self._with(where=(*others, (replica_id, address)))
 
