@@ -435,14 +435,14 @@ class Raft(SyncObj):
 
     def tick(self) -> None:
         """Run the timers; commit, apply and send what can be."""
-        if not self.is_leader and _ELECT_NOW < self._election_deadline < _time_of_step():
-            if self._may_lead:
-                self._ask_before_election()
-            else:
-                self._ask_for_leader()
         if self.is_leader and not self._has_quorum():  # before it acts on anything: it may have been frozen
             self._SyncObj__setState(_FOLLOWER)
             self._leader = None
+        if not self.is_leader and _ELECT_NOW < self._election_deadline < _time_of_step():
+            if self._may_lead:  # PySyncObj must not find the deadline passed: it knows no PreVote
+                self._ask_before_election()
+            else:
+                self._ask_for_leader()
         if self.is_leader:
             self._take_care_of_members()
             self._go_on_with_transfer()
