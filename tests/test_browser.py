@@ -32,6 +32,7 @@ ARGUMENTS = [
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # one JupyterLab and one browser for all
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
 
@@ -94,10 +95,14 @@ class Lab:
         except OSError:
             return False
 
+    def end_kernels(self) -> None:
+        """They outlive the page, and would outlive the server."""
+        for kernel in self.ask("/api/kernels"):
+            self.ask(f"/api/kernels/{kernel['id']}", "DELETE")
+
     def close(self) -> None:
         try:
-            for kernel in self.ask("/api/kernels"):  # they outlive the page, and would outlive the server
-                self.ask(f"/api/kernels/{kernel['id']}", "DELETE")
+            self.end_kernels()
         finally:
             self.process.terminate()
             try:
@@ -107,9 +112,9 @@ class Lab:
                 self.process.wait()
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    server = Lab(tmp_path)
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    server = Lab(tmp_path_factory.mktemp("lab"))
     try:
         wait_for(server.answers, "JupyterLab answers", 60)
         yield server
@@ -117,25 +122,30 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         server.close()
 
 
-@pytest.fixture
-def page(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The notebook that the test names, open, with a kernel that waits."""
-    notebook = request.node.get_closest_marker("notebook").args[0]
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
-            page.set_default_timeout(60_000)
-            page.goto(f"{lab.url}/lab/tree/{notebook}?reset&token={lab.token}")
-            page.wait_for_function("window.jupyterapp !== undefined")
-            page.wait_for_function(
-                """() => { const panel = window.jupyterapp.shell.currentWidget;
-                           return panel?.sessionContext?.session?.kernel?.status === 'idle' }"""
-            )
-            yield page
-        finally:
-            browser.close()
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(lab: Lab, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The notebook that the test names, open, with a kernel that waits."""
+    notebook = request.node.get_closest_marker("notebook").args[0]
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(f"{lab.url}/lab/tree/{notebook}?reset&token={lab.token}")
+    page.wait_for_function("window.jupyterapp !== undefined")
+    page.wait_for_function(
+        """() => { const panel = window.jupyterapp.shell.currentWidget;
+                   return panel?.sessionContext?.session?.kernel?.status === 'idle' }"""
+    )
+    yield page
+    page.close()
+    lab.end_kernels()
 
 
 def run_all(page: Any) -> None:
