@@ -1,4 +1,4 @@
-"""Every notebook: stored clean, and run from top to bottom, twice in one kernel."""
+"""Every notebook: stored clean, and run from top to bottom; in a long run twice in one kernel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
+
+from tests.lengths import short_and_long
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -114,16 +116,19 @@ def kinds(line: str) -> Counter[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("times", short_and_long(1, 2))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_twice_in_one_kernel_and_nothing_grows(path: Path, tmp_path: Path) -> None:
-    """No error, and no more threads or tasks after the second run than after the first."""
+def test_a_notebook_runs_and_nothing_grows_when_it_runs_again(path: Path, tmp_path: Path, times: int) -> None:
+    """No error; and in a long run no more threads or tasks after the second time than after the first."""
     notebook = read(path)
     once = [*notebook.cells, code(COUNT)]
     has_panel = path.stem == "01-three-replicas"
-    notebook.cells = [*once, *deepcopy(once), *([code(PROBE)] if has_panel else [])]
+    notebook.cells = [cell for _ in range(times) for cell in deepcopy(once)]
+    notebook.cells += [code(PROBE)] if has_panel else []
     printed = run(notebook, tmp_path).splitlines()
-    first, second = (kinds(line) for line in printed if line.startswith("threads "))
-    assert not second - first
-    first_tasks, second_tasks = (int(line.split()[1]) for line in printed if line.startswith("tasks "))
-    assert second_tasks <= first_tasks
+    threads = [kinds(line) for line in printed if line.startswith("threads ")]
+    tasks = [int(line.split()[1]) for line in printed if line.startswith("tasks ")]
+    assert len(threads) == len(tasks) == times
+    assert not threads[-1] - threads[0]
+    assert tasks[-1] <= tasks[0]
     assert ("probe b'put by the test'" in printed) == has_panel
