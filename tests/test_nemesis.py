@@ -168,8 +168,9 @@ class Nemesis:
         self._ends: list[tuple[float, Callable[[], None]]] = []
 
     def run(self, seconds: float, choose: Callable[[], None], broken: Iterable[BaseException]) -> None:
+        """For so long, and until there were faults of three kinds."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until or len(self.faults) < 3:
             assert not list(broken)
             if len(self._ends) < 3:
                 choose()

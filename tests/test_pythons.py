@@ -28,7 +28,8 @@ def find_python(version: str) -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_the_core_works_on_every_supported_python(version: str, tmp_path: Path) -> None:
     """Installed from the same pinned set into a fresh environment, without the notebooks' packages."""
