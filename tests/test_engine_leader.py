@@ -1,0 +1,654 @@
+"""Raft's engine alone (``engine.py``), as leader: what it sends to whom, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ondisk.errors import ConfigurationError
+from ondisk.members import Members
+from ondisk.messages import (
+    AddReplica,
+    AppendReply,
+    MembersChange,
+    MoveReplica,
+    Refused,
+    RemoveReplica,
+    ReplaceReplica,
+    TakeOver,
+)
+from ondisk.raft import Timing
+from ondisk.raftlog import MEMBERS, NO_OP, REGULAR
+from tests.engine import Engine, disk_of, entry, to
+
+TIMING = Timing()
+SMALL = Timing(batch_bytes=1100, window_bytes=3000)
+COMMAND = 500  # bytes: two of them in a batch, and six in flight
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def engine(voters: int = 3, **options: object) -> Engine:
+        engines.append(Engine(tmp_path / f"{len(engines)}", voters, **options))  # type: ignore[arg-type]
+        return engines[-1]
+
+    yield engine
+    for each in engines:
+        each.log.close()
+
+
+def indexes(member: int, sent: list) -> list[list[int]]:  # type: ignore[type-arg]
+    """The entries of each message to one member; heartbeats are left out."""
+    return [[each.index for each in message.entries] for message in to(member, sent) if message.entries]
+
+
+def replies(engine: Engine, member: int, *, index: int, prev: int, success: bool = False) -> list:  # type: ignore[type-arg]
+    """Let a member answer the newest round; return what is sent to it until the next tick is over."""
+    reply = AppendReply(engine.raft.term, success, index, prev, engine.raft.round)
+    return [each for each in engine.receive(member, reply) + engine.tick() if each[0] == member]
+
+
+# Entries
+
+
+def test_a_leader_begins_with_an_entry_of_its_own_and_appends_after_it(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(1, 1)])
+    engine.lead()
+    term = engine.raft.term
+    with engine.raft.at(engine.now):
+        assert engine.raft.append([b"a", b"b"]) == 3
+    assert [(each.term, each.command) for each in engine.log.entries(2, 4)] == [
+        (term, NO_OP),
+        (term, REGULAR + b"a"),
+        (term, REGULAR + b"b"),
+    ]
+    sent = engine.tick()  # at once
+    for other in (2, 3):
+        (message,) = to(other, sent)
+        assert (message.term, message.prev_index, message.prev_term) == (term, 2, term)
+        assert [each.index for each in message.entries] == [3, 4] and message.commit_index == 2
+
+
+def test_no_more_is_in_flight_than_the_window(make: Callable[..., Engine]) -> None:
+    engine = make(3, timing=SMALL)
+    engine.lead()
+    engine.append(10, COMMAND)
+    assert indexes(2, engine.tick()) == [[2, 3], [4, 5], [6, 7]]
+    assert indexes(2, engine.tick(1.0)) == []  # nor with a heartbeat
+    assert indexes(2, engine.agree(2, index=3)) == [[8, 9]]
+    assert indexes(2, engine.agree(2, index=3)) == []  # said twice is no more
+    assert indexes(2, engine.agree(2, index=9)) == [[10, 11]]
+    assert indexes(2, engine.agree(2, index=11)) == []
+    assert engine.raft.match_index == {2: 11, 3: 1}
+
+
+def test_who_is_not_known_to_agree_gets_one_message_at_a_time(make: Callable[..., Engine]) -> None:
+    engine = make(3, timing=SMALL)
+    engine.lead(commit=False)
+    engine.append(5, COMMAND)
+    engine.tick()
+    assert indexes(2, engine.tick(TIMING.heartbeat / 2)) == []
+    assert indexes(2, engine.tick(TIMING.heartbeat)) == [[1, 2, 3]]  # it may have been lost
+    assert indexes(2, engine.agree(2, index=3)) == [[4, 5], [6]]  # now it is known
+    assert engine.raft.match_index[2] == 3
+
+
+def test_a_follower_out_of_reach_gets_nothing_and_is_looked_at_anew_when_it_is_back(
+    make: Callable[..., Engine],
+) -> None:
+    engine = make(3, timing=SMALL)
+    engine.lead()
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({3}))
+    engine.append(1, COMMAND)
+    assert to(2, engine.tick()) == []
+    engine.agree(3)
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({2, 3}))
+        engine.raft.set_connected(frozenset({2, 3}))
+    assert indexes(2, engine.tick()) == [[2]]  # at once
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({3}))
+        engine.raft.set_connected(frozenset({2, 3}))
+    assert indexes(2, engine.tick()) == [[2]]  # what was under way may be lost
+    assert indexes(2, engine.agree(2)) == [] and engine.raft.match_index[2] == 2
+
+
+def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    sent = engine.wait(0.05)
+    assert [message.commit_index for message in to(2, sent)] == [1]  # the notice
+    rounds = set()
+    began = engine.now
+    for _ in range(10):
+        sent = []
+        while not sent:
+            sent = engine.tick(0.01)
+        rounds |= {message.round for message in to(2, sent)}
+        engine.agree(2, 3)
+    assert len(rounds) == 10 and 0.9 <= engine.now - began <= 1.3
+    engine.append(1)
+    engine.tick()
+    before = engine.now
+    engine.receive(2, AppendReply(engine.raft.term, True, 2, 2, engine.raft.round))
+    assert engine.raft.commit_index == 2
+    assert engine.raft.next_wakeup() <= before + TIMING.commit_notice
+    sent = engine.tick(TIMING.commit_notice + 0.001)
+    assert [message.commit_index for message in to(3, sent)] == [2]
+
+
+# Answers
+
+
+def test_a_refusal_moves_back_to_where_the_follower_says(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)])
+    engine.lead(commit=False)
+    (message,) = to(2, replies(engine, 2, index=4, prev=10))
+    assert message.prev_index == 3 and [each.index for each in message.entries] == list(range(4, 12))
+    assert replies(engine, 2, index=9, prev=10) == []  # an older answer
+    (message,) = to(2, replies(engine, 2, index=9, prev=3))
+    assert message.prev_index == 2  # never forward: what does not match there does not match behind it
+    assert replies(engine, 2, index=11, prev=2, success=True) == []
+    assert engine.raft.match_index[2] == 11
+
+
+def test_one_that_denies_what_it_has_acknowledged_is_sent_away(
+    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)])
+    engine.lead()
+    for prev in (11, 5):
+        ((receiver, refused),) = replies(engine, 2, index=1, prev=prev)
+        assert receiver == 2 and isinstance(refused, Refused) and refused.disk == disk_of(2)
+        assert f"has acknowledged entry 11 and does not hold entry {prev} any more" in refused.reason
+    assert engine.raft.match_index[2] == 11
+    engine.append(1)
+    engine.tick()
+    (message,) = to(2, replies(engine, 2, index=12, prev=12))  # that it had not acknowledged
+    assert message.prev_index == 11 and [each.index for each in message.entries] == [12]
+
+
+def test_answers_to_what_was_never_sent_are_not_believed(
+    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make(3)
+    engine.lead(commit=False)
+    with engine.raft.at(engine.now):
+        asked = engine.raft.start_round()
+    for index, round in ((engine.log.last_index + 1, 1), (1, engine.raft.round + 1)):
+        caplog.clear()
+        engine.receive(2, AppendReply(engine.raft.term, True, index, 0, round))
+        assert "is not believed" in caplog.text
+    assert engine.raft.match_index[2] == 0 and engine.raft.commit_index == 0
+    engine.tick()
+    assert engine.raft.round == asked and engine.raft.confirmed_round() < asked
+
+
+def test_an_answer_of_another_term_counts_for_nothing(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(1, 1)])
+    engine.lead(commit=False)
+    term = engine.raft.term
+    engine.receive(2, AppendReply(term - 1, True, 2, 2, engine.raft.round))
+    assert engine.raft.match_index[2] == 0 and engine.raft.is_leader
+    engine.receive(2, AppendReply(term + 1, True, 2, 2, engine.raft.round))
+    assert engine.raft.role == "follower" and engine.raft.term == term + 1
+    assert engine.raft.leader_id is None and engine.raft.commit_index == 0
+
+
+def test_the_word_to_a_deposed_leader_denies_nothing_and_asks_for_nothing(
+    make: Callable[..., Engine],
+) -> None:
+    engine = make(3, entries=[entry(1, 1)])
+    engine.lead()
+    engine.receive(2, AppendReply(engine.raft.term, False, 1, 0, 0))
+    assert engine.tick() == [] and engine.raft.match_index[2] == 2
+
+
+def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make: Callable[..., Engine]) -> None:
+    """A leader goes on for an election timeout after what it has an answer to, however late that came."""
+    engine = make(3)
+    engine.lead()
+    engine.tick(0.2)
+    answered, sent_at = engine.raft.round, engine.now
+    for _ in range(15):
+        engine.tick(0.1)
+    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, answered))
+    while engine.raft.is_leader:
+        engine.tick(0.01)
+    assert engine.now - sent_at == pytest.approx(TIMING.election_max, abs=0.02)
+
+
+def test_a_round_of_long_ago_is_no_evidence_at_all(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    old = engine.raft.round
+    for _ in range(50):
+        engine.tick(0.1)
+        engine.agree(3)
+    assert engine.raft._when_sent(old) == float("-inf") == engine.raft._when_sent(engine.raft.round + 1)
+    assert engine.raft._when_sent(engine.raft.round) == pytest.approx(engine.now, abs=0.11)
+    assert len(engine.raft._sent_at) < 60  # and is forgotten
+    assert engine.now - engine.raft._sent_at[0][1] < TIMING.election_max + 0.3
+
+
+def test_a_voter_with_another_disk_confirms_no_read(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    with engine.raft.at(engine.now):
+        asked = engine.raft.start_round()
+    engine.tick()
+    engine.agree(2)
+    assert engine.raft.confirmed_round() == asked
+    engine.raft.speaks(2, disk_of(9))
+    assert engine.raft.confirmed_round() < asked
+    engine.agree(3)
+    assert engine.raft.confirmed_round() == asked
+    assert not engine.raft.counts(2) and engine.raft.counts(3) and engine.raft.counts(77)
+
+
+# Snapshots
+
+
+def compacted(make: Callable[..., Engine]) -> Engine:
+    """A leader that has dropped eight entries; replica 2 has not said yet what it has."""
+    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)], applied=8)
+    engine.log.compact(8)
+    engine.lead(commit=False)
+    engine.agree(3)
+    return engine
+
+
+def test_one_that_needs_what_was_compacted_needs_a_snapshot(make: Callable[..., Engine]) -> None:
+    engine = compacted(make)
+    assert engine.raft.needs_snapshot == frozenset() and not engine.raft.still_needs_snapshot(2)
+    replies(engine, 2, index=3, prev=10)
+    (message,) = to(2, engine.tick(0.2))
+    assert message.prev_index == 8 and not message.entries  # a heartbeat that asks whether it has that much
+    assert engine.raft.needs_snapshot == {2} and engine.raft.still_needs_snapshot(2)
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({3}))
+    assert engine.raft.needs_snapshot == frozenset() and engine.raft.still_needs_snapshot(2)
+
+
+def test_one_without_its_state_says_so_and_needs_a_snapshot(make: Callable[..., Engine]) -> None:
+    engine = compacted(make)
+    replies(engine, 2, index=0, prev=10)
+    assert engine.raft.needs_snapshot == {2}
+
+
+@pytest.mark.parametrize("how", ["it has that much", "its log is longer", "not longer", "it was installed"])
+def test_a_snapshot_is_needed_no_more(make: Callable[..., Engine], how: str) -> None:
+    engine = compacted(make)
+    replies(engine, 2, index=3, prev=10)
+    engine.tick(0.2)
+    assert engine.raft.needs_snapshot == {2}
+    if how == "it has that much":
+        sent = replies(engine, 2, index=8, prev=8, success=True)
+        assert indexes(2, sent) == [[9, 10, 11]]
+    elif how == "its log is longer":
+        replies(engine, 2, index=10, prev=8)
+        assert indexes(2, engine.tick(0.2)) == [[10, 11]]
+    elif how == "not longer":
+        replies(engine, 2, index=9, prev=8)
+        assert engine.raft.needs_snapshot == {2}
+        assert indexes(2, engine.tick(0.2)) == []
+        return
+    else:
+        with engine.raft.at(engine.now):
+            engine.raft.on_snapshot_installed(2, 10)
+        assert indexes(2, engine.tick()) == [[11]] and engine.raft.match_index[2] == 10
+    assert engine.raft.needs_snapshot == frozenset()
+
+
+def test_the_log_is_kept_for_who_answers_and_comes_nearer(make: Callable[..., Engine]) -> None:
+    engine = make(4, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
+    engine.lead()
+    engine.append(20)
+    engine.tick()
+    engine.agree(3, 4)
+    assert engine.log.last_index == 121
+    with engine.raft.at(engine.now):
+        assert engine.raft.slowest_match(1000) == 101  # replica 2, which answers
+    with engine.raft.at(engine.now):
+        assert engine.raft.slowest_match(10) == 121  # no nearer than at the last look
+    engine.receive(2, AppendReply(engine.raft.term, True, 110, 110, engine.raft.round))
+    with engine.raft.at(engine.now):
+        assert engine.raft.slowest_match(1) == 110  # nearer
+        engine.raft._peers[engine.raft._node(2)].needs_snapshot = True
+        assert engine.raft.slowest_match(1000) == 121  # it is not fed from the log
+        engine.raft._peers[engine.raft._node(2)].needs_snapshot = False
+        engine.raft.set_connected(frozenset({3, 4}))
+        assert engine.raft.slowest_match(1000) == 121  # away
+        engine.raft.set_connected(frozenset({2, 3, 4}))
+        assert engine.raft.slowest_match(1000) == 110
+    with engine.raft.at(engine.now + TIMING.election_min + 0.01):
+        assert engine.raft.slowest_match(1000) == 121  # silent
+
+
+def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
+    engine.lead()
+    engine.append(20)
+    engine.tick()
+    engine.agree(3)
+    with engine.raft.at(engine.now):
+        engine.raft.slowest_match(1)
+        assert engine.raft.slowest_match(1) == 121
+        engine.raft.on_snapshot_installed(2, 101)
+        assert engine.raft.slowest_match(1) == 101
+
+
+def test_after_a_snapshot_raft_begins_there(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(1, 1)])
+    engine.raft.needs_state = True
+    members = Members((1, 2, 4), group=b"g" * 16, disks=((1, engine.log.disk_id), (2, disk_of(2))))
+    with engine.raft.at(engine.now):
+        assert engine.raft.hear(2, 3) is True
+        assert engine.raft.leader_id == 2 and engine.raft.term == 3
+        assert engine.raft.hear(2, 2) is False
+        engine.raft.install(20, 2, members)
+    assert (engine.log.base_index, engine.log.last_index, engine.log.last_term) == (20, 20, 2)
+    assert (engine.raft.commit_index, engine.raft.applied_index) == (20, 20)
+    assert engine.raft.needs_state is False and engine.raft.members == members
+    assert engine.told[-1] == members
+    assert engine.heartbeat(2, entry(21, 3), term=3, after=(20, 2), commit=21).index == 21
+    engine.tick()
+    assert [each.index for each in engine.applied] == [21]
+    with engine.raft.at(engine.now):
+        engine.raft.install(15, 1, members)
+    assert engine.raft.commit_index == 21  # what is committed stays so
+
+
+def test_nothing_is_applied_while_the_state_is_being_replaced(make: Callable[..., Engine]) -> None:
+    engine = make(3, entries=[entry(1, 1), entry(2, 1)])
+    for how in ("recovering", "needs_state"):
+        setattr(engine.raft, how, True)
+        engine.heartbeat(2, after=(2, 1), commit=1)
+        engine.raft._commit = 1
+        engine.tick()
+        assert engine.applied == []
+        setattr(engine.raft, how, False)
+    engine.tick()
+    assert [each.index for each in engine.applied] == [1]
+
+
+# Handing over
+
+
+def test_a_successor_is_asked_when_it_has_everything_and_again_with_each_heartbeat(
+    make: Callable[..., Engine],
+) -> None:
+    engine = make(3)
+    engine.lead()
+    engine.append(1)
+    with engine.raft.at(engine.now):
+        engine.raft.transfer(2)
+    assert engine.raft.transferring
+    asked = [(2, TakeOver(engine.raft.term))]
+    assert not [each for each in engine.tick() if isinstance(each[1], TakeOver)]  # it lacks an entry
+    assert indexes(2, engine.tick(0.2)) == []
+    assert [each for each in engine.agree(2) if isinstance(each[1], TakeOver)] == asked
+    assert not [each for each in engine.tick(0.01) if isinstance(each[1], TakeOver)]
+    assert [each for each in engine.tick(TIMING.heartbeat) if isinstance(each[1], TakeOver)] == asked
+    for _ in range(25):
+        engine.agree(2, 3)
+        engine.tick(0.1)
+    assert not engine.raft.transferring and engine.raft.is_leader
+
+
+def test_leadership_goes_to_voters_that_are_there_with_their_disk(make: Callable[..., Engine]) -> None:
+    engine = make(4, learners=[5])
+    engine.lead()
+    engine.raft.speaks(3, disk_of(9))
+    with engine.raft.at(engine.now):
+        for nobody, words in ((1, "not another voter"), (5, r"\[2, 3, 4\] are"), (3, "is not there")):
+            with pytest.raises(ConfigurationError, match=words):
+                engine.raft.transfer(nobody)
+        assert not engine.raft.transferring
+
+
+def test_the_best_successor_is_the_one_that_has_come_furthest(make: Callable[..., Engine]) -> None:
+    engine = make(4)
+    engine.lead()
+    engine.append(2)
+    engine.tick()
+    engine.agree(3, index=3)
+    engine.agree(2, index=2)
+    assert engine.raft.best_successor() == 3
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({2, 4}))
+        assert engine.raft.best_successor() == 2
+        engine.raft.set_connected(frozenset())
+        assert engine.raft.best_successor() is None
+
+
+# Members
+
+
+def change(engine: Engine, wanted: MembersChange) -> int | None:
+    with engine.raft.at(engine.now):
+        return engine.raft.change(wanted)
+
+
+def test_a_change_is_made_when_a_majority_of_the_new_voters_has_answered(make: Callable[..., Engine]) -> None:
+    engine = make(3, learners=[])
+    engine.lead()
+    engine.append(1)
+    engine.tick()
+    engine.agree(2, 3)
+    wanted = AddReplica(4)
+    assert change(engine, wanted) is None  # not before somebody has answered what is asked now
+    sent = engine.tick()
+    assert to(2, sent) and to(3, sent)
+    assert change(engine, wanted) is None
+    engine.agree(2, index=1)
+    index = change(engine, wanted)
+    assert index == engine.log.last_index == 3 and engine.log.entries(3, 3)[0].command.startswith(MEMBERS)
+    assert engine.raft.members.learners == (4,) and engine.told[-1] is engine.raft.members
+    assert change(engine, RemoveReplica(3)) is None  # one at a time
+    assert indexes(4, engine.tick()) == []  # it is not there
+    engine.agree(2)
+    assert change(engine, AddReplica(4, again=True)) == 0
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({2, 3, 4}))
+    (message,) = to(4, engine.tick())
+    assert message.prev_index == engine.log.last_index - 0 and not message.entries
+
+
+def test_a_change_that_a_majority_does_not_answer_is_refused_in_time(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    wanted = RemoveReplica(3)
+    began = engine.now
+    while True:
+        engine.tick(0.05)
+        engine.agree(
+            3
+        )  # without the other one the leader and it would be a majority, but not of the new ones
+        try:
+            assert change(engine, wanted) is None
+        except ConfigurationError as error:
+            assert "[2] did not answer" in str(error) and "nothing was changed" in str(error)
+            break
+    assert TIMING.election_max < engine.now - began < TIMING.election_max + 0.2
+    assert engine.raft.members.voters == (1, 2, 3)
+    assert change(engine, wanted) is None  # asked again it is looked at again
+    engine.tick()
+    engine.agree(2)
+    assert change(engine, wanted) == engine.log.last_index
+
+
+def test_a_question_that_nobody_repeats_is_forgotten(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    assert change(engine, RemoveReplica(3)) is None
+    for _ in range(60):
+        engine.tick(0.1)
+        engine.agree(2, 3)
+    assert change(engine, RemoveReplica(2)) is None
+    assert list(engine.raft._checks) == [RemoveReplica(2)]
+
+
+def test_one_that_lags_is_not_there(make: Callable[..., Engine]) -> None:
+    """It must have what was committed when the change was asked for."""
+    engine = make(3)
+    engine.lead()
+    engine.append(1)
+    engine.tick()
+    engine.agree(2)
+    assert engine.raft.commit_index == 2
+    wanted = RemoveReplica(2)
+    change(engine, wanted)
+    engine.tick()
+    engine.agree(2)
+    engine.agree(3, index=1)
+    assert change(engine, wanted) is None
+    engine.agree(3)
+    assert change(engine, wanted) == 3
+    assert engine.raft.match_index.keys() == {3}
+    engine.agree(3)
+    assert engine.raft.commit_index == 3 and change(engine, wanted) == 0
+
+
+def test_a_learner_is_made_a_voter_when_it_has_caught_up(make: Callable[..., Engine]) -> None:
+    engine = make(3, learners=[4], entries=[entry(index, 1) for index in range(1, 301)])
+    engine.lead(commit=False)
+    engine.agree(2, 3)
+
+    def voters() -> tuple[int, ...]:
+        for _ in range(3):
+            engine.tick(0.15)
+            engine.agree(2, 3)
+        return engine.raft.members.voters
+
+    assert engine.raft.commit_index == 301
+    assert voters() == (1, 2, 3)
+    engine.agree(4, index=200)
+    assert voters() == (1, 2, 3)
+    engine.agree(4, index=201)
+    for _ in range(2):
+        voters()
+    assert engine.raft.members.voters == (1, 2, 3, 4) and not engine.raft.members.learners
+    assert engine.raft.members.disk_of(4) == disk_of(4)
+
+
+def test_a_learner_with_a_disk_that_was_lost_never_counts(make: Callable[..., Engine]) -> None:
+    engine = make(3, learners=[4, 5])
+    engine.lead()
+    engine.raft._members = engine.raft.members._with(replaced=(disk_of(4),))
+    for _ in range(6):
+        engine.tick(0.15)
+        engine.agree(2, 3, 4, 5)
+    assert engine.raft.members.learners == (4,) and engine.raft.members.voters == (1, 2, 3, 5)
+
+
+def test_a_learner_with_another_disk_begins_anew(make: Callable[..., Engine]) -> None:
+    engine = make(3, learners=[4], timing=SMALL)
+    engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    engine.lead()
+    engine.append(3)
+    engine.tick()
+    engine.agree(2, 3, 4)
+    engine.raft.speaks(4, disk_of(4))
+    assert engine.raft.match_index[4] == 4  # the same
+    engine.raft.speaks(4, disk_of(9))
+    assert engine.raft.match_index[4] == 0 and engine.raft.match_index[3] == 4
+    (message,) = to(4, engine.tick(0.2))
+    assert message.prev_index == 4
+
+
+def newcomer(engine: Engine, member: int = 2, disk: int = 9) -> None:
+    with engine.raft.at(engine.now):
+        engine.raft.on_newcomer(member, disk_of(disk))
+
+
+def test_a_lost_disk_is_replaced_when_it_was_silent_for_an_election_timeout(
+    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make(3)
+    engine.lead()
+    caplog.set_level(logging.WARNING)
+    began = engine.now
+    while not engine.raft.members.replaced:
+        newcomer(engine)
+        engine.tick(0.05)
+        engine.agree(3)
+        assert engine.now - began < 2 * TIMING.election_max
+    assert engine.now - began > TIMING.election_max
+    assert engine.raft.members.replaced == (disk_of(2),)
+    assert (engine.raft.members.voters, engine.raft.members.learners) == ((1, 3), (2,))
+    assert "is fed anew" in caplog.text
+
+
+def test_a_newcomer_beside_a_disk_that_answers_is_told(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    newcomer(engine)
+    engine.tick()
+    sent = engine.agree(2, 3)
+    refused = [(to_, m) for to_, m in sent if isinstance(m, Refused)]
+    assert [(to_, m.disk) for to_, m in refused] == [(2, disk_of(9))]
+    for _ in range(60):
+        engine.tick(0.05)
+        engine.agree(3)
+    assert not engine.raft.members.replaced  # it does not speak any more
+
+
+def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(make: Callable[..., Engine]) -> None:
+    for how in ("it falls silent", "another one each time", "the same disk", "no voter", "no leader"):
+        engine = make(3, learners=[4])
+        engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+        if how != "no leader":
+            engine.lead()
+        for turn in range(80):
+            if how == "another one each time":
+                newcomer(engine, disk=20 + turn)
+            elif how == "the same disk":
+                newcomer(engine, disk=2)
+            elif how == "no voter":
+                newcomer(engine, member=4)
+            elif turn == 0:
+                newcomer(engine)
+            if how == "no leader":
+                break
+            engine.tick(0.05)
+            engine.agree(3)
+        assert not engine.raft.members.replaced
+        assert how == "another one each time" or not engine.raft._newcomers
+
+
+def test_the_newest_members_count_from_the_moment_they_are_in_the_log(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    wanted = MoveReplica(2, "two:2")
+    change(engine, wanted)
+    engine.tick()
+    engine.agree(2)
+    change(engine, wanted)
+    assert engine.raft.members.addresses == {2: "two:2"}
+    assert engine.raft.committed_members.addresses == {}
+    assert change(engine, wanted) is None  # it is there, and may be cut off yet
+    engine.tick()
+    engine.agree(2)
+    assert engine.raft.committed_members.addresses == {2: "two:2"} and change(engine, wanted) == 0
+
+
+def test_a_lost_disk_can_be_named_by_hand(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead()
+    wanted = ReplaceReplica(2, disk_of(2))
+    change(engine, wanted)
+    engine.tick()
+    engine.agree(3)
+    assert change(engine, wanted) == 2
+    assert engine.raft.match_index == {2: 0, 3: 1}  # a learner that begins anew
+    assert engine.raft.counts(2)  # as a learner, whatever its disk
+    engine.agree(3)
+    assert engine.raft.commit_index == 2
+    assert change(engine, wanted) == 0
