@@ -83,7 +83,7 @@ SEEDS = {
     "refuse-other-groups": (37, "one group"),
     "newest-life-only": (16, "replica failed"),
     "check-changes-first": (11, "checked changes"),
-    "evidence-as-of-sending": (5, "fresh evidence"),
+    "evidence-as-of-sending": (1, "fresh evidence"),
     "answers-confirm-their-round": (16, "linearizability"),
 }
 

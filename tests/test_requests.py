@@ -1,0 +1,623 @@
+"""Proposals and reads by themselves, over a Raft that says what a test wants: who is told what, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ondisk.errors import (
+    ConfigurationError,
+    NoLeader,
+    OutcomeUnknown,
+    Rejected,
+    ReplicaStopped,
+    Timeout,
+)
+from ondisk.futures import Future
+from ondisk.limits import OUTCOMES_BYTES
+from ondisk.members import Members
+from ondisk.messages import (
+    AddReplica,
+    AskReadIndex,
+    Change,
+    Message,
+    Outcome,
+    Outcomes,
+    Propose,
+    ProposeChange,
+    ReadIndex,
+    RemoveReplica,
+    TransferLeadership,
+)
+from ondisk.proposals import Proposals
+from ondisk.raft import Timing
+from ondisk.raftlog import LogEntry
+from ondisk.reads import Reads
+from ondisk.statemachine import Entry, Result
+
+FIRST = 100  # the first request number
+HEARTBEAT = Timing().heartbeat
+FOREVER = float("inf")
+
+
+class FakeRaft:
+    """What proposals and reads look at, as plain attributes."""
+
+    def __init__(self) -> None:
+        self.timing = Timing()
+        self.leader_id: int | None = None
+        self.is_leader = False
+        self.transferring = False
+        self.knows = True
+        self.term, self.round, self.confirmed = 1, 0, 0
+        self.commit_index = self.applied_index = 0
+        self.members = Members((1, 2, 3))
+        self.log = self
+        self.last_index = 0
+        self.entries: list[bytes] = []
+        self.changed: list[Change] = []
+        self.change_answer: int | Exception | None = None
+        self.successor: int | None = 2
+        self.transferred: list[int] = []
+
+    def lead(self) -> None:
+        self.leader_id, self.is_leader = 1, True
+
+    def follow(self, leader: int | None) -> None:
+        self.leader_id, self.is_leader = leader, False
+
+    def knows_commit_index(self) -> bool:
+        return self.knows
+
+    def start_round(self) -> int:
+        self.round += 1
+        return self.round
+
+    def confirmed_round(self) -> int:
+        return self.confirmed
+
+    def append(self, commands: list[bytes]) -> int:
+        self.entries += commands
+        self.last_index += len(commands)
+        return self.last_index - len(commands) + 1
+
+    def change(self, change: Change) -> int | None:
+        self.changed.append(change)
+        if isinstance(self.change_answer, Exception):
+            raise self.change_answer
+        return self.change_answer
+
+    def transfer(self, to: int) -> None:
+        self.transferred.append(to)
+        self.transferring = True
+
+    def best_successor(self) -> int | None:
+        return self.successor
+
+
+class Told:
+    """What left, and which callers were told what."""
+
+    def __init__(self) -> None:
+        self.raft = FakeRaft()
+        self.sent: list[tuple[int, Message]] = []
+
+    def send(self, to: int, message: Message) -> None:
+        self.sent.append((to, message))
+
+    @staticmethod
+    def answer(future: Future[Any], result: Any) -> None:
+        future.set_result(result)
+
+    def outbox(self) -> list[tuple[int, Message]]:
+        sent, self.sent[:] = list(self.sent), []
+        return sent
+
+
+class Reading(Told):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = Reads(self.raft, send=self.send, answer=self.answer, first_request=FIRST)  # type: ignore[arg-type]
+
+
+class Proposing(Told):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proposals = Proposals(
+            1,
+            self.raft,  # type: ignore[arg-type]
+            send=self.send,
+            answer=self.answer,
+            first_request=FIRST,
+        )
+
+    def outcomes(self) -> list[tuple[int, Message]]:
+        self.proposals.send_outcomes()
+        return self.outbox()
+
+    def apply(self, term: int, first: int, *results: Result) -> None:
+        entries = [LogEntry(index, term, b"\x00x") for index, _ in enumerate(results, first)]
+        commands = [Entry(each.index, b"x") for each in entries]
+        self.proposals.on_applied(entries, commands, results)
+
+
+# Reads
+
+
+def test_a_leaders_read_waits_for_its_round_and_then_for_the_index() -> None:
+    it = Reading()
+    it.raft.lead()
+    it.raft.commit_index, it.raft.knows = 7, False
+    first, second = it.reads.ask(FOREVER), it.reads.ask(FOREVER)
+    it.reads.take(0.0)
+    assert it.raft.round == 0 and len(it.reads) == 2  # not before it knows what is committed
+    it.raft.knows = True
+    it.reads.take(0.0)
+    assert it.raft.round == 1 and len(it.reads) == 1  # they share it
+    it.raft.commit_index = 9
+    later = it.reads.ask(FOREVER)
+    it.reads.take(0.0)
+    it.raft.applied_index = 9
+    it.reads.serve()
+    assert not first.done()
+    it.raft.confirmed, it.raft.applied_index = 1, 6
+    it.reads.serve()
+    assert not first.done() and not later.done()
+    it.raft.applied_index = 7
+    it.reads.serve()
+    assert first.done() and second.done() and not later.done() and not it.outbox()
+    it.raft.confirmed, it.raft.applied_index = 2, 8
+    it.reads.serve()
+    assert not later.done() and len(it.reads) == 1
+    it.raft.applied_index = 9
+    it.reads.serve()
+    assert later.done() and len(it.reads) == 0
+
+
+def test_a_leader_tells_another_replica_the_index_when_the_round_is_confirmed() -> None:
+    it = Reading()
+    it.raft.lead()
+    it.raft.commit_index = 7
+    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.take(0.0)
+    it.reads.serve()
+    assert it.outbox() == []
+    it.raft.confirmed = 1
+    it.reads.serve()
+    assert it.outbox() == [(3, ReadIndex(55, 7))] and len(it.reads) == 0
+
+
+def test_reads_of_a_leader_that_is_deposed_ask_the_next_one() -> None:
+    it = Reading()
+    it.raft.lead()
+    mine = it.reads.ask(FOREVER)
+    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.take(0.0)
+    it.raft.follow(2)
+    it.raft.confirmed = 1
+    it.reads.serve()
+    it.reads.take(0.0)
+    assert it.outbox() == [(3, ReadIndex(55, None)), (2, AskReadIndex(FIRST))] and not mine.done()
+
+
+def test_a_followers_read_asks_once_and_again_after_two_heartbeats() -> None:
+    it = Reading()
+    first = it.reads.ask(FOREVER)
+    it.reads.take(10.0)
+    assert it.outbox() == []  # nobody to ask
+    it.raft.follow(2)
+    it.reads.take(10.0)
+    assert it.outbox() == [(2, AskReadIndex(FIRST))]
+    it.reads.take(10.0 + 1.9 * HEARTBEAT)
+    assert it.outbox() == []
+    second = it.reads.ask(FOREVER)
+    it.reads.take(10.0 + 1.95 * HEARTBEAT)
+    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))] and len(it.reads) == 2
+    it.reads.take(10.0 + 2 * HEARTBEAT)
+    assert it.outbox() == []  # the newest question counts
+    it.reads.take(10.0 + 4 * HEARTBEAT)
+    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
+    it.reads.take(10.0 + 5 * HEARTBEAT)
+    assert it.outbox() == []
+    it.reads.take(10.0 + 6.1 * HEARTBEAT)
+    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
+    it.reads.receive(2, ReadIndex(FIRST, 5), 11.0)
+    it.raft.applied_index = 5
+    it.reads.serve()
+    assert first.done() and not second.done()
+    it.reads.receive(2, ReadIndex(FIRST + 7, 5), 11.0)  # nobody asked that
+    it.reads.receive(2, ReadIndex(FIRST + 1, 6), 11.0)
+    it.reads.serve()
+    assert not second.done()
+    it.raft.applied_index = 6
+    it.reads.serve()
+    assert second.done() and len(it.reads) == 0
+    it.reads.take(20.0)
+    assert it.outbox() == []
+
+
+def test_one_that_does_not_lead_is_asked_again_after_a_heartbeat_and_another_one_at_once() -> None:
+    it = Reading()
+    it.raft.follow(2)
+    read = it.reads.ask(FOREVER)
+    it.reads.take(10.0)
+    it.outbox()
+    it.reads.receive(2, ReadIndex(FIRST, None), 10.0)
+    it.reads.take(10.0 + HEARTBEAT / 2)
+    assert it.outbox() == [] and len(it.reads) == 1
+    it.reads.take(10.0 + HEARTBEAT)
+    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
+    it.raft.follow(3)
+    it.reads.receive(2, ReadIndex(FIRST + 1, None), 10.2)
+    it.reads.take(10.2)
+    assert it.outbox() == [(3, AskReadIndex(FIRST + 2))] and not read.done()
+
+
+def test_a_read_goes_with_the_leader_that_it_asked() -> None:
+    it = Reading()
+    it.raft.follow(2)
+    read = it.reads.ask(FOREVER)
+    it.reads.take(10.0)
+    it.reads.give_up_on_former_leader()
+    it.outbox()
+    it.reads.take(10.0)
+    assert it.outbox() == []
+    it.raft.follow(3)
+    it.reads.give_up_on_former_leader()
+    it.reads.take(10.0)
+    assert it.outbox() == [(3, AskReadIndex(FIRST + 1))]
+    it.reads.receive(2, ReadIndex(FIRST, 1), 10.0)  # too late
+    it.raft.applied_index = 1
+    it.reads.serve()
+    assert not read.done()
+    it.raft.follow(None)
+    it.reads.give_up_on_former_leader()
+    it.outbox()
+    it.reads.take(20.0)
+    assert it.outbox() == [] and len(it.reads) == 1
+
+
+@pytest.mark.parametrize("where", ["waiting", "confirming", "asked", "catching up"])
+@pytest.mark.parametrize("end", ["deadline", "stopped"])
+def test_wherever_a_read_waits_it_ends(where: str, end: str) -> None:
+    it = Reading()
+    late, early = it.reads.ask(20.0), it.reads.ask(10.0)
+    cancelled = it.reads.ask(10.0)
+    cancelled.cancel()
+    if where in ("confirming", "catching up"):
+        it.raft.lead()
+        it.raft.commit_index = 7
+    elif where == "asked":
+        it.raft.follow(2)
+    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.take(0.0)
+    if where == "catching up":
+        it.raft.confirmed = 1
+        it.reads.serve()
+    it.reads.give_up(9.9)
+    assert not early.done()
+    if end == "deadline":
+        it.reads.give_up(10.0)
+        assert isinstance(early.exception(0), NoLeader) and not late.done()
+        assert len(it.reads) >= 1
+        it.reads.give_up(20.0)
+        assert isinstance(late.exception(0), NoLeader)
+    else:
+        it.reads.refuse_all("it is stopped")
+        for read in (early, late):
+            assert isinstance(read.exception(0), ReplicaStopped) and "it is stopped" in str(read.exception(0))
+        assert len(it.reads) == 0
+
+
+# Proposals
+
+
+def test_commands_are_appended_in_order_and_answered_when_they_are_applied() -> None:
+    it = Proposing()
+    it.raft.last_index = 4
+    futures = [it.proposals.ask(command, FOREVER) for command in (b"a", b"b")]
+    it.proposals.receive(3, Propose(55, [b"c", b"d"]))
+    gone = it.proposals.ask(b"x", FOREVER)
+    gone.cancel()
+    it.raft.lead()
+    assert it.proposals.more_to_take and len(it.proposals) == 5
+    it.proposals.take(0.0)
+    assert it.raft.entries == [b"a", b"b", b"c", b"d"] and futures[0].running()
+    assert not it.proposals.more_to_take and len(it.proposals) == 4
+    it.apply(1, 5, Result(1), Result(2), Result(3))
+    assert [future.result(0) for future in futures] == [Result(1), Result(2)]
+    assert it.outcomes() == [(3, Outcomes([Outcome(55, "applied", Result(3))]))]
+    it.proposals.on_applied([LogEntry(8, 2, b"\x00x")], [Entry(8, b"x")], [Result(4)])
+    assert it.outcomes() == [(3, Outcomes([Outcome(56, "discarded", None)]))]
+    assert len(it.proposals) == 0 and it.outcomes() == []
+
+
+def test_an_entry_of_another_term_is_not_ones_own() -> None:
+    it = Proposing()
+    it.raft.lead()
+    future = it.proposals.ask(b"a", FOREVER)
+    it.proposals.take(0.0)
+    it.apply(2, 1, Result(1))
+    assert isinstance(future.exception(0), Rejected)
+
+
+def test_nothing_is_taken_while_there_is_no_leader_or_leadership_is_handed_over() -> None:
+    it = Proposing()
+    it.proposals.ask(b"a", FOREVER)
+    it.proposals.take(0.0)
+    assert it.outbox() == [] and not it.proposals.more_to_take
+    it.raft.lead()
+    it.raft.transferring = True
+    it.proposals.take(0.0)
+    assert it.raft.entries == [] and not it.proposals.more_to_take
+    it.raft.transferring = False
+    assert it.proposals.more_to_take
+    it.proposals.held_back = True
+    assert not it.proposals.more_to_take
+
+
+def test_a_batch_is_taken_at_a_time() -> None:
+    it = Proposing()
+    size = it.raft.timing.batch_bytes // 2
+    for _ in range(3):
+        it.proposals.ask(b"x" * size, FOREVER)
+    it.raft.lead()
+    it.proposals.take(0.0)
+    assert len(it.raft.entries) == 2 and it.proposals.more_to_take
+
+
+def test_a_follower_forwards_and_passes_on_what_it_hears() -> None:
+    it = Proposing()
+    it.raft.follow(2)
+    futures = [it.proposals.ask(name, FOREVER) for name in (b"a", b"b", b"c", b"d", b"e")]
+    change = it.proposals.ask(AddReplica(4), FOREVER)
+    move = it.proposals.ask(TransferLeadership(3), FOREVER)
+    it.proposals.receive(3, Propose(55, [b"z"]))
+    it.proposals.receive(3, ProposeChange(56, AddReplica(9)))
+    it.proposals.take(0.0)
+    assert it.outbox() == [
+        (2, Propose(FIRST, [b"a", b"b", b"c", b"d", b"e"])),
+        (2, ProposeChange(FIRST + 5, AddReplica(4))),
+        (2, ProposeChange(FIRST + 6, TransferLeadership(3))),
+    ]
+    assert it.outcomes() == [(3, Outcomes([Outcome(55, "not_leader"), Outcome(56, "not_leader")]))]
+    said = [
+        Outcome(FIRST, "applied", Result(1)),
+        Outcome(FIRST + 1, "not_leader"),
+        Outcome(FIRST + 2, "discarded"),
+        Outcome(FIRST + 3, "unknown"),
+        Outcome(FIRST + 99, "applied", Result(1)),  # given up already
+        Outcome(FIRST + 5, "not_leader"),
+        Outcome(FIRST + 6, "unknown"),
+    ]
+    it.proposals.receive(2, Outcomes(said))
+    assert futures[0].result(0) == Result(1)
+    assert isinstance(futures[1].exception(0), NoLeader)
+    assert isinstance(futures[2].exception(0), Rejected)
+    assert isinstance(futures[3].exception(0), OutcomeUnknown)
+    assert "replica 3 did not take over in time" in str(move.exception(0))
+    assert not futures[4].done() and not change.done() and it.proposals.held_back
+    it.proposals.take(0.0)
+    assert it.outbox() == [(2, ProposeChange(FIRST + 7, AddReplica(4)))]  # asked again
+
+
+def test_what_never_left_waits_in_its_old_order() -> None:
+    it = Proposing()
+    it.raft.follow(2)
+    for name in (b"a", b"b"):
+        it.proposals.ask(name, FOREVER)
+    it.proposals.take(0.0)
+    ((_, message),) = it.outbox()
+    it.proposals.ask(b"c", FOREVER)
+    assert isinstance(message, Propose)
+    it.proposals.take_back(message)
+    assert it.proposals.held_back
+    it.raft.follow(3)
+    it.proposals.give_up_on_former_leader()
+    it.proposals.take(0.0)
+    assert it.outbox() == [(3, Propose(FIRST + 2, [b"a", b"b", b"c"]))]
+    it.raft.follow(2)
+    changes = Proposing()
+    changes.raft.follow(2)
+    changes.proposals.ask(AddReplica(4), FOREVER)
+    changes.proposals.ask(AddReplica(5), FOREVER)
+    changes.proposals.take(0.0)
+    (_, first), _ = changes.outbox()
+    assert isinstance(first, ProposeChange)
+    changes.proposals.take_back(first)
+    changes.proposals.take(0.0)
+    assert changes.outbox() == [(2, ProposeChange(FIRST + 2, AddReplica(4)))]
+
+
+def test_what_a_former_leader_was_sent_is_asked_again_only_if_that_does_no_harm() -> None:
+    it = Proposing()
+    it.raft.follow(2)
+    command = it.proposals.ask(b"a", FOREVER)
+    it.proposals.ask(AddReplica(4, "four:4"), FOREVER)
+    it.proposals.ask(RemoveReplica(3), FOREVER)
+    to_three = it.proposals.ask(TransferLeadership(3), FOREVER)
+    to_one = it.proposals.ask(TransferLeadership(1), FOREVER)
+    it.proposals.take(0.0)
+    it.proposals.give_up_on_former_leader()
+    assert len(it.proposals) == 5 and not command.done()
+    it.outbox()
+    it.raft.follow(None)
+    it.proposals.give_up_on_former_leader()
+    assert "after the command was sent to it" in str(command.exception(0))
+    assert not to_three.done() and not to_one.done()  # going away is what it was asked for
+    it.raft.follow(3)
+    it.proposals.give_up_on_former_leader()
+    assert to_three.result(0) == Result() and isinstance(to_one.exception(0), OutcomeUnknown)
+    it.proposals.take(0.0)
+    assert [message.change for _, message in it.outbox() if isinstance(message, ProposeChange)] == [
+        AddReplica(4, "four:4", again=True),
+        RemoveReplica(3),
+    ]
+    assert len(it.proposals) == 2
+
+
+def test_changes_are_answered_refused_or_wait_their_turn() -> None:
+    it = Proposing()
+    it.raft.lead()
+    future = it.proposals.ask(AddReplica(4), FOREVER)
+    it.proposals.take(0.0)
+    assert not future.done() and it.proposals.held_back and len(it.proposals) == 1
+    it.raft.change_answer = 0
+    it.proposals.take(0.0)
+    assert future.result(0) == Result() and it.raft.changed == [AddReplica(4)] * 2
+    it.raft.change_answer = ConfigurationError("no")
+    refused = it.proposals.ask(AddReplica(4), FOREVER)
+    it.proposals.take(0.0)
+    assert refused.result(0) == Result(error="no")
+    it.raft.change_answer = 9
+    made = it.proposals.ask(AddReplica(4), FOREVER)
+    it.proposals.take(0.0)
+    assert not made.done()
+    it.proposals.on_applied([LogEntry(9, 1, b"\x02x")], [], [])
+    assert made.result(0) == Result()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_leader_that_is_to_go_hands_over_first(remote: bool) -> None:
+    it = Proposing()
+    it.raft.lead()
+    if remote:
+        it.proposals.receive(3, ProposeChange(55, RemoveReplica(1)))
+    else:
+        future = it.proposals.ask(RemoveReplica(1), FOREVER)
+    it.proposals.take(0.0)
+    assert it.raft.transferred == [2] and not it.raft.changed
+    if remote:
+        assert it.outcomes() == [(3, Outcomes([Outcome(55, "not_leader")]))]
+    else:
+        assert not future.done() and len(it.proposals) == 1
+        it.raft.transferring = False
+        it.raft.successor = None  # nobody answers
+        it.proposals.take(0.0)
+        assert it.raft.transferred == [2] and len(it.proposals) == 1
+        it.raft.members = Members((1,), (2,))
+        it.raft.change_answer = ConfigurationError("the last voter")
+        it.proposals.take(0.0)
+        assert future.result(0).error == "the last voter"
+
+
+def test_a_wish_for_another_leader_is_answered_by_who_leads_in_the_end() -> None:
+    for leads, deadline, answered in (
+        (2, 50.0, True),
+        (3, 50.0, True),
+        (None, 50.0, False),
+        (None, 5.0, True),
+    ):
+        it = Proposing()
+        it.raft.lead()
+        future = it.proposals.ask(TransferLeadership(2), deadline)
+        second = it.proposals.ask(TransferLeadership(3), 50.0)
+        itself = it.proposals.ask(TransferLeadership(1), 50.0)
+        it.proposals.take(0.0)
+        assert it.raft.transferred == [2] and itself.result(0) == Result() and not second.done()
+        it.proposals.look_at_hand_over(10.0)
+        assert not future.done()
+        it.raft.transferring = False
+        it.raft.follow(leads)
+        it.proposals.look_at_hand_over(10.0)
+        assert future.done() == answered
+        if leads == 2:
+            assert future.result(0) == Result()
+        elif answered:
+            assert "replica 2 did not take over in time; it still may" in str(future.exception(0))
+
+
+def test_a_proposal_ends_at_its_deadline_with_what_is_known() -> None:
+    it = Proposing()
+    waiting = it.proposals.ask(b"a", 10.0)
+    later = it.proposals.ask(b"b", 11.0)
+    it.proposals.give_up(9.99)
+    assert not waiting.done()
+    it.proposals.give_up(10.0)
+    assert isinstance(waiting.exception(0), NoLeader) and not later.done()
+    it.raft.follow(2)
+    it.proposals.take(10.5)
+    it.proposals.give_up(10.9)
+    assert not later.done()
+    it.proposals.give_up(11.0)
+    assert isinstance(later.exception(0), Timeout) and len(it.proposals) == 0
+    it.raft.lead()
+    too_late, in_log = it.proposals.ask(b"c", 12.0), it.proposals.ask(b"d", 13.0)
+    it.proposals.take(12.0)
+    assert isinstance(too_late.exception(0), NoLeader) and it.raft.entries == [b"d"]
+    it.proposals.give_up(13.0)
+    assert isinstance(in_log.exception(0), Timeout)
+    it.raft.change_answer = None
+    change = it.proposals.ask(AddReplica(4), 20.0)
+    it.proposals.take(13.0)
+    it.proposals.give_up(20.0)
+    assert isinstance(change.exception(0), Timeout)  # it may have been proposed to another leader
+
+
+def test_what_was_cut_off_is_unknown_to_other_replicas() -> None:
+    it = Proposing()
+    it.raft.lead()
+    it.proposals.receive(3, Propose(55, [b"a", b"b"]))
+    mine = it.proposals.ask(b"c", FOREVER)
+    it.proposals.take(0.0)
+    it.proposals.give_up(0.0)
+    assert it.outcomes() == []
+    it.raft.last_index = 1
+    it.proposals.give_up(0.0)
+    assert it.outcomes() == [(3, Outcomes([Outcome(56, "unknown")]))] and not mine.done()
+    it.raft.term = 2
+    again = it.proposals.ask(b"d", FOREVER)
+    it.raft.last_index = 2
+    it.proposals.take(0.0)  # at the place where mine was
+    assert isinstance(mine.exception(0), OutcomeUnknown) and not again.done()
+
+
+def test_a_snapshot_passes_entries_and_does_not_tell_whose_they_were() -> None:
+    it = Proposing()
+    it.raft.lead()
+    futures = [it.proposals.ask(b"a", FOREVER) for _ in range(3)]
+    it.proposals.take(0.0)
+    it.proposals.on_installed(2)
+    assert [future.done() for future in futures] == [True, True, False]
+    assert "a snapshot passed the entry" in str(futures[0].exception(0))
+
+
+def test_whatever_waits_in_a_replica_that_stops_is_told() -> None:
+    it = Proposing()
+    it.raft.follow(2)
+    forwarded = it.proposals.ask(b"f", FOREVER)
+    it.proposals.take(0.0)
+    it.raft.lead()
+    in_log = it.proposals.ask(b"a", FOREVER)
+    move = it.proposals.ask(TransferLeadership(2), FOREVER)
+    it.proposals.take(0.0)
+    it.raft.transferring = False
+    change = it.proposals.ask(AddReplica(4), FOREVER)
+    it.proposals.take(0.0)  # it must wait, and may have been proposed to another leader before
+    it.proposals.receive(3, Propose(55, [b"z"]))
+    waiting = it.proposals.ask(b"w", FOREVER)
+    it.proposals.refuse_all("it is stopped")
+    for future in (in_log, move, forwarded):
+        assert isinstance(future.exception(0), OutcomeUnknown)
+        assert "it is stopped" in str(future.exception(0))
+    assert isinstance(waiting.exception(0), ReplicaStopped)
+    assert isinstance(change.exception(0), OutcomeUnknown)
+    assert len(it.proposals) == 0
+    it.proposals.refuse_all("again")
+
+
+def test_outcomes_go_in_parts_that_fit_and_those_that_did_not_leave_go_again() -> None:
+    it = Proposing()
+    it.raft.lead()
+    it.proposals.receive(3, Propose(1, [b"a"] * 4))
+    it.proposals.take(0.0)
+    third = b"x" * (OUTCOMES_BYTES // 3)
+    it.apply(1, 1, Result(b"y" * (OUTCOMES_BYTES - 20)), Result(third), Result(third), Result(third))
+    sent = it.outcomes()
+    assert [[each.request for each in message.outcomes] for _, message in sent] == [[1], [2, 3], [4]]  # type: ignore[union-attr]
+    assert it.outcomes() == []
+    _, message = sent[1]
+    assert isinstance(message, Outcomes)
+    it.proposals.keep_outcomes(3, message)
+    assert it.outcomes() == [(3, message)]
