@@ -39,7 +39,7 @@ class Origins:
         self.known: dict[int, Origin] = {}  # by number: the last one that was accepted, as the same object
         self.refused: str | None = None  # why this replica must stop
         self._as_of: tuple[Members, Members] | None = None  # what ``known`` was decided with
-        self._strangers: dict[int, str] = {}  # by number: who is in another group, in words
+        self._strangers: dict[int, tuple[bytes, str]] = {}  # by number: its group, another one, and words
         self._heir = b""  # of a directory from before groups had ids: the group that has come of it
         self._introduced: Origin | None = None
 
@@ -148,19 +148,29 @@ class Origins:
             f"replica {self._id} (disk {short(self._log.disk_id)}) to group {short(newest.group)}: was a "
             "directory put in from elsewhere, or an address mistyped?"
         )
-        if self._strangers.get(sender) != words:
+        if self._note_stranger(sender, origin.group, words):
             logger.warning("%s", words)
-            self._strangers[sender] = words
         self._send(sender, Refused(origin.disk, words))
         self._send_membership(sender)
         self._stop_among_strangers()
 
+    def _note_stranger(self, sender: int, group: bytes, words: str) -> bool:
+        """Note the group of a stranger; return whether that is news. Both sides say it, in other words."""
+        news = self._strangers.get(sender, (b"", ""))[0] != group
+        if news:
+            self._strangers[sender] = group, words
+        return news
+
     def _stop_among_strangers(self) -> None:
-        """A majority of this group's own numbers belongs elsewhere: this directory is in the wrong place."""
+        """A majority of this group's own numbers is one other group: this directory is in the wrong place.
+
+        Strangers of several groups are in the wrong place themselves.
+        """
         voters = self._raft.members.voters
-        strangers = [number for number in voters if number in self._strangers]
-        if self._id in voters and 2 * len(strangers) > len(voters):
-            self.refused = self._strangers[strangers[0]]
+        strangers = [self._strangers[number] for number in voters if number in self._strangers]
+        for group, words in strangers:
+            if self._id in voters and 2 * sum(other == group for other, _ in strangers) > len(voters):
+                self.refused = words
 
     # Who is outside, or was
 
@@ -212,7 +222,7 @@ class Origins:
         if not self._raft.members.group:
             self.refused = message.reason
         elif origin.group not in (b"", self._raft.members.group, LEGACY):
-            self._strangers[sender] = message.reason
+            self._note_stranger(sender, origin.group, message.reason)
             self._send_membership(sender)
             self._stop_among_strangers()
 
@@ -226,4 +236,4 @@ class Origins:
 
     def problem(self) -> str | None:
         """Who is in another group, for people."""
-        return next(iter(self._strangers.values()), None)
+        return next((words for _, words in self._strangers.values()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -636,6 +637,28 @@ def test_a_directory_of_another_group_is_refused_with_both_names(
     fill(ours, 3, "on")
     assert ours.elect().raft.term - before <= 1
     ours.run_until(lambda: all(len(ours.content(member)) == 13 for member in (1, 2)))
+
+
+@pytest.mark.parametrize("of_one_group", [False, True])
+def test_a_replica_takes_itself_for_the_stranger_only_among_a_majority_of_one_other_group(
+    make_world: Callable[..., World], of_one_group: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two that come from two groups are in the wrong place themselves."""
+    ours, *theirs = (make_world(seed=seed) for seed in (1, 2, 3))
+    for world in (ours, *theirs):
+        world.elect()
+        fill(world, 5)
+        for member in (2, 3):
+            world.stop(member)
+    for member, world in zip((2, 3), [theirs[0]] * 2 if of_one_group else theirs, strict=True):
+        shutil.rmtree(ours.folder(member))
+        shutil.copytree(world.folder(member), ours.folder(member))
+        ours.start(member)
+    ours.run(20)
+    assert (ours.replicas[1].status.role == "failed") == of_one_group
+    assert "put in from elsewhere" in (ours.replicas[1].status.error or "")
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == len(set(said)) > 0  # once, not whenever they meet
 
 
 def test_a_directory_opened_under_another_number_is_refused(world: World) -> None:

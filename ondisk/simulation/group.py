@@ -739,8 +739,8 @@ class Simulation(World):
 
     def _repair(self, epoch: int, member: int) -> None:
         """A supervisor tries it again, and then a person deletes the directory."""
-        if self.epoch != epoch or member not in self._instead:
-            self._repairing.discard(member)
+        if self.epoch != epoch or member not in self._instead or member in self.replicas:
+            self._repairing.discard(member)  # what was refused is not there any more
             return
         log = self.logs.get(member)
         if log is not None and log.identity is not None and log.identity.refused:
@@ -1007,7 +1007,7 @@ class Simulation(World):
         members = leader.raft.members
         for member in sorted(self._instead):  # it was put back in time, and belongs there
             back = self._disk_in.get(member) == members.disk_of(member) != b""
-            if back or member in members.removed:  # what becomes of who is out is nobody's business any more
+            if back or member not in members.all:  # what becomes of who is out is nobody's business
                 del self._instead[member]
         if self._importing or self._away or self._instead or self._aside:
             return False
