@@ -567,7 +567,8 @@ class Replica:
     # State on disk
 
     def _do_errands(self) -> None:
-        for errand, future in drain(self._errands):
+        for _ in range(len(self._errands)):  # one by one: if this one fails, the rest are refused
+            errand, future = self._errands.popleft()
             if not begin(future):
                 continue
             try:

@@ -417,7 +417,17 @@ def test_what_never_left_waits_in_its_old_order() -> None:
     it.proposals.give_up_on_former_leader()
     it.proposals.take(0.0)
     assert it.outbox() == [(3, Propose(FIRST + 2, [b"a", b"b", b"c"]))]
-    it.raft.follow(2)
+    for end in ("deadline", "stopped"):  # it has certainly not happened
+        it = Proposing()
+        it.raft.follow(2)
+        future = it.proposals.ask(b"a", 10.0)
+        it.proposals.take(0.0)
+        it.proposals.take_back(Propose(FIRST, [b"a"]))
+        if end == "deadline":
+            it.proposals.give_up(10.0)
+        else:
+            it.proposals.refuse_all("it is stopped")
+        assert isinstance(future.exception(0), NoLeader if end == "deadline" else ReplicaStopped)
     changes = Proposing()
     changes.raft.follow(2)
     changes.proposals.ask(AddReplica(4), FOREVER)

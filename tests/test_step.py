@@ -1,0 +1,196 @@
+"""What ``Replica.step`` promises: when it must be called again, and what an error inside it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ondisk.diskkv import DiskKV, get
+from ondisk.errors import Corrupt, NoLeader, ReplicaStopped, StorageError
+from ondisk.messages import Message
+from ondisk.replica import Replica
+from tests.virtual import World, fill, put
+
+FOREVER = float("inf")
+
+
+def silence(world: World) -> None:
+    """From now on nothing arrives."""
+
+    def lose(*_: object) -> Iterable[Message]:
+        return []
+
+    world.edit = lose
+
+
+def test_a_leader_wants_to_be_called_for_its_next_heartbeat(world: World) -> None:
+    leader = world.elect()
+    world.run(3)
+    for _ in range(20):
+        world.tick()
+        wait = leader.step()
+        assert wait == pytest.approx(leader.raft.next_wakeup() - world.now)
+        assert 0 <= wait <= leader.raft.timing.heartbeat
+
+
+def test_a_follower_wants_to_be_called_for_its_timers(world: World) -> None:
+    leader = world.elect()
+    world.run(3)
+    follower = world.replicas[world.others(leader.id)[0]]
+    wait = follower.step()
+    assert 0 < wait <= 1.0  # the state is synced each second
+    assert wait == pytest.approx(min(follower.raft.next_wakeup(), follower._sync_state_at) - world.now)
+    silence(world)
+    put(follower, "k")
+    follower.step()
+    assert 0 < follower.step() <= 0.05  # somebody waits, whose deadline may pass
+
+
+def test_who_has_more_to_do_is_called_again_at_once(make_world: Callable[..., World]) -> None:
+    world = make_world(members=1)
+    leader = world.elect()
+    world.run(2)
+    assert leader.step() > 0
+    future = put(leader, "k")
+    steps = 0
+    while leader.step() == 0.0:
+        steps += 1
+    assert 1 <= steps <= 3 and future.done()
+    leader.raft.timing = leader.raft.timing._replace(batch_bytes=1)
+    for number in range(5):
+        put(leader, f"k{number}")
+    leader.raft._next_send = FOREVER
+    assert leader.step() == 0.0  # one of five was taken
+
+
+def test_a_stopped_replica_is_never_called_again(world: World) -> None:
+    leader = world.elect()
+    leader._removed = True
+    assert leader.step() == FOREVER and leader.status.role == "removed"
+    with pytest.raises(ReplicaStopped):
+        leader.step()
+    other = world.replicas[world.others(leader.id)[0]]
+    other._damage = Corrupt("here")
+    assert other.step() == FOREVER and other.status.role == "failed"
+
+
+class Damaged(DiskKV):
+    """Its answers and its sync are what a test says."""
+
+    error: Exception | None = None
+    sync_error: Exception | None = None
+
+    def lookup(self, query: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        return super().lookup(query)
+
+    def sync(self) -> None:
+        if self.sync_error is not None:
+            raise self.sync_error
+        super().sync()
+
+
+def test_damage_that_a_question_meets_stops_the_replica(make_world: Callable[..., World]) -> None:
+    world = make_world(machine=Damaged)
+    leader = world.elect()
+    machine = leader.machine
+    assert isinstance(machine, Damaged)
+    woken: list[bool] = []
+    leader._endpoint.wake = lambda: woken.append(True)  # type: ignore[method-assign]
+    machine.error = StorageError("not now")
+    with pytest.raises(StorageError):
+        leader.lookup(get("k"))
+    world.tick()
+    assert leader.running and not woken
+    machine.error = Corrupt("a bad block")
+    with pytest.raises(Corrupt):
+        leader.lookup(get("k"))
+    assert woken
+    world.tick()
+    assert leader.status.role == "failed" and "a bad block" in str(leader.status.error)
+
+
+def test_who_asked_for_what_failed_is_told_and_the_replica_stops(make_world: Callable[..., World]) -> None:
+    world = make_world(machine=Damaged)
+    leader = world.elect()
+    fill(world, 3)
+    machine = leader.machine
+    assert isinstance(machine, Damaged)
+    machine.sync_error = StorageError("the disk is gone")
+    future, next_one = leader.compact(), leader.compact()
+    leader.step()
+    assert isinstance(future.exception(0), StorageError) and leader.status.role == "failed"
+    assert isinstance(next_one.exception(0), ReplicaStopped)
+
+
+@pytest.mark.parametrize("how", ["recovering", "needs_state"])
+def test_a_state_that_is_being_replaced_is_neither_synced_nor_compacted(world: World, how: str) -> None:
+    leader = world.elect()
+    fill(world, 3)
+    synced, base = leader.status.synced_index, leader.log.base_index
+    setattr(leader.raft, how, True)
+    with leader.raft.at(world.now):
+        assert leader._compact(keep=False) == base
+        leader._sync_state(world.now + 10)
+    assert leader._synced_index == synced and leader.log.base_index == base
+    setattr(leader.raft, how, False)
+    with leader.raft.at(world.now):
+        leader._sync_state(world.now + 20)
+    assert leader._synced_index > synced
+    if leader.raft.is_leader:
+        with leader.raft.at(world.now):
+            assert leader._compact(keep=False) > base
+
+
+def test_the_directory_is_checked_whenever_something_was_synced(world: World) -> None:
+    """What is synced into a directory that was moved away counts for nothing."""
+    leader = world.elect()
+    world.run(1)
+    checked: list[int] = []
+    assert leader._lock is not None
+    leader._lock.check = lambda: checked.append(leader.log.syncs)  # type: ignore[method-assign, union-attr]
+    world.run(0.5)
+    assert not checked  # nothing was written
+    before = leader.log.syncs
+    fill(world, 1)
+    assert checked and checked == list(range(before + 1, leader.log.syncs + 1))
+
+
+def test_a_replica_is_told_its_first_members_once_and_remembers_them(world: World, tmp_path: Path) -> None:
+    member = world.others(world.elect().id)[0]
+    log = world.replicas[member].log
+    assert log is not None and log.identity is not None and log.identity.first == world.members
+    world.stop(member)
+    replica = Replica(
+        member,
+        None,
+        world.folder(member),
+        DiskKV(world.folder(member) / "state"),
+        world._attach(member),
+        clock=lambda: world.now,
+        rng=world.rng,
+        lockstep=True,
+    )
+    world.replicas[member] = replica
+    assert replica.log is not None and replica.log.identity is not None
+    assert replica.log.identity.first == world.members
+    world.run_until(world.converged)
+
+
+def test_a_put_without_a_leader_ends_at_its_deadline_though_nothing_else_happens(world: World) -> None:
+    replica = world.replicas[1]
+    world.elect()
+    silence(world)
+    for other in (2, 3):
+        world.stop(other)
+    world.run(5)
+    future = replica.propose(b"x", world.now + 0.3)
+    until = world.now + 0.3
+    while not future.done():
+        assert world.now < until + 0.1
+        world.now += min(1.0, max(0.002, replica.step()))  # as a thread would that sleeps in between
+    assert isinstance(future.exception(0), NoLeader)
