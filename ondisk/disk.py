@@ -209,12 +209,12 @@ class _Walk:
                 raise StoreClosed(f"{store.path}: closed")
         except Exception as error:
             self.leave()
-            raise store._error(error) from None
+            raise store.typed(error) from None
         return self._pairs
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.leave()
-        if isinstance(error, Exception) and (typed := self._store._error(error)) is not error:
+        if isinstance(error, Exception) and (typed := self._store.typed(error)) is not error:
             raise typed from None
 
     def leave(self) -> None:
@@ -278,6 +278,25 @@ def _close(database: Rdict) -> None:
             time.sleep(_LENT_SECONDS)  # for a call inside RocksDB, which no Python code can make longer
 
 
+class _Call:
+    """``with`` this: a call of RocksDB, whose errors become typed ones. (A class, as the cheapest way.)"""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        if not self._store._open:
+            raise StoreClosed(f"{self._store.path}: closed")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, Exception) and (typed := self._store.typed(error)) is not error:
+            raise typed from None
+
+
 class Store:
     """One RocksDB with the column families ``default`` and ``meta``, both with keys and values in bytes.
 
@@ -336,9 +355,12 @@ class Store:
             _refuse_recycled_records(file)
 
     def check(self) -> None:
-        """Raise ``StorageError`` unless the files can still be found and written. Costs microseconds."""
-        with self._using():
-            self._watch.check()
+        """Raise ``StorageError`` unless the files can still be found. Costs a microsecond or two.
+
+        Whether what was written since is durable is another question: ``sync`` answers it.
+        """
+        with _Call(self):
+            self._watch.check(durable=False)
 
     def _lost_file(self) -> str | None:
         """A file that RocksDB needs, and that is not there. It adds and removes some meanwhile."""
@@ -373,23 +395,11 @@ class Store:
             forked.leak(mine)
         forked.leak(getattr(self, "_meta_handle", None))
 
-    def _error(self, error: Exception) -> Exception:
+    def typed(self, error: Exception) -> Exception:
         """What to raise for an error of a call: a typed one, if it is the disk's or came of closing."""
         if isinstance(error, _TOO_LATE) and not self._open:
             return StoreClosed(f"{self.path}: closed")
         return _translate(error, self.path)
-
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        """Turn errors into typed ones. (What is read most often does without, for speed.)"""
-        try:
-            if not self._open:
-                raise StoreClosed(f"{self.path}: closed")
-            yield
-        except Exception as error:
-            if (typed := self._error(error)) is error:
-                raise
-            raise typed from None
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a data key; ``None`` if there is none."""
@@ -398,18 +408,18 @@ class Store:
                 raise StoreClosed(f"{self.path}: closed")
             value: bytes | None = self._db.get(key)
         except Exception as error:
-            raise self._error(error) from None
+            raise self.typed(error) from None
         return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of many data keys, in their order. Other threads run meanwhile."""
-        with self._using():
+        with _Call(self):
             values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
             return values
 
     def get_meta(self, key: bytes) -> bytes | None:
         """The value of a metadata key; user keys can never collide with one."""
-        with self._using():
+        with _Call(self):
             value: bytes | None = self._meta.get(key)
             return value
 
@@ -441,13 +451,13 @@ class Store:
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
         self._disk.reach("write")
-        with self._using():
+        with _Call(self):
             self._db.write(batch)
         self._disk.reach("written")
 
     def sync(self) -> None:
         """Return when every write so far would survive a power cut, and can be found afterwards."""
-        with self._using():
+        with _Call(self):
             self._disk.sync(lambda: self._db.flush_wal(True))
             self._watch.check()
             self._durable = self._db.latest_sequence_number()
@@ -462,7 +472,7 @@ class Store:
         # RocksDB would do the same in there, but with the GIL in its hands. This flushes the data alone, so
         # the write-ahead log must hold their metadata: that is why it is synced first.
         self.sync()
-        with self._using():
+        with _Call(self):
             self._db.flush(True)
             Checkpoint(self._db).create_checkpoint(str(directory))
 

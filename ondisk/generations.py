@@ -83,7 +83,7 @@ class Generations:
     def check(self) -> None:
         """Raise ``StorageError`` unless the directory and its pointer are where they were."""
         if self._watch is not None:
-            self._watch.check()
+            self._watch.check(durable=False)
 
     def _lost_file(self) -> str | None:
         if self._lock is not None and not self._lock.is_there():

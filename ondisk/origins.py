@@ -57,12 +57,12 @@ class Origins:
     def changed(self) -> Origin | None:
         """The same, if it is another one than at the last look."""
         committed = self._raft.committed_members
-        self._forget_what_is_outdated(committed)
         before = self._introduced
         return None if before is not None and before.group == committed.group else self.own()
 
-    def _forget_what_is_outdated(self, committed: Members) -> None:
-        members = self._raft.members, committed
+    def forget_what_is_outdated(self) -> None:
+        """Other members count now: whom this replica hears must be decided again."""
+        members = self._raft.members, self._raft.committed_members
         if self._as_of is None or members[0] is not self._as_of[0] or members[1] is not self._as_of[1]:
             self._as_of = members
             self.known.clear()
@@ -90,7 +90,7 @@ class Origins:
                 "its directory and start it again, and the others feed it anew",
             )
             return False
-        self._forget_what_is_outdated(committed)
+        self.forget_what_is_outdated()
         if sender in newest.voters and newest.disk_of(sender) != origin.disk and newest.group != LEGACY:
             self._raft.on_newcomer(sender, origin.disk)
             self.known.pop(sender, None)  # the other disk must be looked at again when it speaks

@@ -319,6 +319,9 @@ class RaftLog:
 
     def members_at(self, index: int) -> Members:
         """The configuration as of an entry; before the base, the base's."""
+        since, newest = self._configurations[-1]
+        if since <= index:  # nearly always
+            return newest
         oldest = self._configurations[0][1]
         return next((members for since, members in reversed(self._configurations) if since <= index), oldest)
 

@@ -438,6 +438,7 @@ class Replica:
         return max(0.0, wakeup - now)
 
     def _take_in(self) -> None:
+        self._origins.forget_what_is_outdated()
         for sender, origin, message in self._endpoint.receive():
             if self._origins.known.get(sender) is origin or self._origins.accept(sender, origin, message):
                 self._receive(sender, message)
@@ -508,6 +509,8 @@ class Replica:
         self.log.sync()
         if self.log.syncs > syncs and self._lock is not None:
             self._lock.check()  # what was synced counts only while it can be found, and by nobody else
+        if not self._outbox:
+            return
         if (origin := self._origins.changed()) is not None:
             self._endpoint.introduce(origin)
         outbox, self._outbox = self._outbox, []

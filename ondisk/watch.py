@@ -6,7 +6,9 @@ process. So whoever has synced something looks whether it can still be found, be
 is durable.
 
 The look costs one ``stat`` and one ``access``, some microseconds. A directory's *change time* moves when a
-name in it comes or goes, or when its permissions change; only then is there more to be looked at.
+name in it comes or goes, or when its permissions change; only then is there more to be looked at. What is
+mounted over the directory and may only be read has the same identity and the same times: only ``access``
+tells, and a file that is open goes on to be written below.
 """
 
 from __future__ import annotations
@@ -36,15 +38,19 @@ class Watch:
         self._find_lost = lost
         self._changed = -1
 
-    def check(self) -> None:
-        """Raise ``StorageError`` unless everything is where it was, and may be written."""
-        if (reason := self.what_is_wrong()) is not None:
+    def check(self, *, durable: bool = True) -> None:
+        """Raise ``StorageError`` unless everything is where it was, and may be written.
+
+        Not ``durable``: nothing was promised of what is in there, since another directory has it, too. Then
+        whether it may be written is looked at only when it has changed.
+        """
+        if (reason := self.what_is_wrong(durable=durable)) is not None:
             raise StorageError(
                 f"{self._path}: {reason} while it was in use. What is written there now would be lost. "
                 f"Put it right and start again, or rebuild this replica from the others"
             )
 
-    def what_is_wrong(self) -> str | None:
+    def what_is_wrong(self, *, durable: bool = True) -> str | None:
         """What ``check`` would say. Then nothing here may be touched by its name any more."""
         try:
             found = os.stat(self._path)
@@ -52,10 +58,13 @@ class Watch:
             return f"was deleted or moved away ({error.strerror})"
         if (found.st_dev, found.st_ino) != self._identity:
             return "was replaced by another directory"
+        changed = found.st_ctime_ns != self._changed
+        if not (changed or durable):
+            return None
         # The owner's bit stops everybody but root. Whoever takes it away means root, too.
         if self._owner_writes > found.st_mode & stat.S_IWUSR or not os.access(self._path, os.W_OK):
             return "was made read-only"
-        if found.st_ctime_ns != self._changed:
+        if changed:
             if (name := self._find_lost()) is not None:
                 return f"has lost its file {name}"
             settled = abs(time.time_ns() - found.st_ctime_ns) > _TICK_NS
