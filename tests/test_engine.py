@@ -135,6 +135,12 @@ def test_a_leader_that_visibly_went_away_is_not_waited_for(make: Callable[..., E
         engine.raft.set_connected(frozenset({3}))
     assert engine.raft.leader_id is None
     assert engine.raft.next_wakeup() <= engine.now + 3 * TIMING.first_election
+    for again in (engine.raft._wait_briefly_for_leader, engine.raft.begin_group) * 30:
+        engine.raft._election_deadline = engine.now + 99
+        with engine.raft.at(engine.now):
+            again()
+        waits = engine.raft.next_wakeup() - engine.now
+        assert TIMING.first_election <= waits <= 3 * TIMING.first_election
     (answer,) = engine.receive(3, RequestVote(2, 0, 0, pre=True))  # nor do others have to wait
     assert answer == (3, Vote(2, True, pre=True))
 

@@ -277,9 +277,21 @@ def test_one_that_needs_what_was_compacted_needs_a_snapshot(make: Callable[..., 
 
 
 def test_one_without_its_state_says_so_and_needs_a_snapshot(make: Callable[..., Engine]) -> None:
+    for prev in (10, 0):
+        engine = compacted(make)
+        replies(engine, 2, index=0, prev=prev)
+        assert engine.raft.needs_snapshot == {2}
+
+
+def test_after_a_snapshot_a_follower_is_fed_from_there(make: Callable[..., Engine]) -> None:
     engine = compacted(make)
-    replies(engine, 2, index=0, prev=10)
-    assert engine.raft.needs_snapshot == {2}
+    engine.agree(2)
+    engine.append(1)
+    engine.tick()
+    replies(engine, 2, index=0, prev=11)  # it has lost its state
+    with engine.raft.at(engine.now):
+        engine.raft.on_snapshot_installed(2, 11)
+    assert indexes(2, engine.tick()) == [[12]]
 
 
 @pytest.mark.parametrize("how", ["it has that much", "its log is longer", "not longer", "it was installed"])
