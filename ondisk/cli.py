@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ondisk.addresses import Address, format_address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
 from ondisk.inspect import inspect, print_inspection
 from ondisk.node import Node
+from ondisk.paths import read_regular
 from ondisk.replica import ReplicaStatus
 from ondisk.restore import import_snapshot
 from ondisk.tcp import TcpNetwork
@@ -360,6 +361,14 @@ def _keep_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
+def _secret(path: Path) -> bytes:
+    """What the file holds. A FIFO would keep everybody waiting, a device might never end."""
+    try:
+        return read_regular(path).strip()
+    except (OSError, StorageError) as error:
+        raise click.BadParameter(f"{path}: cannot be read ({error})", param_hint="'--secret-file'") from None
+
+
 def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: int) -> None:
     with click.progressbar(length=file.stat().st_size, label=f"replica {replica_id}", file=sys.stderr) as bar:
 
@@ -429,7 +438,7 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
 )
 @click.option(
     "--secret-file",
-    type=click.File("rb"),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     envvar="ONDISK_SECRET_FILE",
     show_envvar=True,
     help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
@@ -449,7 +458,7 @@ def run(
     join: bool,
     import_snapshot: Path | None,
     data_dir: Path,
-    secret_file: BinaryIO | None,
+    secret_file: Path | None,
     log_level: str,
 ) -> None:
     """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
@@ -469,7 +478,7 @@ def run(
         return
     if sys.stdin is None and not serve:
         raise click.UsageError("standard input is closed: to run as a service, give --serve")
-    secret = secret_file.read().strip() if secret_file else None
+    secret = _secret(secret_file) if secret_file else None
     options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
     network = TcpNetwork(addresses, secret=secret, **options)
     node = Node(replica_id, () if join else tuple(addresses), data_dir, network)

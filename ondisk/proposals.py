@@ -26,6 +26,7 @@ from ondisk.limits import COMMAND_OVERHEAD, OUTCOMES_BYTES, result_bytes, sendab
 from ondisk.messages import (
     AddReplica,
     Change,
+    MembersChange,
     Outcome,
     Outcomes,
     Propose,
@@ -36,7 +37,7 @@ from ondisk.messages import (
 )
 from ondisk.raft import Raft
 from ondisk.raftlog import LogEntry
-from ondisk.requests import Answer, Remote, Send, begin, drain, refuse
+from ondisk.requests import PATIENCE_HEARTBEATS, Answer, Remote, Send, begin, drain, refuse
 from ondisk.statemachine import Entry, Result
 
 _DISCARDED = "a new leader discarded the entry before it was committed"
@@ -69,6 +70,8 @@ class Proposals:
         self._waiting: deque[_Proposal] = deque()
         self._in_log: dict[int, tuple[int, _Proposal]] = {}  # index: term, proposal
         self._forwarded: dict[int, tuple[int, _Proposal]] = {}  # request: leader, proposal
+        self._changes_of_others: set[Remote] = set()  # not answered yet: they may be asked for again
+        self._answer_due = 0.0  # when to ask again for a change that was forwarded
         self._handing_over: _Proposal | None = None  # a wish for another leader, until it leads
         self._in_hand: list[_Proposal] = []  # on the way from the first of these to another one
 
@@ -88,7 +91,10 @@ class Proposals:
             for request, command in enumerate(message.commands, message.first):
                 self._waiting.append(_Proposal(command, float("inf"), Remote(sender, request)))
         elif isinstance(message, ProposeChange):
-            self._waiting.append(_Proposal(message.change, float("inf"), Remote(sender, message.request)))
+            asked = Remote(sender, message.request)
+            if asked not in self._changes_of_others:
+                self._changes_of_others.add(asked)
+                self._waiting.append(_Proposal(message.change, float("inf"), asked))
         else:
             self._on_outcomes(message)
 
@@ -108,8 +114,11 @@ class Proposals:
                 self._propose(now)
         else:
             self._return_remote()
-            if (leader := self._raft.leader_id) is not None and self._waiting:
-                self._forward(leader, now)
+            if (leader := self._raft.leader_id) is not None:
+                if now >= self._answer_due:
+                    self._forward_again(leader, now)
+                if self._waiting:
+                    self._forward(leader, now)
         self._in_hand = []
 
     def _take(self, now: float) -> list[_Proposal]:
@@ -198,6 +207,15 @@ class Proposals:
         for change, proposal in changes:
             request = self._note_forwarded(leader, proposal)
             self._send(leader, ProposeChange(request, change))
+        if changes:
+            self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
+
+    def _forward_again(self, leader: int, now: float) -> None:
+        """A change of the members, or the answer to it, may have been lost; done twice is done once."""
+        for request, (asked, proposal) in self._forwarded.items():
+            if asked == leader and isinstance(proposal.command, MembersChange):
+                self._send(leader, ProposeChange(request, _again(proposal.command)))
+                self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
     def _note_forwarded(self, leader: int, proposal: _Proposal) -> int:
         request = self._next_request
@@ -214,7 +232,10 @@ class Proposals:
             requests = range(message.first, message.first + len(message.commands))
         for request in reversed(requests):
             if (waiting := self._forwarded.pop(request, None)) is not None:  # else given up meanwhile
-                self._waiting.appendleft(waiting[1])
+                proposal = waiting[1]
+                if isinstance(message, ProposeChange):  # it may have been sent before
+                    proposal = proposal._replace(command=message.change)
+                self._waiting.appendleft(proposal)
 
     def _return_remote(self) -> None:
         """Another replica took this one for the leader: it may ask elsewhere."""
@@ -288,6 +309,7 @@ class Proposals:
         verdict: Literal["applied", "not_leader", "discarded", "unknown"],
         result: Result | None = None,
     ) -> None:
+        self._changes_of_others.discard(to)
         outcome = Outcome(to.request, verdict, result)
         self._outcomes.setdefault(to.replica_id, []).append(outcome)
 
@@ -354,15 +376,12 @@ class Proposals:
                 if leader is None:
                     continue  # going away is what it was asked for
                 self._answer(proposal.reply, Result())
-            elif isinstance(change, AddReplica):
-                again = AddReplica(change.id, change.address, again=True)
-                self._wait_for_turn(proposal._replace(command=again))
             elif isinstance(change, bytes | TransferLeadership):
                 self._refuse(
                     proposal.reply, OutcomeUnknown("the leader went away after the command was sent to it")
                 )
             else:
-                self._wait_for_turn(proposal)  # done twice is done once
+                self._wait_for_turn(proposal._replace(command=_again(change)))
             del self._forwarded[request]
 
     def refuse_all(self, stopped: str) -> None:
@@ -384,6 +403,11 @@ class Proposals:
         if self._handing_over is not None:
             self._refuse(self._handing_over.reply, OutcomeUnknown(stopped))
         self._handing_over = None
+
+
+def _again(change: MembersChange) -> MembersChange:
+    """The same change, of which nobody knows whether it was made."""
+    return AddReplica(change.id, change.address, again=True) if isinstance(change, AddReplica) else change
 
 
 def _in_parts(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:

@@ -15,9 +15,7 @@ from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.futures import Future
 from ondisk.messages import AskReadIndex, ReadIndex
 from ondisk.raft import Raft
-from ondisk.requests import Answer, Remote, Send, begin, drain, refuse
-
-_PATIENCE_HEARTBEATS = 2
+from ondisk.requests import PATIENCE_HEARTBEATS, Answer, Remote, Send, begin, drain, refuse
 
 
 class _Read(NamedTuple):
@@ -94,7 +92,7 @@ class Reads:
             self._expect_answer(now)
 
     def _expect_answer(self, now: float) -> None:
-        self._answer_due = now + _PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
+        self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
     def serve(self) -> None:
         """Answer those whose round is confirmed, and whose index is applied."""

@@ -10,6 +10,8 @@ from ondisk.futures import Future
 from ondisk.messages import Message
 from ondisk.statemachine import Result
 
+PATIENCE_HEARTBEATS = 2  # so long a question to the leader may go unanswered: then it is asked again
+
 _T = TypeVar("_T")
 
 Send = Callable[[int, Message], None]

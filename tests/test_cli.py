@@ -855,6 +855,7 @@ def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
         ("--replica-id 1 --members 192.0.2.1:1,192.0.2.2:1", "shared secret is required"),
         ("--replica-id 1 --secret-file missing", "missing"),
         ("--replica-id 1 --secret-file short", "at least 16 bytes"),
+        ("--replica-id 1 --secret-file /dev/zero", "a device"),
         ("--replica-id 1 --log-level loud", "'warning'"),
     ],
 )
@@ -864,6 +865,13 @@ def test_wrong_use_is_told_in_one_line(tmp_path: Path, arguments: str, hint: str
     line = complaint(ondisk(*arguments.split(), cwd=tmp_path), 2)
     assert hint in line and line.endswith("(see --help)\n")
     assert [path.name for path in tmp_path.iterdir()] == ["short"]
+
+
+def test_a_secret_in_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    """Nobody may ever write into it, and a service would wait without a word."""
+    os.mkfifo(tmp_path / "fifo")
+    line = complaint(ondisk("--replica-id", "1", "--secret-file", "fifo", cwd=tmp_path), 2)
+    assert "--secret-file" in line and "a FIFO" in line
 
 
 def test_a_used_port_names_the_port_and_its_holder(tmp_path: Path) -> None:

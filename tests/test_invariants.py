@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from ondisk.errors import OndiskError
@@ -15,7 +17,7 @@ from ondisk.linearizability import History
 from ondisk.members import Members
 from ondisk.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
 from ondisk.raft import Timing
-from ondisk.raftlog import MEMBERS, LogEntry
+from ondisk.raftlog import MEMBERS, LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
 from ondisk.simulation.clients import Client, SessionClient
@@ -565,6 +567,53 @@ def test_a_replica_that_cannot_start_again_is_a_violation(tmp_path: Path) -> Non
     simulation.faults = (Fault(2.0, "crash", 0.5, size=1),)
     with breaks("a replica that cannot start", "I would rather not"):
         simulation.run()
+
+
+class TakesAnyDirectory(RaftLog):
+    """It does not mind whose directory it is."""
+
+    def _identify(self, replica_id: int, rng: random.Random) -> None:
+        super()._identify(replica_id if self.identity is None else self.identity.replica_id, rng)
+
+
+class TakesAnyPlace(Replica):
+    log_type = TakesAnyDirectory
+
+
+class ForgetsWhyItStopped(RaftLog):
+    """Who was refused may try again."""
+
+    def _identify(self, replica_id: int, rng: random.Random) -> None:
+        if self.identity is not None:
+            self.identity = msgspec.structs.replace(self.identity, refused="")
+        super()._identify(replica_id, rng)
+
+
+class TriesAgain(Replica):
+    log_type = ForgetsWhyItStopped
+
+
+@pytest.mark.parametrize(
+    ("replica_type", "fault", "rule"),
+    [
+        (TakesAnyPlace, Fault(3.0, "swap", 1.0, who=1, other=2), "swapped directories"),
+        (TriesAgain, Fault(3.0, "copy", 1.0, who=1), "refused for good"),
+    ],
+)
+def test_a_directory_that_must_not_start_and_does_is_a_violation(
+    tmp_path: Path, replica_type: type[Replica], fault: Fault, rule: str
+) -> None:
+    """And without the fault of the code the same run is a good one."""
+    for tried in (Replica, replica_type):
+        simulation = Simulation(
+            1, tmp_path / tried.__name__, seconds=8, schedule=(fault,), replica_type=tried
+        )
+        if tried is Replica:
+            simulation.run()
+            assert simulation.counts["refused"] + simulation.counts["swap"] > 0
+        else:
+            with breaks(rule, "was started with"):
+                simulation.run()
 
 
 # Clients

@@ -12,6 +12,9 @@ from ondisk.messages import (
     AddReplica,
     AppendEntries,
     Change,
+    Message,
+    Outcomes,
+    ProposeChange,
     Removed,
     RemoveReplica,
     RequestVote,
@@ -20,6 +23,7 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
+from ondisk.raftlog import MEMBERS
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import TICK, World, fill, put
@@ -615,3 +619,48 @@ def test_a_leader_that_hands_over_does_not_spin(world: World) -> None:
         assert leader.step() > 0
     seconds = 100 * TICK
     assert len(world.messages(TakeOver)) - before <= 1 + seconds / leader.raft.timing.heartbeat
+
+
+@pytest.mark.parametrize("lost", [ProposeChange, Outcomes])
+@pytest.mark.parametrize("change", [AddReplica(4), RemoveReplica(3)])
+def test_a_change_that_was_forwarded_is_asked_for_again_when_it_or_its_answer_is_lost(
+    world: World, change: AddReplica | RemoveReplica, lost: type[Message]
+) -> None:
+    """The leader goes on to lead, so nothing else would tell; and done twice is done once."""
+    leader = world.elect()
+    if isinstance(change, AddReplica):
+        world.start(4)
+    via = next(other for other in world.others(leader.id) if other != change.id)
+    losses = 3
+
+    def lose(sender: int, to: int, message: Message) -> list[Message]:
+        nonlocal losses
+        if losses and isinstance(message, lost):
+            losses -= 1
+            return []
+        return [message]
+
+    world.edit = lose
+    future = world.replicas[via].propose_change(change, world.now + 10)
+    world.run_until(future.done, 5)
+    assert future.result() == Result() and losses == 0
+    world.run(1)
+    asked = len(world.messages(ProposeChange))
+    world.run(2)
+    assert len(world.messages(ProposeChange)) == asked
+    members = [
+        entry for entry in leader.log.entries(1, leader.log.last_index) if entry.command[:1] == MEMBERS
+    ]
+    assert len(members) == (2 if isinstance(change, AddReplica) else 1)
+
+
+def test_a_change_that_has_to_wait_is_in_the_queue_of_the_leader_once(world: World) -> None:
+    """However often it is asked for."""
+    leader = world.elect()
+    via, away = world.others(leader.id)
+    world.network.isolate(away)
+    world.run(1)
+    future = world.replicas[via].propose_change(RemoveReplica(via), world.now + 60)
+    world.run(1.5)
+    assert len(world.messages(ProposeChange)) > 3
+    assert len(leader._proposals) <= 1 and not (future.done() and future.exception())
