@@ -56,6 +56,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     kernel.manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("presses", short_and_long(12, 200))
 def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel, presses: int) -> None:
     """Every cell of the first notebook, at random moments of its run, seeded."""
