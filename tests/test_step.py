@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ondisk.diskkv import DiskKV, get
 from ondisk.errors import Corrupt, NoLeader, ReplicaStopped, StorageError
 from ondisk.messages import Message
+from ondisk.raftlog import RaftLog
 from ondisk.replica import Replica
 from tests.virtual import World, fill, put
 
@@ -59,11 +61,40 @@ def test_who_has_more_to_do_is_called_again_at_once(make_world: Callable[..., Wo
     while leader.step() == 0.0:
         steps += 1
     assert 1 <= steps <= 3 and future.done()
+
+
+def test_what_did_not_fit_into_a_batch_is_taken_at_once(world: World) -> None:
+    leader = world.elect()
+    world.run(1)
     leader.raft.timing = leader.raft.timing._replace(batch_bytes=1)
     for number in range(5):
         put(leader, f"k{number}")
-    leader.raft._next_send = FOREVER
-    assert leader.step() == 0.0  # one of five was taken
+    assert [leader.step() for _ in range(4)] == [0.0] * 4
+    assert leader.step() > 0
+
+
+def test_who_a_replica_is_stands_on_its_disk_before_its_state_is_opened(tmp_path: Path) -> None:
+    """A power cut in between must not leave a state that belongs to a disk that nobody is."""
+    copies: list[Path] = []
+
+    class Copying(DiskKV):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.log = path.parent / "log"
+
+        def open(self) -> int:
+            copies.append(tmp_path / f"copy-{len(copies)}")
+            shutil.copytree(self.log, copies[-1])
+            return super().open()
+
+    world = World(tmp_path / "world", machine=Copying)
+    world.close()
+    assert len(copies) == 3
+    for copy, replica in zip(copies, world.replicas.values(), strict=True):
+        log = RaftLog(copy)
+        assert log.identity is not None and replica.identity is not None
+        assert (log.identity.disk, log.identity.first) == (replica.identity.disk, (1, 2, 3))
+        log.close()
 
 
 def test_a_stopped_replica_is_never_called_again(world: World) -> None:
