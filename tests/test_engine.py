@@ -223,6 +223,24 @@ def test_some_votes_do_not_count(make: Callable[..., Engine], who: str) -> None:
     assert engine.raft.role == "leader"
 
 
+def test_an_answer_to_a_prevote_counts_only_in_the_term_that_it_was_asked_in(
+    make: Callable[..., Engine],
+) -> None:
+    engine = make(3)
+    engine.ask_for_votes()
+    engine.receive(2, Vote(7, False, pre=True))
+    engine.receive(3, Vote(1, True, pre=True))
+    assert engine.tick() == [] and engine.raft.role == "follower" and engine.raft.term == 7
+
+
+def test_another_version_of_pysyncobj_is_refused(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pysyncobj.version.VERSION", "0.3.99")
+    with pytest.raises(ImportError, match="this is 0.3.99"):
+        make(3)
+
+
 def test_a_leader_takes_no_prevote_for_a_reason_to_step_down(make: Callable[..., Engine]) -> None:
     engine = make(3)
     engine.lead()

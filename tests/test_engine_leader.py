@@ -170,7 +170,7 @@ def test_one_that_denies_what_it_has_acknowledged_is_sent_away(
     assert engine.raft.match_index[2] == 11
     engine.append(1)
     engine.tick()
-    (message,) = to(2, replies(engine, 2, index=12, prev=12))  # that it had not acknowledged
+    (message,) = to(2, replies(engine, 2, index=5, prev=12))  # that it had not acknowledged
     assert message.prev_index == 11 and [each.index for each in message.entries] == [12]
 
 
@@ -316,6 +316,16 @@ def test_a_snapshot_is_needed_no_more(make: Callable[..., Engine], how: str) -> 
             engine.raft.on_snapshot_installed(2, 10)
         assert indexes(2, engine.tick()) == [[11]] and engine.raft.match_index[2] == 10
     assert engine.raft.needs_snapshot == frozenset()
+
+
+def test_what_is_installed_by_a_deposed_leaders_stream_is_nothing_to_it(make: Callable[..., Engine]) -> None:
+    engine = compacted(make)
+    replies(engine, 2, index=3, prev=10)
+    while engine.raft.is_leader:
+        engine.tick(0.1)
+    with engine.raft.at(engine.now):
+        engine.raft.on_snapshot_installed(2, 10)
+    assert [index for node, index in engine.raft._match.items() if node.id == 2] == [0]
 
 
 def test_the_log_is_kept_for_who_answers_and_comes_nearer(make: Callable[..., Engine]) -> None:
