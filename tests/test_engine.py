@@ -237,7 +237,7 @@ def test_another_version_of_pysyncobj_is_refused(
     make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pysyncobj.version.VERSION", "0.3.99")
-    with pytest.raises(ImportError, match="this is 0.3.99"):
+    with pytest.raises(ImportError, match=r"this is 0\.3\.99"):
         make(3)
 
 
