@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ondisk.diskkv import DiskKV, get
-from ondisk.errors import Corrupt, NoLeader, ReplicaStopped, StorageError
+from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
+from ondisk.members import Members
 from ondisk.messages import Message
 from ondisk.raftlog import RaftLog
 from ondisk.replica import Replica
@@ -225,3 +226,58 @@ def test_a_put_without_a_leader_ends_at_its_deadline_though_nothing_else_happens
         assert world.now < until + 0.1
         world.now += min(1.0, max(0.002, replica.step()))  # as a thread would that sleeps in between
     assert isinstance(future.exception(0), NoLeader)
+
+
+def test_at_a_power_cut_what_runs_beside_the_steps_ends_first(world: World) -> None:
+    """A thread that still writes a snapshot would write on in a state that is gone."""
+    leader = world.elect()
+    order: list[str] = []
+    for name, part, method in (
+        ("streams", leader._running_transfers, "close"),
+        ("log", leader.log, "crash"),
+        ("state", leader.machine, "crash"),
+    ):
+        end = getattr(part, method)
+        setattr(part, method, lambda name=name, end=end: (order.append(name), end()))
+    leader.crash()
+    assert order[:3] == ["streams", "log", "state"]
+
+
+@pytest.mark.parametrize(
+    ("group", "first", "voted", "told", "words"),
+    [
+        (False, (), (), (2, 1), None),
+        (False, (1, 2), (), (1, 2, 3), None),  # nothing has happened yet
+        (False, (1, 2), (1, 2), (1, 2), None),
+        (False, (1, 2), (1, 2), None, None),
+        (False, (1, 2), (1, 2), (1, 2, 3), "has voted for a group of"),
+        (True, (1, 2), (1, 2), (1, 2), None),
+        (True, (1, 2), (1, 2), (1, 2, 4), None),  # what they are by now
+        (True, (1, 2), (1, 2), (), None),
+        (True, (1, 2), (1, 2), (1, 3), "leave them out, or name these"),
+        (True, (1, 2), (1, 2), (1, 2, 3), "leave them out, or name these"),
+        (True, (), (), (1, 3), None),  # it was added, and may be told those that it was to ask
+        (True, (), (), (1, 9), "leave them out, or name these"),
+    ],
+)
+def test_the_first_members_are_those_that_a_replica_was_told_at_first(
+    tmp_path: Path,
+    group: bool,
+    first: tuple[int, ...],
+    voted: tuple[int, ...],
+    told: tuple[int, ...] | None,
+    words: str | None,
+) -> None:
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    log.identify(first=first, roster=tuple((number, b"d" * 16, "") for number in voted))
+    if group:
+        log.begin_group(Members((1, 2, 4), removed=(3,), group=b"g" * 16))
+    if words is not None:
+        with pytest.raises(ConfigurationError, match=words):
+            Replica._first_members(log, told)
+    else:
+        wanted = first if told is None else tuple(sorted(told))
+        assert Replica._first_members(log, told) == wanted
+        assert log.identity is not None
+        assert log.identity.first == (first if group and first else wanted)
+    log.close()
