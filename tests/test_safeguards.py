@@ -81,7 +81,6 @@ SEEDS = {
     "up-to-date-leader": (3, "leader completeness"),
     "founding-is-unanimous": (7, "progress"),
     "refuse-other-groups": (37, "one group"),
-    "newest-life-only": (16, "replica failed"),
     "check-changes-first": (11, "checked changes"),
     "evidence-as-of-sending": (1, "fresh evidence"),
     "answers-confirm-their-round": (16, "linearizability"),

@@ -410,6 +410,8 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "newest-life-only": Safeguard(
         "An old copy of a directory is not heard, and is told so.",
         (_HearsOldCopies,),
+        "a copy comes back alone, and the others hold what it has lost: it takes a vote or an entry for "
+        "which just this disk counts (500 seeds show none)",
     ),
     "check-changes-first": Safeguard(
         "The members change only when a majority of the new voters has just answered.",
