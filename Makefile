@@ -22,7 +22,7 @@ python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-long soak lint format bench lock clean
+.PHONY: help lab test test-long soak mutation lint format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-long: $(VENV)/.test $(OVERRIDES) ## Run what repeats: more seeds, rounds an
 
 soak: $(VENV)/.test ## Simulate a thousand seeds (SEEDS=...)
 	$(PY) -m ondisk.simulation --seeds $(SEEDS)
+
+mutation: $(VENV)/.test ## Try faults that a machine makes (ARGS="--seed 8 --count 100 reads.py")
+	$(PY) -m tests.mutation $(ARGS)
 
 lint: $(VENV)/.test ## Check style and types: ruff, mypy
 	$(PY) -m ruff check .

@@ -173,6 +173,8 @@ def test_a_leaders_read_waits_for_its_round_and_then_for_the_index() -> None:
     it.raft.applied_index = 9
     it.reads.serve()
     assert later.done() and len(it.reads) == 0
+    it.reads.take(0.0)
+    assert it.raft.round == 2  # nobody asks for another one
 
 
 def test_a_leader_tells_another_replica_the_index_when_the_round_is_confirmed() -> None:

@@ -1,0 +1,261 @@
+"""Faults that a machine makes in the engine: ``python -m tests.mutation --seed 8 --count 100 [FILE...]``.
+
+Each changes one operator, number, condition or statement in the syntax tree of a function, and the tests
+that are written for that file must notice. All run in one process that has collected the tests: a child of
+it puts the changed code in place of the function's and runs them until one fails. docs/mutations.md has what
+came of it. Not changed are annotations, texts, log messages, assertions, class bodies and constants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import gc
+import os
+import random
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENGINE = ROOT / "ondisk"
+# The tests for each file, those that need a few milliseconds first.
+TESTS = {
+    "raft.py": "engine engine_leader legacy raft members",
+    "replica.py": "step contract identity",
+    "proposals.py": "requests limits members",
+    "reads.py": "requests reads",
+    "members.py": "configuration",
+    "sessions.py": "sessions",
+    "raftlog.py": "log_bookkeeping raftlog members",
+    "transfer.py": "streams transfer",
+}
+SECONDS = 60  # that one test may take with a fault in it
+
+_COMPARED: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+_COUNTED: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+_CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
+_LEFT_ALONE = (ast.Assert, ast.Raise, ast.JoinedStr, ast.arguments, ast.ClassDef)
+
+
+class Place(NamedTuple):
+    """Where the tree can be changed: ``field`` of ``node`` (or its ``index``) becomes ``new``."""
+
+    line: int
+    what: str
+    node: Any
+    field: str
+    index: int | None
+    new: Any
+
+    def put(self, value: Any) -> Any:
+        """Put it there; return what was there."""
+        if self.index is None:
+            before = getattr(self.node, self.field)
+            setattr(self.node, self.field, value)
+        else:
+            before = getattr(self.node, self.field)[self.index]
+            getattr(self.node, self.field)[self.index] = value
+        return before
+
+
+def instead(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """What may stand in place of a node, and how that is called."""
+    match node:
+        case ast.Constant(value=bool()):
+            yield "the opposite", ast.Constant(not node.value)
+        case ast.Constant(value=int() | float()):
+            yield "one more", ast.Constant(node.value + 1)
+            yield "one less", ast.Constant(node.value - 1)
+        case ast.BoolOp():
+            yield "and/or", ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+            for left_out in node.values:
+                rest = [value for value in node.values if value is not left_out]
+                yield "operand left out", rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+        case ast.UnaryOp(op=ast.Not()):
+            yield "not left out", copy.copy(node.operand)
+        case ast.BinOp() if type(node.op) in _COUNTED:
+            yield "arithmetic", ast.BinOp(node.left, _COUNTED[type(node.op)](), node.right)
+        case ast.Compare():
+            for index, operator in enumerate(node.ops):
+                for other in _COMPARED[type(operator)]:
+                    ops = [*node.ops[:index], other(), *node.ops[index + 1 :]]
+                    yield "comparison", ast.Compare(node.left, ops, node.comparators)
+        case ast.Call(func=ast.Name()) if node.func.id in _CALLED:
+            name = ast.copy_location(ast.Name(_CALLED[node.func.id], ast.Load()), node)
+            yield "min/max, any/all", ast.Call(name, node.args, node.keywords)
+        case ast.Return(value=ast.expr()):
+            yield "returns None", ast.Return(ast.copy_location(ast.Constant(None), node))
+        case ast.Continue():
+            yield "break", ast.Break()
+        case ast.Break():
+            yield "continue", ast.Continue()
+        case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Delete() | ast.Return(value=None):
+            yield "left out", ast.Pass()
+        case ast.Assign() if all(isinstance(each, ast.Attribute | ast.Subscript) for each in node.targets):
+            yield "left out", ast.Pass()
+
+
+def places(node: ast.AST) -> Iterator[Place]:
+    """All changes below a node."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list"):
+            continue
+        many = isinstance(value, list)
+        for index, child in enumerate(value if many else [value]):
+            if not isinstance(child, ast.AST) or isinstance(child, _LEFT_ALONE) or _logs(child):
+                continue
+            where = node, field, index if many else None
+            line = getattr(child, "lineno", 0)
+            for what, new in instead(child):
+                yield Place(line, what, *where, ast.fix_missing_locations(ast.copy_location(new, child)))
+            if field in ("test", "ifs") and not isinstance(child, ast.Compare | ast.Constant):
+                new = ast.copy_location(ast.UnaryOp(ast.Not(), child), child)
+                yield Place(line, "negated", *where, ast.fix_missing_locations(new))
+            if isinstance(node, ast.For | ast.ExceptHandler) and field in ("iter", "type"):
+                yield Place(line, "none", *where, ast.copy_location(ast.Tuple([], ast.Load()), child))
+            yield from places(child)
+
+
+def _logs(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and ast.unparse(node).startswith("logger.")
+
+
+class File:
+    """One file of the engine, and its functions as they are in this process."""
+
+    def __init__(self, name: str) -> None:
+        self.path = ENGINE / name
+        self.tree = ast.parse(self.path.read_text())
+        functions = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
+        self.places = [place for function in functions for place in places(function)]
+        self.functions: dict[tuple[str, int], list[types.FunctionType]] = {}
+        for each in gc.get_objects():
+            if isinstance(each, types.FunctionType) and each.__code__.co_filename == str(self.path):
+                key = each.__code__.co_qualname, each.__code__.co_firstlineno
+                self.functions.setdefault(key, []).append(each)
+        self.codes = self._codes()
+
+    def _codes(self) -> dict[tuple[str, int], types.CodeType]:
+        """What the tree compiles to, by name and line."""
+        found, waiting = {}, [compile(self.tree, str(self.path), "exec")]
+        for code in waiting:
+            found[code.co_qualname, code.co_firstlineno] = code
+            waiting += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+        return found
+
+    def change(self, place: Place) -> None:
+        """Put it in place of the functions of this process. Raises ``ValueError`` if that is not possible."""
+        place.put(place.new)
+        changed = {key: code for key, code in self._codes().items() if code != self.codes.get(key)}
+        found = [(each, changed[key]) for key in changed for each in self.functions.get(key, ())]
+        if not found:
+            raise ValueError("no function has it")
+        for function, code in found:
+            function.__code__ = code
+
+    def text(self, place: Place) -> str:
+        """The line and the change, for people."""
+        line = self.path.read_text().splitlines()[place.line - 1].strip()
+        new = "" if isinstance(place.new, ast.Pass) else f" -> {ast.unparse(place.new)}"
+        return f"{self.path.name}:{place.line} {place.what}: {line}{new}"
+
+
+class Runner:
+    """In place of pytest's loop over the tests: a child for each fault."""
+
+    def __init__(self, names: list[str], seed: int, count: int) -> None:
+        self._names, self._seed, self._count = names, seed, count
+        self.failed = False  # of a child: whether a test has failed
+        self.counts = {"noticed": 0, "NOT NOTICED": 0, "not possible": 0}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or report.failed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        files = [File(name) for name in self._names]
+        chosen = [(file, place) for file in files for place in file.places]
+        total = len(chosen)
+        random.Random(self._seed).shuffle(chosen)
+        for file, place in chosen[: self._count]:
+            tests = [f"test_{name}.py" for name in TESTS[file.path.name].split()]
+            items = [item for item in session.items if item.path.name in tests]
+            items.sort(key=lambda item: tests.index(item.path.name))
+            verdict = self._try(file, place, items)
+            self.counts[verdict] += 1
+            print(f"{verdict:12} {file.text(place)}", file=sys.stderr)
+        print(f"{min(self._count, total)} of {total} faults: {self.counts}", file=sys.stderr)
+        return True
+
+    def _try(self, file: File, place: Place, items: list[pytest.Item]) -> str:
+        if child := os.fork():
+            _, status = os.waitpid(child, 0)
+            ended = os.waitstatus_to_exitcode(status)
+            return {0: "NOT NOTICED", 3: "not possible"}.get(ended, "noticed")
+        try:
+            items[0].config.pluginmanager.unregister(name="terminalreporter")
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a child that hangs
+            try:
+                file.change(place)
+            except ValueError:
+                os._exit(3)
+            for item in items:
+                signal.alarm(SECONDS)
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+                if self.failed:
+                    os._exit(1)
+            os._exit(0)
+        finally:
+            os._exit(4)  # whatever was raised has been noticed
+
+
+def main() -> int:
+    """Try the faults of one seed."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
+    parser.add_argument("files", nargs="*", default=list(TESTS), metavar="FILE", help=", ".join(TESTS))
+    parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--count", type=int, default=100)
+    asked = parser.parse_args()
+    runner = Runner(asked.files, asked.seed, asked.count)
+    tests = {f"tests/test_{test}.py": None for name in asked.files for test in TESTS[name].split()}
+    options = ["-q", "-p", "no:cacheprovider", "-n", "0", "-o", "timeout=0", "-m", "not slow"]
+    os.chdir(ROOT)
+    ended = pytest.main([*options, *tests], plugins=[runner])
+    return int(
+        ended not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        or not sum(runner.counts.values())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
