@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ondisk import raftlog
-from ondisk.errors import Corrupt, MembersUnknown, UnknownVersion
+from ondisk.errors import Corrupt, MembersUnknown, StorageError, UnknownVersion
 from ondisk.members import LEGACY, Members, encode
 from ondisk.raftlog import MEMBERS, REGULAR, LogEntry, RaftLog
 
@@ -172,3 +172,88 @@ def test_an_identity_that_cannot_be_read_says_why(
     log.close()
     with pytest.raises(error, match=words):
         RaftLog(tmp_path / "log", replica_id=1)
+
+
+def stored(log: RaftLog) -> RaftLog:
+    """The same log, opened again after a power cut."""
+    log.crash()
+    return RaftLog(log.path)
+
+
+@pytest.mark.parametrize(
+    ("index", "term", "kept"), [(6, 1, [7, 8]), (6, 2, []), (8, 1, []), (9, 1, []), (3, 1, [4, 5, 6, 7, 8])]
+)
+def test_a_snapshot_leaves_what_lies_behind_it_only_if_it_is_of_the_same_history(
+    log: RaftLog, index: int, term: int, kept: list[int]
+) -> None:
+    """Figure 13 of the paper."""
+    members, later = Members((1, 2)), Members((1, 2), (3,))
+    log.append([*entries(1, 6), change(7, later), *entries(8, 1)])
+    log.sync()
+    log.begin_install(index, term, members)
+    log.install(index, term, members)
+    assert (log.base_index, log.base_term, log.installing) == (index, term, None)
+    for again in (False, True):
+        assert log.synced_index == log.last_index == (kept[-1] if kept else index)
+        assert [log.entries(each, each)[0].index for each in kept] == kept
+        assert log.term_at(index - 1) is None
+        assert log.members == (later if 7 in kept else log.members_at(index))
+        assert 7 not in kept or log.members_at(index) == Members(())
+        if not again:
+            log.sync()
+            log = stored(log)
+    log.append([LogEntry(log.last_index + 1, 3, b"\x00y")])
+    log.sync()
+    log = stored(log)
+    assert log.last_term == 3
+    log.close()
+
+
+def test_a_snapshot_replaces_what_is_not_durable_yet(log: RaftLog) -> None:
+    log.append(entries(1, 3))
+    log.sync()
+    log.append(entries(4, 3))
+    log.install(5, 1, Members((1,)))
+    assert log.last_index == log.base_index == 5
+    log.sync()
+    log = stored(log)
+    assert (log.base_index, log.last_index, log.members) == (5, 5, Members((1,)))
+    log.close()
+
+
+def test_a_snapshot_that_is_no_news_changes_nothing(log: RaftLog) -> None:
+    log.append(entries(1, 5))
+    log.sync()
+    log.compact(4)
+    log.begin_install(3, 1, Members((9,)))
+    log.install(3, 1, Members((9,)))
+    assert (log.base_index, log.last_index, log.installing) == (4, 5, None)
+    log.sync()
+    log = stored(log)
+    assert log.installing is None and log.base_index == 4
+    log.close()
+
+
+def test_nobody_votes_in_a_new_log_before_it_belongs_to_a_group(tmp_path: Path) -> None:
+    log = RaftLog(tmp_path / "log", None, (1, 2, 3), replica_id=1)
+    assert log.members == Members(()) and log.is_new
+    log.close()
+    log = RaftLog(tmp_path / "log", None, (1, 2, 3), replica_id=1)
+    assert log.members == Members(())
+    log.begin_group(Members((1, 2), group=GROUP))
+    log.close()
+    log = RaftLog(tmp_path / "log", None, (1, 2, 3), replica_id=1)
+    assert log.members == Members((1, 2), group=GROUP)
+    log.close()
+
+
+def test_a_note_that_cannot_be_read_is_no_lost_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RaftLog(tmp_path / "log")
+    log.close()
+
+    def fail(path: Path) -> bytes:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(raftlog, "read_regular", fail)
+    with pytest.raises(StorageError, match="witness: cannot be read"):
+        RaftLog(tmp_path / "log")

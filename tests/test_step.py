@@ -281,3 +281,19 @@ def test_the_first_members_are_those_that_a_replica_was_told_at_first(
         assert log.identity is not None
         assert log.identity.first == (first if group and first else wanted)
     log.close()
+
+
+@pytest.mark.parametrize(("opened", "base"), [(8, 0), (9, 9), (12, 9)])
+def test_an_installation_that_was_cut_short_is_completed_if_the_state_is_there(
+    tmp_path: Path, opened: int, base: int
+) -> None:
+    log = RaftLog(tmp_path / "log")
+    Replica._finish_install(log, opened)  # there is none
+    log.begin_install(9, 1, Members((1, 2)))
+    log.sync()
+    Replica._finish_install(log, opened)
+    assert not log.unsynced and log.installing is None and log.base_index == base
+    log.crash()
+    log = RaftLog(tmp_path / "log")
+    assert log.installing is None and log.base_index == base
+    log.close()
