@@ -12,7 +12,7 @@ import pytest
 from ondisk.diskkv import DiskKV, get
 from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
 from ondisk.members import Members
-from ondisk.messages import Message
+from ondisk.messages import AddReplica, Change, Message, MoveReplica
 from ondisk.raftlog import RaftLog
 from ondisk.replica import Replica
 from tests.virtual import World, fill, put
@@ -297,3 +297,27 @@ def test_an_installation_that_was_cut_short_is_completed_if_the_state_is_there(
     log = RaftLog(tmp_path / "log")
     assert log.installing is None and log.base_index == base
     log.close()
+
+
+def test_a_request_wakes_its_replica(world: World) -> None:
+    leader = world.elect()
+    woken: list[str] = []
+    leader._endpoint.wake = lambda: woken.append("woken")  # type: ignore[method-assign]
+    put(leader, "k")
+    leader.read_barrier(FOREVER)
+    leader.compact()
+    leader.propose_change(AddReplica(4), FOREVER)
+    assert len(woken) == 4
+
+
+@pytest.mark.parametrize(
+    "change", [MoveReplica(2, "nonsense"), MoveReplica(2, ""), AddReplica(4, "nonsense"), AddReplica(0)]
+)
+def test_a_change_is_looked_at_before_it_is_proposed(world: World, change: Change) -> None:
+    leader = world.elect()
+    with pytest.raises(ConfigurationError):
+        leader.propose_change(change, FOREVER)
+    assert leader.status.waiting == 0 and len(leader._proposals) == 0
+    leader.propose_change(MoveReplica(2, "localhost:63001"), FOREVER)
+    leader.propose_change(AddReplica(4), FOREVER)
+    assert len(leader._proposals) == 2
