@@ -190,6 +190,22 @@ def test_answers_to_what_was_never_sent_are_not_believed(
     assert engine.raft.round == asked and engine.raft.confirmed_round() < asked
 
 
+def test_the_first_entry_of_all_is_acknowledged_like_any_other(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead(commit=False)
+    replies(engine, 2, index=1, prev=0, success=True)
+    assert engine.raft.match_index[2] == 1 and engine.raft.commit_index == 1
+
+
+def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make: Callable[..., Engine]) -> None:
+    engine = make(3)
+    engine.lead(commit=False)
+    with engine.raft.at(engine.now):
+        asked = engine.raft.start_round()
+    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, engine.raft.round))
+    assert [message.round for message in to(3, engine.tick())] == [asked]
+
+
 def test_an_answer_of_another_term_counts_for_nothing(make: Callable[..., Engine]) -> None:
     engine = make(3, entries=[entry(1, 1)])
     engine.lead(commit=False)
