@@ -23,7 +23,8 @@ DATA = Path(__file__).parent / "data" / "version-1.tar.gz"
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     with tarfile.open(DATA) as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.2 has none
+        tar.extractall(tmp_path)
     return tmp_path
 
 
