@@ -21,6 +21,7 @@ from ondisk.disk import Store
 from ondisk.errors import DirectoryInUse, StoreClosed, WrongProcess
 from ondisk.network import MemoryNetwork
 from ondisk.tcp import TcpNetwork
+from tests.lengths import short_and_long
 from tests.processes import free_ports
 from tests.waiting import wait_until
 
@@ -209,7 +210,8 @@ def test_over_tcp_a_child_disturbs_no_connection(tmp_path: Path) -> None:
     ended(child)
 
 
-def test_a_fork_while_others_work_is_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", short_and_long(3, 30))
+def test_a_fork_while_others_work_is_harmless(tmp_path: Path, forks: int) -> None:
     """Whatever locks the threads of the parent hold at that moment."""
     with Cluster(tmp_path / "data") as cluster:
         stop = threading.Event()
@@ -227,7 +229,7 @@ def test_a_fork_while_others_work_is_harmless(tmp_path: Path) -> None:
             cluster.close()
             gc.collect()
 
-        for _ in range(10):
+        for _ in range(forks):
             assert ended(fork(use)) == 0
         stop.set()
         thread.join()

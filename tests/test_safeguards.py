@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -87,19 +88,27 @@ SEEDS = {
 }
 
 
-@pytest.mark.parametrize("name", SAFEGUARDS)
-def test_some_test_fails_without_it(name: str) -> None:
-    """The same one passes with it, in its own file."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--without", name]
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[int, str]]:
+    """How each of those tests ends without its safeguard, and what pytest prints."""
     done = subprocess.run(
-        [*command, f"tests/{TESTS[name]}"],
+        [sys.executable, "-m", "tests.without"],
         cwd=Path(__file__).parents[1],
+        input=json.dumps({name: f"tests/{test}" for name, test in TESTS.items()}),
         capture_output=True,
         text=True,
-        timeout=120,
-        check=False,
+        check=True,
     )
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    return {name: tuple(outcome) for name, outcome in json.loads(done.stdout).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("without")
+@pytest.mark.parametrize("name", SAFEGUARDS)
+def test_some_test_fails_without_it(name: str, outcomes: dict[str, tuple[int, str]]) -> None:
+    """The same one passes with it, in its own file."""
+    status, printed = outcomes[name]
+    assert status == pytest.ExitCode.TESTS_FAILED, printed
 
 
 @pytest.mark.parametrize("name", [name for name in SAFEGUARDS if not SAFEGUARDS[name].why_not])

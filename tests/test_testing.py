@@ -12,6 +12,7 @@ import pytest
 from ondisk.testing import StateMachineBattery
 from tests import batteries
 from tests.batteries import MUTANTS, TestDiskKV
+from tests.lengths import LONG
 
 __all__ = ["TestDiskKV"]  # the battery over DiskKV runs here
 
@@ -49,8 +50,8 @@ def run(tests: list[str], folder: Path) -> dict[tuple[str, str], str]:
     ("machine", "fails"),
     [
         ("OneBatch", set()),
-        ("DataFirst", {TWICE, IN_TWO_STEPS}),
-        ("IndexFirst", {LOST, IN_TWO_STEPS}),
+        pytest.param("DataFirst", {TWICE, IN_TWO_STEPS}, marks=LONG),
+        pytest.param("IndexFirst", {LOST, IN_TWO_STEPS}, marks=LONG),
         ("TwoWrites", {TWICE, LOST, POWER_CUT, IN_TWO_STEPS}),
     ],
 )

@@ -140,9 +140,9 @@ def test_a_log_cut_at_every_byte_leaves_exactly_the_batches_before_the_cut(place
 
 def test_data_and_index_in_two_batches_are_caught_in_between(place: Path) -> None:
     """The same search finds the machine that would apply a batch twice, and where."""
-    states, ends, found = at_every_byte(TwoBatches(place / "kv"), place / "kv", 15)
+    states, ends, found = at_every_byte(TwoBatches(place / "kv"), place / "kv", 6)
     mixed = {length for length, state in found.items() if state not in states}
-    assert len(ends) == 2 * 15 + 1
+    assert len(ends) == 2 * 6 + 1
     assert mixed, "no length shows it"
     between = {
         length for start, end in zip(ends[1::2], ends[2::2], strict=True) for length in range(start, end)
