@@ -13,12 +13,16 @@ import pytest
 from ondisk import Cluster, DiskKV
 from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
 from tests.machines import opened
+from tests.scenario import Compare
 from tests.virtual import World
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--without NAME``: take a safeguard from every replica in virtual time; some test must notice."""
     parser.addoption("--without", choices=sorted(SAFEGUARDS))
+    parser.addoption(
+        "--update-scenarios", action="store_true", help="write scenarios and counterexamples anew"
+    )
     parser.addoption("--long", action="store_true", help="run the tests marked long, and no others")
 
 
@@ -82,6 +86,18 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """Three replicas in virtual time."""
     return make_world()
+
+
+@pytest.fixture
+def compare(request: pytest.FixtureRequest) -> Compare:
+    """Compare what is on file with what happens; with ``--update-scenarios``, write it anew."""
+
+    def compare(path: Path, text: str) -> None:
+        if request.config.getoption("--update-scenarios"):
+            path.write_text(text, encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: --update-scenarios writes it anew"
+
+    return compare
 
 
 @pytest.fixture

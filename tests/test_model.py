@@ -1,12 +1,11 @@
 """The rules of docs/protocol.md: explored to the end with all of them, and with each of them switched off.
 
-`tests/scenarios` keeps the shortest counterexample for each rule, to be read. ``ONDISK_UPDATE_SCENARIOS=1``
-writes them anew (with ``--long`` the others); look at what has changed. ``--long`` explores the wider bounds.
+`tests/counterexamples` keeps the shortest one for each rule, to be read. ``--update-scenarios`` writes them
+anew (with ``--long`` the others); look at what has changed. ``--long`` explores the wider bounds.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,10 @@ import pytest
 
 from ondisk.simulation.model import CASES, LIMITS, NOT_FOR_SAFETY, Case, Off, Outcome, Step, explore, replay
 from tests.lengths import LONG
+from tests.scenario import Compare
 
-SCENARIOS = Path(__file__).parent / "scenarios"
+COUNTEREXAMPLES = Path(__file__).parent / "counterexamples"
 PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.md"
-UPDATE = bool(os.environ.get("ONDISK_UPDATE_SCENARIOS"))
 # Without --long these counterexamples, which have many steps, are only gone again from their files.
 FAR = {"F2-last", "F4", "F4-round", "C1-term"}
 SWITCHED = [(case, rule) for case in CASES for rule in case.rules]
@@ -32,7 +31,7 @@ def wide(case: Case, *rules: str) -> Any:
 
 
 def file_of(case: Case, rule: str) -> Path:
-    return SCENARIOS / f"{rule}-{re.sub('[^a-z0-9]+', '-', case.name.lower())}.txt"
+    return COUNTEREXAMPLES / f"{rule}-{re.sub('[^a-z0-9]+', '-', case.name.lower())}.txt"
 
 
 def written(case: Case, rule: str, outcome: Outcome) -> str:
@@ -62,23 +61,19 @@ def test_with_all_rules_no_state_breaks_an_invariant(case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "rule"), [wide(*each) for each in SWITCHED], ids=lambda value: getattr(value, "name", value)
 )
-def test_without_a_rule_the_shortest_counterexample_is_the_one_on_file(case: Case, rule: str) -> None:
+def test_without_a_rule_the_shortest_counterexample_is_the_one_on_file(
+    case: Case, rule: str, compare: Compare
+) -> None:
     outcome = explore(case.model, rule)
     assert outcome.broken is not None, f"{rule} is not needed: {outcome.states} states"
     compare(file_of(case, rule), written(case, rule, outcome))
 
 
 @pytest.mark.parametrize("case", [wide(case) for case in LIMITS], ids=lambda case: case.name)
-def test_what_no_rule_keeps_away_is_found_and_on_file(case: Case) -> None:
+def test_what_no_rule_keeps_away_is_found_and_on_file(case: Case, compare: Compare) -> None:
     outcome = explore(case.model)
     assert outcome.broken is not None, "a limit that is none: say so in docs/protocol.md"
     compare(file_of(case, "limit"), written(case, "limit", outcome))
-
-
-def compare(path: Path, text: str) -> None:
-    if UPDATE:
-        path.write_text(text, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == text, f"{path.name}: ONDISK_UPDATE_SCENARIOS=1 writes it anew"
 
 
 @pytest.mark.parametrize(("case", "rule"), SWITCHED, ids=lambda value: getattr(value, "name", value))
@@ -108,7 +103,7 @@ def test_each_rule_of_the_page_is_switched_off_somewhere_or_has_a_reason() -> No
 
 def test_each_file_belongs_to_a_rule() -> None:
     expected = {file_of(case, rule) for case, rule in SWITCHED} | {file_of(case, "limit") for case in LIMITS}
-    assert set(SCENARIOS.glob("*.txt")) == expected
+    assert set(COUNTEREXAMPLES.glob("*.txt")) == expected
 
 
 class Walk:

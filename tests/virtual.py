@@ -13,6 +13,7 @@ from ondisk.disk import Disk
 from ondisk.diskkv import DiskKV
 from ondisk.messages import Message
 from ondisk.network import Endpoint, Event, MemoryNetwork
+from ondisk.raft import Timing
 from ondisk.replica import Replica
 from ondisk.simulation.machine import content
 from ondisk.statemachine import OnDiskStateMachine, Result
@@ -44,6 +45,7 @@ class World:
     """Replicas 1..n on one network and one clock that stands still unless ``run`` moves it."""
 
     replica_type = Replica  # ``pytest --without NAME`` puts one that lacks a safeguard here
+    timing = Timing()
 
     def __init__(
         self,
@@ -90,11 +92,16 @@ class World:
             make(self.folder(member) / "state"),
             self._attach(member),
             clock=lambda: self.now,
-            rng=random.Random(self.rng.random()),
+            rng=self.make_rng(member),
             disk=self.disks.get(member),
+            timing=self.timing,
             lockstep=True,
         )
         return replica
+
+    def make_rng(self, member: int) -> random.Random:
+        """What a replica draws its timeouts and ids from, for one life."""
+        return random.Random(self.rng.random())
 
     def _attach(self, member: int) -> Endpoint:
         endpoint = self.network.attach(member)
