@@ -211,9 +211,12 @@ class Proposals:
             self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
     def _forward_again(self, leader: int, now: float) -> None:
-        """A change of the members, or the answer to it, may have been lost; done twice is done once."""
+        """A change of the members, or the answer to it, may have been lost; done twice is done once.
+
+        But not an address: a question that comes late would undo a move that somebody else made since.
+        """
         for request, (asked, proposal) in self._forwarded.items():
-            if asked == leader and isinstance(proposal.command, MembersChange):
+            if asked == leader and isinstance(proposal.command, AddReplica | RemoveReplica | ReplaceReplica):
                 self._send(leader, ProposeChange(request, _again(proposal.command)))
                 self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
