@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ondisk.simulation.group import SECONDS
 from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import SAFEGUARDS
 
@@ -63,9 +64,10 @@ TESTS = {
     "answers-confirm-their-round": IDENTITY
     + "test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked",
 }
-# The first seed on which the simulator finds out, and by which rule. A change of the code may change that:
+# The first seed on which the simulator finds out, by which rule, and the virtual seconds if they are not 60.
+# A change of the code may change that:
 # `python -m ondisk.simulation --seeds 0:500 --without NAME` finds it. docs/simulation.md names it as well.
-SEEDS = {
+SEEDS: dict[str, tuple[int, str] | tuple[int, str, float]] = {
     "keep-matching-entries": (1, "durable majority"),
     "match-before-commit": (2, "state machine safety"),
     "commit-what-is-proven": (6, "state machine safety"),
@@ -81,6 +83,8 @@ SEEDS = {
     "sync-before-compaction": (0, "compaction"),
     "up-to-date-leader": (3, "leader completeness"),
     "founding-is-unanimous": (7, "progress"),
+    "rounds-of-founding": (685, "progress", 3.0),
+    "refuse-replaced-disks": (28, "progress", 8.0),
     "refuse-other-groups": (37, "one group"),
     "check-changes-first": (11, "checked changes"),
     "evidence-as-of-sending": (1, "fresh evidence"),
@@ -114,8 +118,9 @@ def test_some_test_fails_without_it(name: str, outcomes: dict[str, tuple[int, st
 @pytest.mark.parametrize("name", [name for name in SAFEGUARDS if not SAFEGUARDS[name].why_not])
 def test_the_simulator_finds_out(name: str) -> None:
     """By the rule that says so, on the seed that is on record."""
-    seed, rule = SEEDS[name]
-    assert run(seed, Setting(without=(name,)), recording=False).rule == rule
+    seed, rule, *short = SEEDS[name]
+    setting = Setting(without=(name,), seconds=float(*short) if short else SECONDS)
+    assert run(seed, setting, recording=False).rule == rule
 
 
 def test_every_safeguard_has_a_test_and_a_seed_or_a_reason() -> None:
@@ -128,6 +133,7 @@ def test_the_table_in_the_documentation_is_this_list() -> None:
     table = (Path(__file__).parents[1] / "docs" / "simulation.md").read_text()
     for name, safeguard in SAFEGUARDS.items():
         file, test = TESTS[name].split("::")
-        seed, rule = SEEDS.get(name, (None, None))
-        chance = f"no: {safeguard.why_not}" if seed is None else f"seed {seed}: {rule}"
+        seed, rule, *short = SEEDS.get(name, (None, ""))
+        length = f" of {short[0]:g} s" if short else ""
+        chance = f"no: {safeguard.why_not}" if seed is None else f"seed {seed}{length}: {rule}"
         assert f"| `{name}` | {safeguard.rule} | `{file}`: `{test}` | {chance} |" in table

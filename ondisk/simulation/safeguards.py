@@ -389,8 +389,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "rounds-of-founding": Safeguard(
         "A vote for a founding counts in its own round only.",
         (_CountsVotesOfOtherRounds,),
-        "it takes three disks that vote for one roster, for another one, and for the first again, "
-        "while a vote of the first time is still on its way",
     ),
     "refuse-other-groups": Safeguard(
         "Who belongs to another group is not heard.",
@@ -405,7 +403,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "refuse-replaced-disks": Safeguard(
         "A disk that was replaced is not heard, and is told so.",
         (_HearsReplacedDisks,),
-        "a disk that comes back is taken for a new one and fed: that costs time, and its log is whole",
     ),
     "newest-life-only": Safeguard(
         "An old copy of a directory is not heard, and is told so.",
