@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 def parse_address(text: str) -> Address:
     """``host:port`` or ``[::1]:port``. Raises ``ConfigurationError`` for what can be no address."""
-    host, colon, port = text.strip().rpartition(":") if isinstance(text, str) else ("", "", "")
+    host, colon, port = text.strip().rpartition(":") if isinstance(text, str) else ("", "", "")  # type: ignore[redundant-expr]
     if (
         not colon
         or not 0 < len(host) < 256

@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 def checked(timeout: float) -> float:
     """A timeout that can be waited for, in seconds. Raises ``InvalidCommand`` for what is no number."""
-    if not isinstance(timeout, int | float) or math.isnan(timeout):
+    if not isinstance(timeout, int | float) or math.isnan(timeout):  # type: ignore[redundant-expr]
         raise InvalidCommand(f"a timeout is a number of seconds, not {timeout!r:.60}")
     return min(timeout, threading.TIMEOUT_MAX)
 

@@ -155,7 +155,7 @@ def delete(key: Text) -> bytes:
 
 def incr(key: Text, by: int = 1) -> bytes:
     """The command that adds ``by`` to a number."""
-    if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:
+    if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:  # type: ignore[redundant-expr]
         raise InvalidCommand("an increment is a whole number of at most 64 bits")
     return _encoder.encode(Incr(_key(key), by))
 
@@ -174,7 +174,7 @@ def get(key: Text) -> Get:
 
 def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
     """The query for a range of keys, in byte order."""
-    if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:
+    if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:  # type: ignore[redundant-expr]
         raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}")
     return Scan(_key(prefix), _key(start), limit)
 

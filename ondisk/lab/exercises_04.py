@@ -27,7 +27,7 @@ _STATE, _PUT, _EVERY = 40e9, 200, 5_000
 def bytes_written_for_each_byte_put(answer: float) -> str | None:
     """``answer`` is the factor."""
     right = _STATE / (_EVERY * _PUT)
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
         return "Give a number."
     if abs(answer - right) <= right / 100:
         return None

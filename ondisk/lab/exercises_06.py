@@ -26,7 +26,7 @@ _PART, _GROUPS = 0.004, 50
 def years_until_a_write_is_lost(answer: float) -> str | None:
     """``answer`` is a number of years."""
     right = 1 / _PART / 12 / _GROUPS
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
         return "Give a number."
     if abs(answer - right) <= right / 20:
         return None
@@ -56,7 +56,7 @@ _FIRST_SEED = 4
 )
 def a_moment_that_loses_an_acknowledged_write(answer: float) -> str | None:
     """``answer`` is when the power of the leader is cut, in virtual seconds."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
         return "Give a time in virtual seconds."
     seed = film_of_6_2().report.seed
     camera = Film(until=answer)
