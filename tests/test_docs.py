@@ -43,3 +43,17 @@ def test_every_message_that_the_manual_quotes_is_said() -> None:
         words = re.split(r"\[[\d, ]+\]|\d+(?:, \d+)*", message)
         for part in filter(None, (word.strip() for word in words)):
             assert part in said or part.replace("replicas", "replica#") in said, message
+
+
+def test_every_name_of_the_glossary_is_in_the_code() -> None:
+    """Whoever looks a term up finds the place."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "ondisk").rglob("*.py"))
+    rows = re.findall(r"^\| .* \| `(\w+)` \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    assert [name for name in rows if not re.search(rf"\b{name}\b", code)] == []
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_every_file_that_a_document_links_exists(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
