@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -15,7 +16,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from tests.lengths import short_and_long
+from tests.lengths import LONG
+from tests.test_browser import CHROMIUM
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -115,9 +117,17 @@ def kinds(line: str) -> Counter[str]:
     return counted
 
 
+def once_and_twice() -> list[Any]:
+    """Each notebook once, unless a browser runs it, too; and each twice, with ``--long``."""
+    in_browser = {"02-replication-lag"} if CHROMIUM else set()
+    return [
+        *(pytest.param(path, 1, id=path.stem) for path in NOTEBOOKS if path.stem not in in_browser),
+        *(pytest.param(path, 2, id=f"{path.stem} twice", marks=LONG) for path in NOTEBOOKS),
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("times", short_and_long(1, 2))
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "times"), once_and_twice())
 def test_a_notebook_runs_and_nothing_grows_when_it_runs_again(path: Path, tmp_path: Path, times: int) -> None:
     """No error; and in a long run no more threads or tasks after the second time than after the first."""
     notebook = read(path)
