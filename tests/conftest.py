@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from tests.machines import opened
 from tests.scenario import Compare
 from tests.virtual import World
 
+RAM_DISK = "/dev/shm"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--without NAME``: take a safeguard from every replica in virtual time; some test must notice."""
@@ -26,18 +29,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked long, and no others")
 
 
+def has_room(directory: str) -> bool:
+    """Whether the directories of all tests fit into it: a run leaves 1 GB, and three runs are kept."""
+    try:
+        return shutil.disk_usage(directory).free > 6 << 30 and os.access(directory, os.W_OK)
+    except OSError:
+        return False
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Put the weaker replica in its place, and make this process a parent like any other.
 
     A shell starts a background job (``make test &``) with SIGINT ignored, and children inherit that. They do
     not inherit a handler: a program that is executed begins with the default again, a kernel of Jupyter too.
-    And the tests start a thousand processes, which need not compile the package one after the other.
+    And the tests start a thousand processes, which need not compile the package one after the other. In a
+    short run they do not wait for a disk either, where there is a RAM disk; the long run has a real one.
     """
     if (name := config.getoption("--without")) is not None:
         World.replica_type = replica_without([name])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if not config.getoption("--long") and has_room(RAM_DISK):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM_DISK)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
