@@ -214,8 +214,7 @@ class _Walk:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.leave()
-        if isinstance(error, Exception) and (typed := self._store.typed(error)) is not error:
-            raise typed from None
+        self._store.raise_typed(error)
 
     def leave(self) -> None:
         """Let go of the iterator. A second call does nothing."""
@@ -291,10 +290,8 @@ class _Call:
             raise StoreClosed(f"{self._store.path}: closed")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        if isinstance(error, Exception) and (typed := self._store.typed(error)) is not error:
-            raise typed from None
+        if error is not None:
+            self._store.raise_typed(error)
 
 
 class Store:
@@ -400,6 +397,11 @@ class Store:
         if isinstance(error, _TOO_LATE) and not self._open:
             return StoreClosed(f"{self.path}: closed")
         return _translate(error, self.path)
+
+    def raise_typed(self, error: BaseException | None) -> None:
+        """Raise the typed error in place of this one, if there is one and it is another."""
+        if isinstance(error, Exception) and (typed := self.typed(error)) is not error:
+            raise typed from None
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a data key; ``None`` if there is none."""
