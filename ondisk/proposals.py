@@ -37,7 +37,7 @@ from ondisk.messages import (
 )
 from ondisk.raft import Raft
 from ondisk.raftlog import LogEntry
-from ondisk.requests import PATIENCE_HEARTBEATS, Answer, Remote, Send, begin, drain, refuse
+from ondisk.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
 from ondisk.statemachine import Entry, Result
 
 _DISCARDED = "a new leader discarded the entry before it was committed"
@@ -208,17 +208,17 @@ class Proposals:
             request = self._note_forwarded(leader, proposal)
             self._send(leader, ProposeChange(request, change))
         if changes:
-            self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
+            self._answer_due = answer_due(now, self._raft.timing)
 
     def _forward_again(self, leader: int, now: float) -> None:
         """A change of the members, or the answer to it, may have been lost; done twice is done once.
 
         But not an address: a question that comes late would undo a move that somebody else made since.
         """
+        self._answer_due = answer_due(now, self._raft.timing)  # also if none was: not every step looks
         for request, (asked, proposal) in self._forwarded.items():
             if asked == leader and isinstance(proposal.command, AddReplica | RemoveReplica | ReplaceReplica):
                 self._send(leader, ProposeChange(request, _again(proposal.command)))
-                self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
 
     def _note_forwarded(self, leader: int, proposal: _Proposal) -> int:
         request = self._next_request

@@ -15,7 +15,7 @@ from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.futures import Future
 from ondisk.messages import AskReadIndex, ReadIndex
 from ondisk.raft import Raft
-from ondisk.requests import PATIENCE_HEARTBEATS, Answer, Remote, Send, begin, drain, refuse
+from ondisk.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
 
 
 class _Read(NamedTuple):
@@ -71,7 +71,7 @@ class Reads:
         if self._asked and now >= self._answer_due and leader is not None:
             newest = max(self._asked)
             self._send(self._asked[newest][0], AskReadIndex(newest))  # it, or its answer, may have been lost
-            self._expect_answer(now)
+            self._answer_due = answer_due(now, self._raft.timing)
         if not self._waiting or leader is None or now < self._ask_again_at:
             return
         if self._raft.is_leader:
@@ -89,10 +89,7 @@ class Reads:
             self._asked[self._next_request] = leader, batch
             self._send(leader, AskReadIndex(self._next_request))
             self._next_request += 1
-            self._expect_answer(now)
-
-    def _expect_answer(self, now: float) -> None:
-        self._answer_due = now + PATIENCE_HEARTBEATS * self._raft.timing.heartbeat
+            self._answer_due = answer_due(now, self._raft.timing)
 
     def serve(self) -> None:
         """Answer those whose round is confirmed, and whose index is applied."""

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from ondisk.futures import Future
 from ondisk.messages import Message
+from ondisk.raft import Timing
 from ondisk.statemachine import Result
 
-PATIENCE_HEARTBEATS = 2  # so long a question to the leader may go unanswered: then it is asked again
+_PATIENCE_HEARTBEATS = 2
 
 _T = TypeVar("_T")
 
@@ -26,6 +27,11 @@ class Remote(NamedTuple):
 
     replica_id: int
     request: int
+
+
+def answer_due(now: float, timing: Timing) -> float:
+    """When a question that leaves for the leader now, or the answer to it, is taken for lost."""
+    return now + _PATIENCE_HEARTBEATS * timing.heartbeat
 
 
 def begin(future: Future[Any]) -> bool:
