@@ -136,7 +136,7 @@ def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bo
                     if first:
                         break
     except Ended as told:
-        ended = int(str(told.code))
+        ended = told.code
     if ran < len(seeds):
         click.echo(f"stopped after {ran} of {len(seeds)} seeds")
     took = time.perf_counter() - began

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ondisk.crashing import ram_disk
 from ondisk.linearizability import Operation
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.group import SECONDS, Simulation
@@ -22,8 +22,7 @@ from ondisk.simulation.safeguards import replica_without
 from ondisk.simulation.stock import StockSimulation
 from ondisk.simulation.world import Happening, World
 
-_RAM_DISK = "/dev/shm"
-_ROOM_BYTES = 50 << 20  # a run takes some MB
+_ROOM_BYTES = 50 << 20  # a run takes some MB, and a power cut that is simulated needs no disk
 
 
 class Setting(NamedTuple):
@@ -60,6 +59,8 @@ class Report(NamedTuple):
 
 class Ended(SystemExit):
     """The process was told to end by a signal; ``code`` is what it shall return."""
+
+    code: int
 
 
 class _Ending:
@@ -115,18 +116,6 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _fast_directory() -> str | None:
-    """A RAM disk with room: nothing is gained by waiting for a disk, when power cuts are simulated.
-
-    Without one, the usual place for temporary files.
-    """
-    try:
-        roomy = shutil.disk_usage(_RAM_DISK).free > _ROOM_BYTES
-    except OSError:
-        return None
-    return _RAM_DISK if roomy and os.access(_RAM_DISK, os.W_OK) else None
-
-
 def run(
     seed: int,
     setting: Setting = Setting(),  # noqa: B008  an immutable value
@@ -149,7 +138,7 @@ def run(
 
     with (
         _ending.between_steps(),
-        tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=_fast_directory()) as folder,
+        tempfile.TemporaryDirectory(prefix="ondisk-simulation-", dir=ram_disk(_ROOM_BYTES)) as folder,
         _quiet(),
     ):
         simulation: Simulation | StockSimulation
@@ -205,7 +194,7 @@ def _in_a_worker(seed: int, setting: Setting) -> Report:
     try:
         return _brief(seed, setting)
     except Ended as ended:
-        os._exit(int(str(ended.code)))
+        os._exit(ended.code)
 
 
 def run_all(seeds: Sequence[int], setting: Setting, jobs: int = 1) -> Iterator[Report]:
