@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from ondisk import Cluster, DiskKV
+from ondisk.crashing import ram_disk
 from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
+from tests.engine import Engine
 from tests.machines import opened
 from tests.scenario import Compare
 from tests.virtual import World
 
-RAM_DISK = "/dev/shm"
+TOGETHER = (
+    "tests/test_browser.py",  # one JupyterLab and one browser
+    "tests/test_large_state.py",  # the loaded states
+    "tests/test_safeguards.py::test_some_test_fails_without_it",  # one process for all of them
+)
+ROOM_BYTES = 6 << 30  # a run of all tests leaves 1 GB, and three runs are kept
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,14 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-scenarios", action="store_true", help="write scenarios and counterexamples anew"
     )
     parser.addoption("--long", action="store_true", help="run the tests marked long, and no others")
-
-
-def has_room(directory: str) -> bool:
-    """Whether the directories of all tests fit into it: a run leaves 1 GB, and three runs are kept."""
-    try:
-        return shutil.disk_usage(directory).free > 6 << 30 and os.access(directory, os.W_OK)
-    except OSError:
-        return False
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    if not config.getoption("--long") and has_room(RAM_DISK):
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", RAM_DISK)
+    if not config.getoption("--long") and (memory := ram_disk(ROOM_BYTES)) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -60,6 +59,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     What is named is run in this process, where a debugger works.
     """
     return 3 if all(Path(argument).is_dir() for argument in config.args) else 0
+
+
+class Scheduling(LoadScopeScheduling):
+    """One test after the other for each worker, and to the same one those that share something expensive.
+
+    (The marks that xdist has for this set an attribute that pytest 9.2 does not have any more.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((together for together in TOGETHER if nodeid.startswith(together)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    """How the tests are dealt to the workers."""
+    return Scheduling(config, log)  # type: ignore[arg-type]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,6 +115,20 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """Three replicas in virtual time."""
     return make_world()
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """Make engines of Raft alone, each with a log that is closed at the end."""
+    engines: list[Engine] = []
+
+    def make(voters: int = 3, **options: object) -> Engine:
+        engines.append(Engine(tmp_path / f"{len(engines)}", voters, **options))  # type: ignore[arg-type]
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.log.close()
 
 
 @pytest.fixture

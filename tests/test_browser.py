@@ -32,7 +32,6 @@ ARGUMENTS = [
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one JupyterLab and one browser for all
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -15,28 +14,15 @@ from tests.engine import Engine, disk_of, entry, to
 TIMING = Timing()
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    engines: list[Engine] = []
-
-    def engine(voters: int = 3, **options: object) -> Engine:
-        engines.append(Engine(tmp_path / f"{len(engines)}", voters, **options))  # type: ignore[arg-type]
-        return engines[-1]
-
-    yield engine
-    for each in engines:
-        each.log.close()
-
-
 # Half of the voters are no majority
 
 
 @pytest.mark.parametrize("voters", [2, 4])
 def test_half_of_the_voters_begin_no_election_and_elect_nobody(
-    make: Callable[..., Engine], voters: int
+    make_engine: Callable[..., Engine], voters: int
 ) -> None:
     half, rest = range(2, voters // 2 + 1), voters // 2 + 1
-    engine = make(voters)
+    engine = make_engine(voters)
     engine.stand(*half)
     assert engine.raft.role == "follower" and engine.raft.term == 0
     engine.receive(rest, Vote(1, True, pre=True))
@@ -50,8 +36,8 @@ def test_half_of_the_voters_begin_no_election_and_elect_nobody(
     assert engine.raft.role == "leader" and engine.raft.leader_id == 1
 
 
-def test_half_of_the_voters_commit_nothing_and_confirm_no_read(make: Callable[..., Engine]) -> None:
-    engine = make(4)
+def test_half_of_the_voters_commit_nothing_and_confirm_no_read(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(4)
     engine.lead(commit=False)
     assert not engine.raft.knows_commit_index()
     engine.agree(2)
@@ -70,9 +56,9 @@ def test_half_of_the_voters_commit_nothing_and_confirm_no_read(make: Callable[..
     assert engine.raft.confirmed_round() == asked
 
 
-def test_a_leader_that_half_of_the_voters_answer_steps_down(make: Callable[..., Engine]) -> None:
+def test_a_leader_that_half_of_the_voters_answer_steps_down(make_engine: Callable[..., Engine]) -> None:
     """And knows no leader then, so that nobody sends it anything for itself."""
-    engine = make(4)
+    engine = make_engine(4)
     engine.lead()
     until = engine.now + 2 * TIMING.election_max
     while engine.now < until:
@@ -90,8 +76,8 @@ def test_a_leader_that_half_of_the_voters_answer_steps_down(make: Callable[..., 
     assert engine.raft.match_index == {} and engine.raft.needs_snapshot == frozenset()
 
 
-def test_a_group_of_one_leads_and_commits_by_itself(make: Callable[..., Engine]) -> None:
-    engine = make(1)
+def test_a_group_of_one_leads_and_commits_by_itself(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(1)
     engine.wait(1.0)
     assert engine.raft.is_leader
     engine.append(3)
@@ -103,8 +89,8 @@ def test_a_group_of_one_leads_and_commits_by_itself(make: Callable[..., Engine])
 # Elections
 
 
-def test_a_prevote_and_a_vote_tell_where_the_log_ends(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1), entry(2, 3)])
+def test_a_prevote_and_a_vote_tell_where_the_log_ends(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(1, 1), entry(2, 3)])
     asked = engine.ask_for_votes()
     assert asked == [(other, RequestVote(4, 2, 3, pre=True)) for other in (2, 3)]
     assert engine.raft.term == 3 and engine.log.voted_for is None  # only asked
@@ -113,8 +99,10 @@ def test_a_prevote_and_a_vote_tell_where_the_log_ends(make: Callable[..., Engine
     assert (engine.log.term, engine.log.voted_for) == (4, 1)  # durable before it has left
 
 
-def test_the_first_election_comes_soon_and_later_ones_after_a_timeout(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_the_first_election_comes_soon_and_later_ones_after_a_timeout(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3)
     began = engine.now
     engine.ask_for_votes()
     assert TIMING.first_election <= engine.now - began <= 3 * TIMING.first_election + 0.1
@@ -125,8 +113,8 @@ def test_the_first_election_comes_soon_and_later_ones_after_a_timeout(make: Call
     assert engine.raft.term == 0
 
 
-def test_a_leader_that_visibly_went_away_is_not_waited_for(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_leader_that_visibly_went_away_is_not_waited_for(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.heartbeat(2)
     assert engine.raft.leader_id == 2
     with engine.raft.at(engine.now):
@@ -145,16 +133,16 @@ def test_a_leader_that_visibly_went_away_is_not_waited_for(make: Callable[..., E
     assert answer == (3, Vote(2, True, pre=True))
 
 
-def test_a_leader_does_not_forget_itself_when_a_link_breaks(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_leader_does_not_forget_itself_when_a_link_breaks(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     with engine.raft.at(engine.now):
         engine.raft.set_connected(frozenset({3}))
     assert engine.raft.is_leader and engine.raft.leader_id == 1
 
 
-def test_nobody_is_preferred_to_a_leader_that_is_alive(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_nobody_is_preferred_to_a_leader_that_is_alive(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.heartbeat(2)
     question = RequestVote(2, 9, 9, pre=True)
     assert engine.receive(3, question) == []
@@ -163,7 +151,7 @@ def test_nobody_is_preferred_to_a_leader_that_is_alive(make: Callable[..., Engin
     engine.now += 0.02
     assert engine.receive(3, question) == [(3, Vote(2, True, pre=True))]
     assert engine.raft.term == 1  # a PreVote changes nothing
-    leader = make(3)
+    leader = make_engine(3)
     leader.lead()
     leader.now += 1.5
     assert leader.receive(3, RequestVote(leader.raft.term + 1, 9, 9, pre=True)) == []
@@ -174,17 +162,17 @@ def test_nobody_is_preferred_to_a_leader_that_is_alive(make: Callable[..., Engin
 )
 @pytest.mark.parametrize("pre", [True, False])
 def test_a_vote_is_for_a_log_that_is_as_long_at_least(
-    make: Callable[..., Engine], last: tuple[int, int], granted: bool, pre: bool
+    make_engine: Callable[..., Engine], last: tuple[int, int], granted: bool, pre: bool
 ) -> None:
     """``last``: index and term. A later term wins, and then the longer log (paper, 5.4.1)."""
-    engine = make(3, entries=[entry(1, 1), entry(2, 2)])
+    engine = make_engine(3, entries=[entry(1, 1), entry(2, 2)])
     answer = engine.receive(3, RequestVote(5, *last, pre=pre))
     assert answer == ([(3, Vote(5, True, pre=pre))] if granted else [])
     assert engine.log.voted_for == (3 if granted and not pre else None)
 
 
-def test_there_is_one_vote_a_term(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_there_is_one_vote_a_term(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     assert engine.receive(2, RequestVote(3, 0, 0, pre=False)) == [(2, Vote(3, True, pre=False))]
     assert engine.receive(3, RequestVote(3, 9, 9, pre=False)) == []
     assert engine.receive(3, RequestVote(4, 9, 9, pre=False)) == [(3, Vote(4, True, pre=False))]
@@ -192,9 +180,9 @@ def test_there_is_one_vote_a_term(make: Callable[..., Engine]) -> None:
     assert engine.receive(2, RequestVote(3, 9, 9, pre=True)) == [(2, Vote(4, False, pre=True))]
 
 
-def test_a_refusal_that_knows_of_a_newer_term_is_believed(make: Callable[..., Engine]) -> None:
+def test_a_refusal_that_knows_of_a_newer_term_is_believed(make_engine: Callable[..., Engine]) -> None:
     for pre in (True, False):
-        engine = make(3)
+        engine = make_engine(3)
         engine.lead()
         engine.receive(2, Vote(7, False, pre=pre))
         assert (engine.raft.term, engine.raft.role, engine.raft.leader_id) == (7, "follower", None)
@@ -203,8 +191,8 @@ def test_a_refusal_that_knows_of_a_newer_term_is_believed(make: Callable[..., En
 
 
 @pytest.mark.parametrize("who", ["a learner", "another disk", "an older term", "a later prevote"])
-def test_some_votes_do_not_count(make: Callable[..., Engine], who: str) -> None:
-    engine = make(3, learners=[4])
+def test_some_votes_do_not_count(make_engine: Callable[..., Engine], who: str) -> None:
+    engine = make_engine(3, learners=[4])
     if who == "another disk":
         engine.raft.speaks(2, disk_of(9))
     pre = who == "a later prevote"
@@ -224,9 +212,9 @@ def test_some_votes_do_not_count(make: Callable[..., Engine], who: str) -> None:
 
 
 def test_an_answer_to_a_prevote_counts_only_in_the_term_that_it_was_asked_in(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.ask_for_votes()
     engine.receive(2, Vote(7, False, pre=True))
     engine.receive(3, Vote(1, True, pre=True))
@@ -234,15 +222,15 @@ def test_an_answer_to_a_prevote_counts_only_in_the_term_that_it_was_asked_in(
 
 
 def test_another_version_of_pysyncobj_is_refused(
-    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pysyncobj.version.VERSION", "0.3.99")
     with pytest.raises(ImportError, match=r"this is 0\.3\.99"):
-        make(3)
+        make_engine(3)
 
 
-def test_a_leader_takes_no_prevote_for_a_reason_to_step_down(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_leader_takes_no_prevote_for_a_reason_to_step_down(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     term = engine.raft.term
     for _ in range(3):
@@ -252,9 +240,9 @@ def test_a_leader_takes_no_prevote_for_a_reason_to_step_down(make: Callable[...,
 
 
 def test_who_is_asked_to_take_over_stands_at_once_and_only_for_its_leader(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.heartbeat(2)
     for sender, term in ((3, 1), (2, 0), (2, 2)):
         engine.receive(sender, TakeOver(term))
@@ -264,9 +252,11 @@ def test_who_is_asked_to_take_over_stands_at_once_and_only_for_its_leader(
     assert engine.raft.role == "candidate" and engine.raft.leader_id is None
 
 
-def test_one_that_may_not_lead_asks_only_whether_it_is_still_a_member(make: Callable[..., Engine]) -> None:
+def test_one_that_may_not_lead_asks_only_whether_it_is_still_a_member(
+    make_engine: Callable[..., Engine],
+) -> None:
     """A question in term 0 cannot get a vote."""
-    engine = make(3)
+    engine = make_engine(3)
     for how in ("needs_state", "recovering"):
         setattr(engine.raft, how, True)
         assert engine.ask_for_votes() == [(other, RequestVote(0, 0, 0, pre=True)) for other in (2, 3)]
@@ -282,10 +272,10 @@ def test_one_that_may_not_lead_asks_only_whether_it_is_still_a_member(make: Call
 
 
 def test_a_follower_says_where_its_log_ends_or_where_the_conflicting_term_begins(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
     terms = [1, 1, 2, 3, 3, 3]
-    engine = make(3, entries=[entry(index, term) for index, term in enumerate(terms, 1)])
+    engine = make_engine(3, entries=[entry(index, term) for index, term in enumerate(terms, 1)])
     reply = engine.heartbeat(2, entry(10, 4), term=4, after=(9, 4), round=7)
     assert reply == AppendReply(4, False, 7, 9, 7)
     reply = engine.heartbeat(2, term=4, after=(6, 4), round=8)
@@ -296,16 +286,16 @@ def test_a_follower_says_where_its_log_ends_or_where_the_conflicting_term_begins
     assert engine.log.last_index == 6  # nothing was cut
 
 
-def test_the_hint_never_points_into_what_is_committed(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 6)])
+def test_the_hint_never_points_into_what_is_committed(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 6)])
     engine.heartbeat(2, after=(3, 1), commit=3)
     assert engine.heartbeat(2, term=2, after=(5, 2)).index == 4
 
 
 def test_a_follower_commits_what_the_message_proved_and_nothing_is_taken_back(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 6)])
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 6)])
     assert engine.heartbeat(2, after=(2, 1), commit=5).index == 2
     assert engine.raft.commit_index == 2
     engine.heartbeat(2, after=(4, 1), commit=3)
@@ -316,8 +306,8 @@ def test_a_follower_commits_what_the_message_proved_and_nothing_is_taken_back(
     assert [each.index for each in engine.applied] == [1, 2, 3] and engine.raft.applied_index == 3
 
 
-def test_only_what_contradicts_is_cut_off(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1), entry(2, 1), entry(3, 1), entry(4, 1)])
+def test_only_what_contradicts_is_cut_off(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(1, 1), entry(2, 1), entry(3, 1), entry(4, 1)])
     reply = engine.heartbeat(2, entry(2, 1), entry(3, 2), term=2, after=(1, 1))
     assert reply.success and reply.index == 3
     assert [each.term for each in engine.log.entries(1, 3)] == [1, 1, 2] and engine.log.last_index == 3
@@ -328,16 +318,16 @@ def test_only_what_contradicts_is_cut_off(make: Callable[..., Engine]) -> None:
 
 
 def test_entries_that_do_not_follow_each_other_are_no_message_of_a_leader(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     for entries in ([entry(2, 1)], [entry(1, 1), entry(3, 1)]):
         assert engine.receive(2, AppendEntries(1, 0, 0, entries, 0, 1)) == []
     assert engine.log.last_index == 0
 
 
-def test_what_lies_below_the_base_is_skipped(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 6)], applied=4)
+def test_what_lies_below_the_base_is_skipped(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 6)], applied=4)
     engine.log.compact(4)
     reply = engine.heartbeat(2, *(entry(index, 1) for index in range(2, 8)), after=(1, 1), commit=7)
     assert reply.success and reply.index == 7 and engine.log.last_index == 7
@@ -346,8 +336,8 @@ def test_what_lies_below_the_base_is_skipped(make: Callable[..., Engine]) -> Non
     assert engine.log.last_index == 7
 
 
-def test_a_leader_of_an_older_term_is_told(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_leader_of_an_older_term_is_told(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.heartbeat(2, term=3)
     reply = engine.heartbeat(3, entry(1, 2), term=2, round=5)
     assert reply == AppendReply(3, False, 1, 0, 0) and engine.raft.leader_id == 2
@@ -355,39 +345,41 @@ def test_a_leader_of_an_older_term_is_told(make: Callable[..., Engine]) -> None:
 
 
 def test_one_without_its_state_asks_for_a_snapshot_and_believes_in_its_leader(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.raft.needs_state = True
     reply = engine.heartbeat(2, entry(1, 1), commit=1, round=4)
     assert reply == AppendReply(1, False, 0, 0, 4)
     assert engine.raft.leader_id == 2 and engine.log.last_index == 0
 
 
-def test_a_newer_term_is_taken_from_a_leader_and_the_vote_is_free_again(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_newer_term_is_taken_from_a_leader_and_the_vote_is_free_again(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3)
     engine.receive(2, RequestVote(3, 0, 0, pre=False))
     assert engine.log.voted_for == 2
     engine.heartbeat(3, term=5)
     assert (engine.log.term, engine.log.voted_for) == (5, None)
-    candidate = make(3)
+    candidate = make_engine(3)
     candidate.stand(2, 3)
     candidate.heartbeat(3, term=candidate.raft.term)
     assert candidate.raft.role == "follower" and candidate.raft.leader_id == 3
     assert candidate.log.voted_for == 1  # of this term
 
 
-def test_what_is_committed_cannot_be_contradicted(make: Callable[..., Engine]) -> None:
+def test_what_is_committed_cannot_be_contradicted(make_engine: Callable[..., Engine]) -> None:
     for after, entries in (((3, 2), []), ((2, 1), [entry(3, 2)])):
-        engine = make(3, entries=[entry(index, 1) for index in range(1, 5)])
+        engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 5)])
         engine.heartbeat(2, after=(3, 1), commit=3)
         with pytest.raises(Corrupt, match="entry 3 is committed here with term 1"):
             engine.heartbeat(2, *entries, term=2, after=after)
         assert engine.heartbeat(2, entry(4, 2), term=2, after=(3, 1)).success
 
 
-def test_who_was_removed_is_told_and_not_heard(make: Callable[..., Engine]) -> None:
-    engine = make(3, removed=[9])
+def test_who_was_removed_is_told_and_not_heard(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, removed=[9])
     for message in (RequestVote(9, 9, 9, pre=False), AppendEntries(9, 0, 0, [], 0, 1), Vote(9, False, False)):
         assert engine.receive(9, message) == [(9, Removed())]
     assert engine.raft.term == 0 and engine.raft.leader_id is None

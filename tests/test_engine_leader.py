@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -29,19 +28,6 @@ SMALL = Timing(batch_bytes=1100, window_bytes=3000)
 COMMAND = 500  # bytes: two of them in a batch, and six in flight
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    engines: list[Engine] = []
-
-    def engine(voters: int = 3, **options: object) -> Engine:
-        engines.append(Engine(tmp_path / f"{len(engines)}", voters, **options))  # type: ignore[arg-type]
-        return engines[-1]
-
-    yield engine
-    for each in engines:
-        each.log.close()
-
-
 def indexes(member: int, sent: list) -> list[list[int]]:  # type: ignore[type-arg]
     """The entries of each message to one member; heartbeats are left out."""
     return [[each.index for each in message.entries] for message in to(member, sent) if message.entries]
@@ -56,8 +42,10 @@ def replies(engine: Engine, member: int, *, index: int, prev: int, success: bool
 # Entries
 
 
-def test_a_leader_begins_with_an_entry_of_its_own_and_appends_after_it(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1)])
+def test_a_leader_begins_with_an_entry_of_its_own_and_appends_after_it(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead()
     term = engine.raft.term
     with engine.raft.at(engine.now):
@@ -74,8 +62,8 @@ def test_a_leader_begins_with_an_entry_of_its_own_and_appends_after_it(make: Cal
         assert [each.index for each in message.entries] == [3, 4] and message.commit_index == 2
 
 
-def test_no_more_is_in_flight_than_the_window(make: Callable[..., Engine]) -> None:
-    engine = make(3, timing=SMALL)
+def test_no_more_is_in_flight_than_the_window(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, timing=SMALL)
     engine.lead()
     engine.append(10, COMMAND)
     assert indexes(2, engine.tick()) == [[2, 3], [4, 5], [6, 7]]
@@ -87,8 +75,8 @@ def test_no_more_is_in_flight_than_the_window(make: Callable[..., Engine]) -> No
     assert engine.raft.match_index == {2: 11, 3: 1}
 
 
-def test_who_is_not_known_to_agree_gets_one_message_at_a_time(make: Callable[..., Engine]) -> None:
-    engine = make(3, timing=SMALL)
+def test_who_is_not_known_to_agree_gets_one_message_at_a_time(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, timing=SMALL)
     engine.lead(commit=False)
     engine.append(5, COMMAND)
     engine.tick()
@@ -99,9 +87,9 @@ def test_who_is_not_known_to_agree_gets_one_message_at_a_time(make: Callable[...
 
 
 def test_a_follower_out_of_reach_gets_nothing_and_is_looked_at_anew_when_it_is_back(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3, timing=SMALL)
+    engine = make_engine(3, timing=SMALL)
     engine.lead()
     with engine.raft.at(engine.now):
         engine.raft.set_connected(frozenset({3}))
@@ -119,8 +107,10 @@ def test_a_follower_out_of_reach_gets_nothing_and_is_looked_at_anew_when_it_is_b
     assert indexes(2, engine.agree(2)) == [] and engine.raft.match_index[2] == 2
 
 
-def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3)
     engine.lead()
     sent = engine.wait(0.05)
     assert [message.commit_index for message in to(2, sent)] == [1]  # the notice
@@ -146,8 +136,8 @@ def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(make: Callabl
 # Answers
 
 
-def test_a_refusal_moves_back_to_where_the_follower_says(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)])
+def test_a_refusal_moves_back_to_where_the_follower_says(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 11)])
     engine.lead(commit=False)
     (message,) = to(2, replies(engine, 2, index=4, prev=10))
     assert message.prev_index == 3 and [each.index for each in message.entries] == list(range(4, 12))
@@ -159,9 +149,9 @@ def test_a_refusal_moves_back_to_where_the_follower_says(make: Callable[..., Eng
 
 
 def test_one_that_denies_what_it_has_acknowledged_is_sent_away(
-    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)])
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 11)])
     engine.lead()
     for prev in (11, 5):
         ((receiver, refused),) = replies(engine, 2, index=1, prev=prev)
@@ -175,9 +165,9 @@ def test_one_that_denies_what_it_has_acknowledged_is_sent_away(
 
 
 def test_answers_to_what_was_never_sent_are_not_believed(
-    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.lead(commit=False)
     with engine.raft.at(engine.now):
         asked = engine.raft.start_round()
@@ -190,15 +180,15 @@ def test_answers_to_what_was_never_sent_are_not_believed(
     assert engine.raft.round == asked and engine.raft.confirmed_round() < asked
 
 
-def test_the_first_entry_of_all_is_acknowledged_like_any_other(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_the_first_entry_of_all_is_acknowledged_like_any_other(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead(commit=False)
     replies(engine, 2, index=1, prev=0, success=True)
     assert engine.raft.match_index[2] == 1 and engine.raft.commit_index == 1
 
 
-def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead(commit=False)
     with engine.raft.at(engine.now):
         asked = engine.raft.start_round()
@@ -206,8 +196,8 @@ def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make: Callable[
     assert [message.round for message in to(3, engine.tick())] == [asked]
 
 
-def test_an_answer_of_another_term_counts_for_nothing(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1)])
+def test_an_answer_of_another_term_counts_for_nothing(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead(commit=False)
     term = engine.raft.term
     engine.receive(2, AppendReply(term - 1, True, 2, 2, engine.raft.round))
@@ -218,17 +208,17 @@ def test_an_answer_of_another_term_counts_for_nothing(make: Callable[..., Engine
 
 
 def test_the_word_to_a_deposed_leader_denies_nothing_and_asks_for_nothing(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3, entries=[entry(1, 1)])
+    engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead()
     engine.receive(2, AppendReply(engine.raft.term, False, 1, 0, 0))
     assert engine.tick() == [] and engine.raft.match_index[2] == 2
 
 
-def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make: Callable[..., Engine]) -> None:
+def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make_engine: Callable[..., Engine]) -> None:
     """A leader goes on for an election timeout after what it has an answer to, however late that came."""
-    engine = make(3)
+    engine = make_engine(3)
     engine.lead()
     engine.tick(0.2)
     answered, sent_at = engine.raft.round, engine.now
@@ -240,8 +230,8 @@ def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make: Callable[.
     assert engine.now - sent_at == pytest.approx(TIMING.election_max, abs=0.02)
 
 
-def test_a_round_of_long_ago_is_no_evidence_at_all(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_round_of_long_ago_is_no_evidence_at_all(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     old = engine.raft.round
     for _ in range(50):
@@ -253,8 +243,8 @@ def test_a_round_of_long_ago_is_no_evidence_at_all(make: Callable[..., Engine]) 
     assert engine.now - engine.raft._sent_at[0][1] < TIMING.election_max + 0.3
 
 
-def test_a_voter_with_another_disk_confirms_no_read(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_voter_with_another_disk_confirms_no_read(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     with engine.raft.at(engine.now):
         asked = engine.raft.start_round()
@@ -271,17 +261,17 @@ def test_a_voter_with_another_disk_confirms_no_read(make: Callable[..., Engine])
 # Snapshots
 
 
-def compacted(make: Callable[..., Engine]) -> Engine:
+def compacted(make_engine: Callable[..., Engine]) -> Engine:
     """A leader that has dropped eight entries; replica 2 has not said yet what it has."""
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 11)], applied=8)
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 11)], applied=8)
     engine.log.compact(8)
     engine.lead(commit=False)
     engine.agree(3)
     return engine
 
 
-def test_one_that_needs_what_was_compacted_needs_a_snapshot(make: Callable[..., Engine]) -> None:
-    engine = compacted(make)
+def test_one_that_needs_what_was_compacted_needs_a_snapshot(make_engine: Callable[..., Engine]) -> None:
+    engine = compacted(make_engine)
     assert engine.raft.needs_snapshot == frozenset() and not engine.raft.still_needs_snapshot(2)
     replies(engine, 2, index=3, prev=10)
     (message,) = to(2, engine.tick(0.2))
@@ -292,15 +282,15 @@ def test_one_that_needs_what_was_compacted_needs_a_snapshot(make: Callable[..., 
     assert engine.raft.needs_snapshot == frozenset() and engine.raft.still_needs_snapshot(2)
 
 
-def test_one_without_its_state_says_so_and_needs_a_snapshot(make: Callable[..., Engine]) -> None:
+def test_one_without_its_state_says_so_and_needs_a_snapshot(make_engine: Callable[..., Engine]) -> None:
     for prev in (10, 0):
-        engine = compacted(make)
+        engine = compacted(make_engine)
         replies(engine, 2, index=0, prev=prev)
         assert engine.raft.needs_snapshot == {2}
 
 
-def test_after_a_snapshot_a_follower_is_fed_from_there(make: Callable[..., Engine]) -> None:
-    engine = compacted(make)
+def test_after_a_snapshot_a_follower_is_fed_from_there(make_engine: Callable[..., Engine]) -> None:
+    engine = compacted(make_engine)
     engine.agree(2)
     engine.append(1)
     engine.tick()
@@ -311,8 +301,8 @@ def test_after_a_snapshot_a_follower_is_fed_from_there(make: Callable[..., Engin
 
 
 @pytest.mark.parametrize("how", ["it has that much", "its log is longer", "not longer", "it was installed"])
-def test_a_snapshot_is_needed_no_more(make: Callable[..., Engine], how: str) -> None:
-    engine = compacted(make)
+def test_a_snapshot_is_needed_no_more(make_engine: Callable[..., Engine], how: str) -> None:
+    engine = compacted(make_engine)
     replies(engine, 2, index=3, prev=10)
     engine.tick(0.2)
     assert engine.raft.needs_snapshot == {2}
@@ -334,8 +324,10 @@ def test_a_snapshot_is_needed_no_more(make: Callable[..., Engine], how: str) -> 
     assert engine.raft.needs_snapshot == frozenset()
 
 
-def test_what_is_installed_by_a_deposed_leaders_stream_is_nothing_to_it(make: Callable[..., Engine]) -> None:
-    engine = compacted(make)
+def test_what_is_installed_by_a_deposed_leaders_stream_is_nothing_to_it(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = compacted(make_engine)
     replies(engine, 2, index=3, prev=10)
     while engine.raft.is_leader:
         engine.tick(0.1)
@@ -344,8 +336,8 @@ def test_what_is_installed_by_a_deposed_leaders_stream_is_nothing_to_it(make: Ca
     assert [index for node, index in engine.raft._match.items() if node.id == 2] == [0]
 
 
-def test_the_log_is_kept_for_who_answers_and_comes_nearer(make: Callable[..., Engine]) -> None:
-    engine = make(4, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
+def test_the_log_is_kept_for_who_answers_and_comes_nearer(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(4, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
     engine.lead()
     engine.append(20)
     engine.tick()
@@ -369,8 +361,10 @@ def test_the_log_is_kept_for_who_answers_and_comes_nearer(make: Callable[..., En
         assert engine.raft.slowest_match(1000) == 121  # silent
 
 
-def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
+def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 101)], applied=90)
     engine.lead()
     engine.append(20)
     engine.tick()
@@ -382,8 +376,8 @@ def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(make: Calla
         assert engine.raft.slowest_match(1) == 101
 
 
-def test_after_a_snapshot_raft_begins_there(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1)])
+def test_after_a_snapshot_raft_begins_there(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(1, 1)])
     engine.raft.needs_state = True
     members = Members((1, 2, 4), group=b"g" * 16, disks=((1, engine.log.disk_id), (2, disk_of(2))))
     with engine.raft.at(engine.now):
@@ -403,8 +397,8 @@ def test_after_a_snapshot_raft_begins_there(make: Callable[..., Engine]) -> None
     assert engine.raft.commit_index == 21  # what is committed stays so
 
 
-def test_nothing_is_applied_while_the_state_is_being_replaced(make: Callable[..., Engine]) -> None:
-    engine = make(3, entries=[entry(1, 1), entry(2, 1)])
+def test_nothing_is_applied_while_the_state_is_being_replaced(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, entries=[entry(1, 1), entry(2, 1)])
     for how in ("recovering", "needs_state"):
         setattr(engine.raft, how, True)
         engine.heartbeat(2, after=(2, 1), commit=1)
@@ -420,9 +414,9 @@ def test_nothing_is_applied_while_the_state_is_being_replaced(make: Callable[...
 
 
 def test_a_successor_is_asked_when_it_has_everything_and_again_with_each_heartbeat(
-    make: Callable[..., Engine],
+    make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.lead()
     engine.append(1)
     with engine.raft.at(engine.now):
@@ -440,8 +434,8 @@ def test_a_successor_is_asked_when_it_has_everything_and_again_with_each_heartbe
     assert not engine.raft.transferring and engine.raft.is_leader
 
 
-def test_leadership_goes_to_voters_that_are_there_with_their_disk(make: Callable[..., Engine]) -> None:
-    engine = make(4, learners=[5])
+def test_leadership_goes_to_voters_that_are_there_with_their_disk(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(4, learners=[5])
     engine.lead()
     engine.raft.speaks(3, disk_of(9))
     with engine.raft.at(engine.now):
@@ -451,8 +445,8 @@ def test_leadership_goes_to_voters_that_are_there_with_their_disk(make: Callable
         assert not engine.raft.transferring
 
 
-def test_the_best_successor_is_the_one_that_has_come_furthest(make: Callable[..., Engine]) -> None:
-    engine = make(4)
+def test_the_best_successor_is_the_one_that_has_come_furthest(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(4)
     engine.lead()
     engine.append(2)
     engine.tick()
@@ -474,8 +468,10 @@ def change(engine: Engine, wanted: MembersChange) -> int | None:
         return engine.raft.change(wanted)
 
 
-def test_a_change_is_made_when_a_majority_of_the_new_voters_has_answered(make: Callable[..., Engine]) -> None:
-    engine = make(3, learners=[])
+def test_a_change_is_made_when_a_majority_of_the_new_voters_has_answered(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3, learners=[])
     engine.lead()
     engine.append(1)
     engine.tick()
@@ -499,8 +495,10 @@ def test_a_change_is_made_when_a_majority_of_the_new_voters_has_answered(make: C
     assert message.prev_index == engine.log.last_index - 0 and not message.entries
 
 
-def test_a_change_that_a_majority_does_not_answer_is_refused_in_time(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_change_that_a_majority_does_not_answer_is_refused_in_time(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3)
     engine.lead()
     wanted = RemoveReplica(3)
     began = engine.now
@@ -522,8 +520,8 @@ def test_a_change_that_a_majority_does_not_answer_is_refused_in_time(make: Calla
     assert change(engine, wanted) == engine.log.last_index
 
 
-def test_a_question_that_nobody_repeats_is_forgotten(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_question_that_nobody_repeats_is_forgotten(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     assert change(engine, RemoveReplica(3)) is None
     for _ in range(60):
@@ -533,9 +531,9 @@ def test_a_question_that_nobody_repeats_is_forgotten(make: Callable[..., Engine]
     assert list(engine.raft._checks) == [RemoveReplica(2)]
 
 
-def test_one_that_lags_is_not_there(make: Callable[..., Engine]) -> None:
+def test_one_that_lags_is_not_there(make_engine: Callable[..., Engine]) -> None:
     """It must have what was committed when the change was asked for."""
-    engine = make(3)
+    engine = make_engine(3)
     engine.lead()
     engine.append(1)
     engine.tick()
@@ -554,8 +552,8 @@ def test_one_that_lags_is_not_there(make: Callable[..., Engine]) -> None:
     assert engine.raft.commit_index == 3 and change(engine, wanted) == 0
 
 
-def test_a_learner_is_made_a_voter_when_it_has_caught_up(make: Callable[..., Engine]) -> None:
-    engine = make(3, learners=[4], entries=[entry(index, 1) for index in range(1, 301)])
+def test_a_learner_is_made_a_voter_when_it_has_caught_up(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, learners=[4], entries=[entry(index, 1) for index in range(1, 301)])
     engine.lead(commit=False)
     engine.agree(2, 3)
 
@@ -576,8 +574,8 @@ def test_a_learner_is_made_a_voter_when_it_has_caught_up(make: Callable[..., Eng
     assert engine.raft.members.disk_of(4) == disk_of(4)
 
 
-def test_a_learner_with_a_disk_that_was_lost_never_counts(make: Callable[..., Engine]) -> None:
-    engine = make(3, learners=[4, 5])
+def test_a_learner_with_a_disk_that_was_lost_never_counts(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, learners=[4, 5])
     engine.lead()
     engine.raft._members = engine.raft.members._with(replaced=(disk_of(4),))
     for _ in range(6):
@@ -586,8 +584,8 @@ def test_a_learner_with_a_disk_that_was_lost_never_counts(make: Callable[..., En
     assert engine.raft.members.learners == (4,) and engine.raft.members.voters == (1, 2, 3, 5)
 
 
-def test_a_learner_with_another_disk_begins_anew(make: Callable[..., Engine]) -> None:
-    engine = make(3, learners=[4], timing=SMALL)
+def test_a_learner_with_another_disk_begins_anew(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3, learners=[4], timing=SMALL)
     engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
     engine.lead()
     engine.append(3)
@@ -607,9 +605,9 @@ def newcomer(engine: Engine, member: int = 2, disk: int = 9) -> None:
 
 
 def test_a_lost_disk_is_replaced_when_it_was_silent_for_an_election_timeout(
-    make: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = make(3)
+    engine = make_engine(3)
     engine.lead()
     caplog.set_level(logging.WARNING)
     began = engine.now
@@ -624,8 +622,8 @@ def test_a_lost_disk_is_replaced_when_it_was_silent_for_an_election_timeout(
     assert "is fed anew" in caplog.text
 
 
-def test_a_newcomer_beside_a_disk_that_answers_is_told(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_newcomer_beside_a_disk_that_answers_is_told(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     newcomer(engine)
     engine.tick()
@@ -638,9 +636,11 @@ def test_a_newcomer_beside_a_disk_that_answers_is_told(make: Callable[..., Engin
     assert not engine.raft.members.replaced  # it does not speak any more
 
 
-def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(make: Callable[..., Engine]) -> None:
+def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(
+    make_engine: Callable[..., Engine],
+) -> None:
     for how in ("it falls silent", "another one each time", "the same disk", "no voter", "no leader"):
-        engine = make(3, learners=[4])
+        engine = make_engine(3, learners=[4])
         engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
         if how != "no leader":
             engine.lead()
@@ -661,8 +661,10 @@ def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(make: Call
         assert how == "another one each time" or not engine.raft._newcomers
 
 
-def test_the_newest_members_count_from_the_moment_they_are_in_the_log(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_the_newest_members_count_from_the_moment_they_are_in_the_log(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3)
     engine.lead()
     wanted = MoveReplica(2, "two:2")
     change(engine, wanted)
@@ -677,8 +679,8 @@ def test_the_newest_members_count_from_the_moment_they_are_in_the_log(make: Call
     assert engine.raft.committed_members.addresses == {2: "two:2"} and change(engine, wanted) == 0
 
 
-def test_a_lost_disk_can_be_named_by_hand(make: Callable[..., Engine]) -> None:
-    engine = make(3)
+def test_a_lost_disk_can_be_named_by_hand(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
     engine.lead()
     wanted = ReplaceReplica(2, disk_of(2))
     change(engine, wanted)

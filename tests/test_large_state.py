@@ -19,7 +19,7 @@ from tests.lengths import LONG, short_and_long
 
 Measure = Callable[..., Figures]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large state")]
+pytestmark = pytest.mark.slow
 many_keys = pytest.mark.parametrize("keys", short_and_long(100_000, 1_000_000))
 
 

@@ -107,7 +107,6 @@ def outcomes() -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("without")
 @pytest.mark.parametrize("name", SAFEGUARDS)
 def test_some_test_fails_without_it(name: str, outcomes: dict[str, tuple[int, str]]) -> None:
     """The same one passes with it, in its own file."""
