@@ -34,12 +34,12 @@ from benchmarks.worker import Ondisk, Stock, free_ports, puts
 from ondisk import Cluster
 from ondisk.diskkv import DiskKV, get, put, scan
 from ondisk.errors import NotDone, OutcomeUnknown
-from ondisk.members import Members
 from ondisk.observe import wait_until, wait_until_level
-from ondisk.raftlog import RaftLog
-from ondisk.restore import import_snapshot
+from ondisk.raft.log import RaftLog
+from ondisk.raft.members import Members
+from ondisk.snapshot.restore import import_snapshot
+from ondisk.snapshot.stream import Chunk, Header, Writer, make_header, write_file
 from ondisk.statemachine import Entry
-from ondisk.stream import Chunk, Header, Writer, make_header, write_file
 
 VALUE_BYTES = 128
 BATCH = 2000  # keys in one update while a state is made

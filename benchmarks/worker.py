@@ -39,7 +39,7 @@ class Ondisk:
     def __init__(self, directory: Path, member: int | None, ports: list[int]) -> None:
         from ondisk import Cluster, Node
         from ondisk.client import Client
-        from ondisk.tcp import TcpNetwork
+        from ondisk.net.tcp import TcpNetwork
 
         network = TcpNetwork({id: ("127.0.0.1", port) for id, port in enumerate(ports, 1)}) if ports else None
         self._client: Client

@@ -1,10 +1,12 @@
 """On-disk replicated state machines: PySyncObj's Raft with the state in RocksDB.
 
-Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machine) and ``replica.py``.
+Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machine) and
+``replica/replica.py`` (the step).
 """
 
 from importlib.metadata import version
 
+from ondisk import moved as _moved  # noqa: F401
 from ondisk.client import Session
 from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
@@ -29,7 +31,7 @@ from ondisk.errors import (
 )
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
-from ondisk.restore import import_snapshot
+from ondisk.snapshot.restore import import_snapshot
 from ondisk.statemachine import (
     Entry,
     OnDiskStateMachine,

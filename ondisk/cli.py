@@ -21,16 +21,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ondisk.addresses import Address, format_address, parse_address
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, StorageError
 from ondisk.inspect import inspect, print_inspection
+from ondisk.net.addresses import Address, format_address, parse_address
+from ondisk.net.tcp import TcpNetwork
 from ondisk.node import Node
-from ondisk.paths import read_regular
 from ondisk.replica import ReplicaStatus
-from ondisk.restore import import_snapshot
-from ondisk.tcp import TcpNetwork
-from ondisk.transfer import Progress
+from ondisk.snapshot.restore import import_snapshot
+from ondisk.snapshot.transfer import Progress
+from ondisk.storage.paths import read_regular
 
 try:
     import click

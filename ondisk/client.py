@@ -33,7 +33,7 @@ from ondisk.errors import (
     Timeout,
     Unfinished,
 )
-from ondisk.shielded import Turn, seconds_to_wait, still_wanted
+from ondisk.interrupts.shielded import Turn, seconds_to_wait, still_wanted
 from ondisk.statemachine import Result
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example

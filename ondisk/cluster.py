@@ -12,9 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ondisk import forked
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked
-from ondisk.disk import Disk
 from ondisk.errors import (
     ConfigurationError,
     MembersUnknown,
@@ -24,15 +22,17 @@ from ondisk.errors import (
     StorageError,
     Timeout,
 )
-from ondisk.members import LEGACY, Members, check_id, check_ids, short
-from ondisk.network import MemoryNetwork, Network
+from ondisk.interrupts import forked
+from ondisk.interrupts.shielded import pause, shielded, still_wanted
+from ondisk.net.memory import MemoryNetwork, Network
 from ondisk.node import Node, StateMachineFactory
-from ondisk.paths import resolved
 from ondisk.raft import Timing
+from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.replica import ReplicaStatus
-from ondisk.shielded import pause, shielded, still_wanted
+from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import Result
-from ondisk.stream import SnapshotFile
+from ondisk.storage.disk import Disk
+from ondisk.storage.paths import resolved
 
 FIRST_MEMBERS = (1, 2, 3)  # of a new group, if nobody says otherwise
 

@@ -8,8 +8,8 @@ The index lives in a column family of its own, because a user may well have a ke
 records of client sessions (``sessions.py``), which the same batch stores.
 
 A snapshot is the database itself. A view is a second one with hard links to the same tables, which never
-change once they are written; saving it copies its files into a stream (``filestream.py``). Recovering builds
-a third one from the stream, and replaces the pointer to the live one (``generations.py``).
+change once they are written; saving it copies its files into a stream (``storage/filestream.py``). Recovering
+builds a third one from the stream, and replaces the pointer to the live one (``storage/generations.py``).
 """
 
 from __future__ import annotations
@@ -24,12 +24,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ondisk import lines
-from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, InvalidCommand, StorageError, StoreClosed
-from ondisk.filestream import RECEIVE_POINTS, receive_files, save_files
-from ondisk.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
-from ondisk.paths import resolved
 from ondisk.sessions import MAGIC, Batch, Sessions, is_envelope
 from ondisk.statemachine import (
     Entry,
@@ -39,6 +34,11 @@ from ondisk.statemachine import (
     SnapshotView,
     SnapshotWriter,
 )
+from ondisk.storage import lines
+from ondisk.storage.disk import Disk, Store
+from ondisk.storage.filestream import RECEIVE_POINTS, receive_files, save_files
+from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
+from ondisk.storage.paths import resolved
 
 MAX_KEY_BYTES = 64 << 10
 MAX_VALUE_BYTES = 1 << 20

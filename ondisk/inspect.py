@@ -22,16 +22,16 @@ from typing import Any
 
 import msgspec
 
-from ondisk import lines
-from ondisk import members as encoding
-from ondisk.disk import Store, describe_process, fresh_cache
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, DirectoryInUse, OndiskError, StorageError
-from ondisk.members import Members
-from ondisk.paths import open_descriptor, read_regular, resolved
-from ondisk.raftlog import MEMBERS, RaftLog
-from ondisk.stream import VERSION as SNAPSHOT_VERSION
-from ondisk.stream import Reader, open_file, read_file
+from ondisk.raft import members as encoding
+from ondisk.raft.log import MEMBERS, RaftLog
+from ondisk.raft.members import Members
+from ondisk.snapshot.stream import VERSION as SNAPSHOT_VERSION
+from ondisk.snapshot.stream import Reader, open_file, read_file
+from ondisk.storage import lines
+from ondisk.storage.disk import Store, describe_process, fresh_cache
+from ondisk.storage.paths import open_descriptor, read_regular, resolved
 
 Facts = dict[str, Any]  # what was found, by name; everything in it can be written as JSON
 _KNOWN_RECORDS = (b"hard_state", b"identity", b"base", b"batches")

@@ -15,11 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ondisk import forked
-from ondisk.background import start_thread
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
-from ondisk.clock import Clock
-from ondisk.disk import DirectoryLock, Disk
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
     ConfigurationError,
@@ -30,8 +26,14 @@ from ondisk.errors import (
     StorageError,
     Timeout,
 )
-from ondisk.members import Members, check_id, check_ids
-from ondisk.messages import (
+from ondisk.interrupts import forked
+from ondisk.interrupts.shielded import shielded, still_wanted
+from ondisk.net.clock import Clock
+from ondisk.net.memory import Endpoint, Network
+from ondisk.raft import Timing
+from ondisk.raft.log import Identity
+from ondisk.raft.members import Members, check_id, check_ids
+from ondisk.raft.messages import (
     AddReplica,
     Change,
     MoveReplica,
@@ -39,15 +41,13 @@ from ondisk.messages import (
     ReplaceReplica,
     TransferLeadership,
 )
-from ondisk.network import Endpoint, Network
-from ondisk.paths import resolved
-from ondisk.raft import Timing
-from ondisk.raftlog import Identity
 from ondisk.replica import Replica, ReplicaStatus
-from ondisk.restore import begin_directory, complete_import
-from ondisk.shielded import shielded, still_wanted
+from ondisk.snapshot.background import start_thread
+from ondisk.snapshot.restore import begin_directory, complete_import
+from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import OnDiskStateMachine, Result
-from ondisk.stream import SnapshotFile
+from ondisk.storage.disk import DirectoryLock, Disk
+from ondisk.storage.paths import resolved
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]
 

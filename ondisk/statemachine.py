@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
     ``error`` is ``None``, or a sentence that says why the command changed nothing. A result may have to
     travel to another replica: a number has at most 64 bits, with its sign, and all together 1 MB. Of a larger
-    one its caller is told, wherever it is, that the command was applied, and no more (``limits.py``).
+    one its caller is told, wherever it is, that the command was applied, and no more (``raft/limits.py``).
     """
 
     value: bytes | int | bool | None = None

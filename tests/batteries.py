@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ondisk.disk import Disk
 from ondisk.diskkv import DiskKV, incr, put, scan
-from ondisk.lab.naive import Changes, DataFirst, IndexFirst, OneBatch, TwoWrites
+from ondisk.lab.experiments.naive import Changes, DataFirst, IndexFirst, OneBatch, TwoWrites
 from ondisk.statemachine import (
     Entry,
     OnDiskStateMachine,
@@ -24,6 +23,7 @@ from ondisk.statemachine import (
     SnapshotView,
     SnapshotWriter,
 )
+from ondisk.storage.disk import Disk
 from ondisk.testing import StateMachineBattery
 
 

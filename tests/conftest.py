@@ -12,8 +12,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from ondisk import Cluster, DiskKV
-from ondisk.crashing import ram_disk
 from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
+from ondisk.testing.crashing import ram_disk
 from tests.engine import Engine
 from tests.machines import opened
 from tests.scenario import Compare

@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from ondisk.members import Members
-from ondisk.messages import AppendEntries, AppendReply, Message, RequestVote, Vote
 from ondisk.raft import Raft, Timing
-from ondisk.raftlog import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import AppendEntries, AppendReply, Message, RequestVote, Vote
 
 
 def disk_of(number: int) -> bytes:

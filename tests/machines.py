@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ondisk.disk import Disk
 from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, scan
 from ondisk.statemachine import Entry, Result
+from ondisk.storage.disk import Disk
 
 
 def opened(path: Path, disk: Disk | None = None) -> DiskKV:

@@ -27,14 +27,14 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
 # The tests for each file, those that need a few milliseconds first.
 TESTS = {
-    "raft.py": "engine engine_leader legacy raft members",
-    "replica.py": "step contract identity",
-    "proposals.py": "requests limits members",
-    "reads.py": "requests reads",
-    "members.py": "configuration",
+    "raft/engine.py": "engine engine_leader legacy raft members",
+    "replica/replica.py": "step contract identity",
+    "replica/proposals.py": "requests limits members",
+    "replica/reads.py": "requests reads",
+    "raft/members.py": "configuration",
     "sessions.py": "sessions",
-    "raftlog.py": "log_bookkeeping raftlog members",
-    "transfer.py": "streams transfer",
+    "raft/log.py": "log_bookkeeping raftlog members",
+    "snapshot/transfer.py": "streams transfer",
 }
 SECONDS = 60  # that one test may take with a fault in it
 
@@ -151,6 +151,7 @@ class File:
     """One file of the engine, and its functions as they are in this process."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.path = ENGINE / name
         self.tree = ast.parse(self.path.read_text())
         functions = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
@@ -184,7 +185,7 @@ class File:
         """The line and the change, for people."""
         line = self.path.read_text().splitlines()[place.line - 1].strip()
         new = "" if isinstance(place.new, ast.Pass) else f" -> {ast.unparse(place.new)}"
-        return f"{self.path.name}:{place.line} {place.what}: {line}{new}"
+        return f"{self.name}:{place.line} {place.what}: {line}{new}"
 
 
 class Runner:
@@ -205,7 +206,7 @@ class Runner:
         total = len(chosen)
         random.Random(self._seed).shuffle(chosen)
         for file, place in chosen[: self._count]:
-            tests = [f"test_{name}.py" for name in TESTS[file.path.name].split()]
+            tests = [f"test_{name}.py" for name in TESTS[file.name].split()]
             items = [item for item in session.items if item.path.name in tests]
             items.sort(key=lambda item: tests.index(item.path.name))
             verdict = self._try(file, place, items)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ondisk import Node, NotDone, OutcomeUnknown
-from ondisk.addresses import Address
 from ondisk.client import Client
-from ondisk.tcp import TcpNetwork
+from ondisk.net.addresses import Address
+from ondisk.net.tcp import TcpNetwork
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a prompt's colours and movements of the cursor
 

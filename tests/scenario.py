@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ondisk import diskkv, members
+from ondisk import diskkv
 from ondisk.diskkv import Put
 from ondisk.errors import ConfigurationError
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.net.memory import Event
+from ondisk.raft import Timing, members
+from ondisk.raft.log import MEMBERS, REGULAR, LogEntry
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
     AppendReply,
@@ -41,9 +44,6 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.network import Event
-from ondisk.raft import Timing
-from ondisk.raftlog import MEMBERS, REGULAR, LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV
 from tests.virtual import World

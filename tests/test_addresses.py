@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ondisk.addresses import format_address, is_loopback, parse_address
 from ondisk.errors import ConfigurationError
+from ondisk.net.addresses import format_address, is_loopback, parse_address
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ from typing import Any
 import psutil
 import pytest
 
-from ondisk import Cluster, diskkv, stream
+from ondisk import Cluster, diskkv
 from ondisk.errors import ConfigurationError, NotDone, OndiskError
-from ondisk.messages import AddReplica, Change, Message, RemoveReplica, TransferLeadership
-from ondisk.raftlog import LogEntry
+from ondisk.raft.log import LogEntry
+from ondisk.raft.messages import AddReplica, Change, Message, RemoveReplica, TransferLeadership
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV, content
+from ondisk.snapshot import stream
 from ondisk.statemachine import Result
 from tests.lengths import LONG, short_and_long
 from tests.virtual import World

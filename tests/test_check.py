@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ondisk.lab import check as module  # the function of that name
-from ondisk.lab import crash, hint, runs
-from ondisk.lab.check import HINTS, _exercises, check, exercise, exercises
-from ondisk.lab.exercises_06 import film_of_6_2
+from ondisk.lab import crash, hint
+from ondisk.lab.exercises.chapter_06 import film_of_6_2
+from ondisk.lab.exercises.check import HINTS, _exercises, check, exercise, exercises
+from ondisk.lab.experiments import runs
+from ondisk.lab.experiments.naive import OneBatch, TwoWrites
 from ondisk.lab.film import Frame
-from ondisk.lab.naive import OneBatch, TwoWrites
 from ondisk.simulation.faults import Fault
 from tests.test_notebooks import NOTEBOOKS, read, run
 
@@ -176,7 +177,7 @@ def test_3_3_crashes_what_the_reader_has_written(name: str, tmp_path: Path) -> N
     lines = "".join(f"        {line}\n" for line in body.splitlines())
     file = tmp_path / "mine.py"
     file.write_text(
-        "from ondisk.lab.naive import APPLIED_INDEX, Keeper\n\n\n"
+        "from ondisk.lab.experiments.naive import APPLIED_INDEX, Keeper\n\n\n"
         f"class Mine(Keeper):\n    def save(self, changes, index):\n{lines}"
     )
     assert said in check("3.3", os.fspath(file)).text

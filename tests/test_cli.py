@@ -21,8 +21,8 @@ from ondisk import Cluster, Node, ReplicaStatus
 from ondisk.cli import COMMANDS, USAGE, Console, run, show
 from ondisk.client import Client
 from ondisk.errors import ConfigurationError, OndiskError, ReplicaStopped, StoreClosed, Timeout
-from ondisk.network import MemoryNetwork
-from ondisk.transfer import Progress
+from ondisk.net.memory import MemoryNetwork
+from ondisk.snapshot.transfer import Progress
 from tests.processes import Terminal, free_ports
 from tests.waiting import wait_until
 

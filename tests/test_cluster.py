@@ -30,12 +30,12 @@ from ondisk import (
     ReplicaStopped,
     Result,
 )
-from ondisk.disk import Disk
 from ondisk.errors import ConfigurationError, DirectoryInUse, ResourceError
-from ondisk.network import MemoryNetwork
+from ondisk.net.memory import MemoryNetwork
 from ondisk.node import _running
-from ondisk.raftlog import RaftLog
-from ondisk.replica import MAX_COMMAND_BYTES
+from ondisk.raft.log import RaftLog
+from ondisk.replica.replica import MAX_COMMAND_BYTES
+from ondisk.storage.disk import Disk
 from tests.waiting import wait_until
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ondisk.errors import ConfigurationError
-from ondisk.members import LEGACY, MAX_ID, Members, check_id, check_ids, decode, encode, short
+from ondisk.raft.members import LEGACY, MAX_ID, Members, check_id, check_ids, decode, encode, short
 
 A, B, C, D = (bytes([number]) * 16 for number in (1, 2, 3, 4))
 GROUP = Members(

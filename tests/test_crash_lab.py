@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from ondisk import DiskKV, lab
-from ondisk.crashing import Child, ChildFailed, CrashingDisk, Point, scratch_directory
 from ondisk.lab import (
     Workload,
     crash,
@@ -27,9 +26,10 @@ from ondisk.lab import (
     cut_table,
     cut_wal,
 )
-from ondisk.lab.crash import Crashed, Cut, _evenly
-from ondisk.lab.crash_picture import Picture, stretches
-from ondisk.lab.naive import DataFirst, IndexFirst, OneBatch, TwoWrites
+from ondisk.lab.experiments.crash import Crashed, Cut, _evenly
+from ondisk.lab.experiments.naive import DataFirst, IndexFirst, OneBatch, TwoWrites
+from ondisk.lab.pictures.crash import Picture, stretches
+from ondisk.testing.crashing import Child, ChildFailed, CrashingDisk, Point, scratch_directory
 from tests.waiting import wait_until
 
 THREE = Workload(updates=3)
@@ -138,8 +138,8 @@ def test_the_lab_needs_no_widgets_for_crashes_and_exercises() -> None:
     program = """
 import sys
 from ondisk import lab
-from ondisk.lab.naive import OneBatch
-import ondisk.lab.crash, ondisk.lab.check
+from ondisk.lab.experiments.naive import OneBatch
+import ondisk.lab.experiments.crash, ondisk.lab.exercises.check
 assert callable(lab.crash) and callable(lab.check)
 assert not {"ipywidgets", "IPython", "matplotlib", "pytest"} & set(sys.modules)
 lab.Prediction
@@ -229,7 +229,7 @@ def test_half_an_update_names_the_entries_that_are_there() -> None:
 
 
 MACHINE = """
-from ondisk.lab.naive import {base}
+from ondisk.lab.experiments.naive import {base}
 
 
 class Mine({base}):

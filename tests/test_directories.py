@@ -273,7 +273,7 @@ def test_an_import_that_is_in_its_place_is_not_said_to_have_failed(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ondisk.restore.sync_directory", failing)
+        patch.setattr("ondisk.snapshot.restore.sync_directory", failing)
         with pytest.raises(StorageError, match="in its place"):
             import_snapshot(tmp_path / "backup", tmp_path / "data", members=[1])
     assert make_cluster().get("k1", timeout=10) == b"v"

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ondisk import disk as disk_module
-from ondisk.disk import DirectoryLock, Disk, Store, describe_process
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
+from ondisk.storage import disk as disk_module
+from ondisk.storage.disk import DirectoryLock, Disk, Store, describe_process
 
 INDEX = b"index"
 
@@ -457,7 +457,7 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds ``tmp_path / "held"``, lock and database, until it is killed."""
     program = (
-        "import sys; from pathlib import Path; from ondisk.disk import DirectoryLock, Store\n"
+        "import sys; from pathlib import Path; from ondisk.storage.disk import DirectoryLock, Store\n"
         "path = Path(sys.argv[1]); lock = DirectoryLock(path); store = Store(path / 'db')\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
@@ -528,7 +528,7 @@ def test_a_path_that_cannot_be_a_directory_is_a_clear_error(
 CREATE_AND_DIE = """
 import os, resource, signal, sys, time
 from pathlib import Path
-from ondisk.disk import Store
+from ondisk.storage.disk import Store
 
 base = Path(sys.argv[1])
 
@@ -725,7 +725,7 @@ REALLY_FULL = """
 import resource, signal, sys
 from pathlib import Path
 from ondisk.errors import Corrupt, StorageError
-from ondisk.raftlog import LogEntry, RaftLog
+from ondisk.raft.log import LogEntry, RaftLog
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 everything = resource.RLIM_INFINITY

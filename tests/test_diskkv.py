@@ -18,9 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ondisk import disk as disk_module
 from ondisk import diskkv
-from ondisk.disk import Store
 from ondisk.diskkv import (
     MAX_KEY_BYTES,
     MAX_SCAN_ITEMS,
@@ -37,6 +35,8 @@ from ondisk.diskkv import (
 )
 from ondisk.errors import Corrupt, DirectoryInUse, InvalidCommand, StorageError, StoreClosed
 from ondisk.statemachine import Entry, Result
+from ondisk.storage import disk as disk_module
+from ondisk.storage.disk import Store
 from tests.machines import apply, everything, opened
 from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from ondisk import disk as disk_module
-from ondisk import generations
-from ondisk.disk import Disk, Store
 from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, DiskKVView, delete, get, incr, put, scan
 from ondisk.errors import Corrupt, DirectoryInUse, SnapshotStopped, StorageError, StoreClosed, UnknownVersion
-from ondisk.filestream import END, MAGIC, PIECE_BYTES, VERSION
 from ondisk.statemachine import Entry
+from ondisk.storage import disk as disk_module
+from ondisk.storage import generations
+from ondisk.storage.disk import Disk, Store
+from ondisk.storage.filestream import END, MAGIC, PIECE_BYTES, VERSION
 from tests.lengths import LONG
 from tests.test_disk import FullDisk, copy_live, flip, largest_table
 from tests.test_diskkv import ODD_KEYS, apply, everything, opened
@@ -452,7 +452,7 @@ def test_all_is_durable_before_the_pointer_and_the_pointer_before_the_old_state_
     events.clear()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", noted("fsync", os.fsync, opened_file))
-        patch.setattr("ondisk.generations.remove", noted("remove", generations.remove, str))
+        patch.setattr("ondisk.storage.generations.remove", noted("remove", generations.remove, str))
         machine.open()
     assert events == [("fsync", "."), ("remove", "db-000009")]
     machine.close()

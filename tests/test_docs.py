@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     """A table of promises is worth as much as its tests."""
-    sources = [*(ROOT / "tests").glob("*.py"), ROOT / "ondisk" / "testing.py"]
+    sources = [*(ROOT / "tests").glob("*.py"), ROOT / "ondisk" / "testing" / "battery.py"]
     defined = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in sources)))
     files = {path.stem for path in sources}
     named = set(re.findall(r"\b(test_\w+)\b(?!\.\.\.)", document.read_text()))
@@ -34,7 +34,7 @@ def test_the_table_of_faults_is_the_list_that_can_be_run() -> None:
 
 def test_every_message_that_the_manual_quotes_is_said() -> None:
     """Who sees a message looks for its words. Numbers and names in it are filled in."""
-    literals = "".join(path.read_text() for path in (ROOT / "ondisk").glob("*.py"))
+    literals = "".join(path.read_text() for path in (ROOT / "ondisk").rglob("*.py"))
     said = re.sub(r'"\s*\n\s*f?"', "", literals)  # a sentence over two lines
     said = re.sub(r"\{[^{}]*\}", "#", said)
     quoted = re.findall("“(.+?)”", (ROOT / "docs" / "operating.md").read_text())

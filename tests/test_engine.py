@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ondisk.errors import Corrupt
-from ondisk.messages import AppendEntries, AppendReply, Removed, RequestVote, TakeOver, Vote
 from ondisk.raft import Timing
+from ondisk.raft.messages import AppendEntries, AppendReply, Removed, RequestVote, TakeOver, Vote
 from tests.engine import Engine, disk_of, entry, to
 
 TIMING = Timing()

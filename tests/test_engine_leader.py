@@ -8,8 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from ondisk.errors import ConfigurationError
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.raft import Timing
+from ondisk.raft.log import MEMBERS, NO_OP, REGULAR
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AddReplica,
     AppendReply,
     MembersChange,
@@ -19,8 +21,6 @@ from ondisk.messages import (
     ReplaceReplica,
     TakeOver,
 )
-from ondisk.raft import Timing
-from ondisk.raftlog import MEMBERS, NO_OP, REGULAR
 from tests.engine import Engine, disk_of, entry, to
 
 TIMING = Timing()

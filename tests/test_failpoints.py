@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ondisk.disk import Disk
 from ondisk.diskkv import MAX_SCAN_ITEMS, POINTS, DiskKV, incr, put, scan
-from ondisk.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS
 from ondisk.statemachine import Entry
+from ondisk.storage.disk import Disk
+from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS
 
 # The states before and after, with indexes that do not fit in 32 bits.
 OLD = {b"old %03d" % number: b"o" * 50 for number in range(200)} | {b"count": b"1"}
@@ -28,7 +28,7 @@ OLD_INDEX, NEW_INDEX = 2**40, 2**41 + 3
 CHILD = """
 import os, sys, threading
 from pathlib import Path
-from ondisk.disk import Disk
+from ondisk.storage.disk import Disk
 from ondisk.diskkv import DiskKV, incr
 from ondisk.statemachine import Entry
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from ondisk import Cluster, NoLeader, OutcomeUnknown, Rejected
-from ondisk.histories import History, Operation
 from ondisk.lab import Clients, RecordingClient, fail_the_leader, judge, show_outages, stall, undo_faults
-from ondisk.lab.check import check
-from ondisk.lab.exercises_05 import PUTS, may_answer
+from ondisk.lab.exercises.chapter_05 import PUTS, may_answer
+from ondisk.lab.exercises.check import check
+from ondisk.linearizability.history import History, Operation
 from ondisk.observe import wait_until_level
 
 MakeCluster = Callable[..., Cluster]

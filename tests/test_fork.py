@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from ondisk import Cluster, DiskKV, Node, diskkv
-from ondisk.disk import Store
 from ondisk.errors import DirectoryInUse, StoreClosed, WrongProcess
-from ondisk.network import MemoryNetwork
-from ondisk.tcp import TcpNetwork
+from ondisk.net.memory import MemoryNetwork
+from ondisk.net.tcp import TcpNetwork
+from ondisk.storage.disk import Store
 from tests.lengths import short_and_long
 from tests.processes import free_ports
 from tests.waiting import wait_until

@@ -12,13 +12,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ondisk import Cluster, DiskKV, import_snapshot, lines
-from ondisk.disk import DirectoryLock, Store
+from ondisk import Cluster, DiskKV, import_snapshot
 from ondisk.errors import Corrupt, StorageError, UnknownVersion
-from ondisk.filestream import save_files
-from ondisk.members import Members
-from ondisk.raftlog import LogEntry, RaftLog
-from ondisk.stream import Chunk, Reader, Writer, _checksum, make_header, open_file, read_file, read_header
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.snapshot.stream import (
+    Chunk,
+    Reader,
+    Writer,
+    _checksum,
+    make_header,
+    open_file,
+    read_file,
+    read_header,
+)
+from ondisk.storage import lines
+from ondisk.storage.disk import DirectoryLock, Store
+from ondisk.storage.filestream import save_files
 from tests.machines import opened
 
 BEFORE = Path(__file__).with_name("data") / "before-identity.tar.xz"

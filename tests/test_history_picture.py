@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from hypothesis import HealthCheck, given, settings
 
-from ondisk.lab.history_picture import MAX_OPERATIONS, history_picture, label
+from ondisk.lab.pictures.history import MAX_OPERATIONS, history_picture, label
 from ondisk.linearizability import Operation, check, conflict
 from tests.pictures import svg_of, texts
 from tests.test_linearizability import histories

@@ -10,10 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ondisk import diskkv, raftlog
+from ondisk import diskkv
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.raft import log as raftlog
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
     AppendReply,
@@ -29,7 +31,6 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.raftlog import LogEntry, RaftLog
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import World, fill, put
@@ -441,7 +442,7 @@ def test_a_grown_group_is_not_founded_again_by_its_first_member_that_was_erased(
     make_world: Callable[..., World],
 ) -> None:
     """It was founded alone, and its start script still says so."""
-    from ondisk.restore import begin_directory
+    from ondisk.snapshot.restore import begin_directory
 
     world = make_world(members=1)
     fill(world, 3)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ondisk import Cluster, lines
+from ondisk import Cluster
 from ondisk.errors import ConfigurationError, DirectoryInUse
 from ondisk.inspect import inspect
-from ondisk.lab.naive import OneBatch
+from ondisk.lab.experiments.naive import OneBatch
+from ondisk.storage import lines
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ import pytest
 from ondisk import Cluster, Corrupt, OndiskError
 from ondisk.client import wait_for
 from ondisk.errors import NoLeader
-from ondisk.futures import Future
 from ondisk.inspect import inspect
+from ondisk.interrupts.futures import Future
+from ondisk.interrupts.shielded import CallerGone, Turn, shielded, still_wanted
 from ondisk.observe import wait_until_level
-from ondisk.shielded import CallerGone, Turn, shielded, still_wanted
 from tests.interrupts import (
     DEADLINE,
     Button,

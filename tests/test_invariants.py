@@ -14,10 +14,10 @@ import pytest
 
 from ondisk.errors import OndiskError
 from ondisk.linearizability import History
-from ondisk.members import Members
-from ondisk.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
 from ondisk.raft import Timing
-from ondisk.raftlog import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
 from ondisk.simulation.clients import Client, SessionClient

@@ -14,11 +14,12 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from ondisk import Cluster, NoLeader, lab
-from ondisk.lab import exercises_02, lag_picture
-from ondisk.lab.check import check, exercises, hint
+from ondisk.lab.exercises import chapter_02 as exercises_02
+from ondisk.lab.exercises.check import check, exercises, hint
+from ondisk.lab.experiments.load import Cost
 from ondisk.lab.lag import Absence
-from ondisk.lab.load import Cost
-from ondisk.lab.plots import figure_picture, new_figure
+from ondisk.lab.pictures import lag as lag_picture
+from ondisk.lab.pictures.plots import figure_picture, new_figure
 from ondisk.observe import Lag, LagRecorder, Note, Reading, wait_until_level
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until

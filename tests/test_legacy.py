@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ondisk import diskkv
-from ondisk.members import LEGACY
-from ondisk.messages import AppendEntries, Message, RequestVote
-from ondisk.raftlog import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.members import LEGACY
+from ondisk.raft.messages import AppendEntries, Message, RequestVote
 from tests.virtual import World, fill
 
 OLD_ENTRIES = 3

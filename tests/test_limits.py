@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from ondisk import Cluster, Node, limits, raftlog, replica, stream, tcp, transfer
+from ondisk import Cluster, Node
 from ondisk.client import wait_for
 from ondisk.diskkv import DiskKV, put
 from ondisk.errors import ConfigurationError
-from ondisk.limits import (
+from ondisk.net import tcp
+from ondisk.net.memory import MemoryNetwork
+from ondisk.raft import Timing, limits
+from ondisk.raft import log as raftlog
+from ondisk.raft.limits import (
     COMMAND_OVERHEAD,
     MAX_COMMAND_BYTES,
     MAX_ENTRIES,
@@ -27,8 +31,9 @@ from ondisk.limits import (
     result_bytes,
     sendable,
 )
-from ondisk.members import MAX_ID, Members, encode
-from ondisk.messages import (
+from ondisk.raft.log import LogEntry
+from ondisk.raft.members import MAX_ID, Members, encode
+from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
     AppendReply,
@@ -51,13 +56,12 @@ from ondisk.messages import (
     decoder,
     encoder,
 )
-from ondisk.network import MemoryNetwork
-from ondisk.proposals import _in_parts
-from ondisk.raft import Timing
-from ondisk.raftlog import LogEntry
+from ondisk.replica import replica
+from ondisk.replica.proposals import _in_parts
 from ondisk.sessions import APPLIED_BUT, RESULT_NOT_KEPT
+from ondisk.snapshot import stream, transfer
+from ondisk.snapshot.stream import CHUNK_BYTES, Chunk, Writer, make_header
 from ondisk.statemachine import Entry, Result
-from ondisk.stream import CHUNK_BYTES, Chunk, Writer, make_header
 from tests.processes import free_ports
 from tests.virtual import World
 from tests.waiting import wait_until

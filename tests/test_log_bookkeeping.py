@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ondisk import raftlog
 from ondisk.errors import Corrupt, MembersUnknown, StorageError, UnknownVersion
-from ondisk.members import LEGACY, Members, encode
-from ondisk.raftlog import MEMBERS, REGULAR, LogEntry, RaftLog
+from ondisk.raft import log as raftlog
+from ondisk.raft.log import MEMBERS, REGULAR, LogEntry, RaftLog
+from ondisk.raft.members import LEGACY, Members, encode
 
 GROUP = b"g" * 16
 

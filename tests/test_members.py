@@ -8,7 +8,8 @@ import pytest
 
 from ondisk import diskkv
 from ondisk.errors import ConfigurationError, NoLeader, OutcomeUnknown, ReplicaStopped, Timeout
-from ondisk.messages import (
+from ondisk.raft.log import MEMBERS
+from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
     Change,
@@ -23,7 +24,6 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.raftlog import MEMBERS
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import TICK, World, fill, put

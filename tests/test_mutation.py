@@ -45,7 +45,7 @@ def test_each_operator_number_condition_and_statement_is_changed() -> None:
 
 
 def test_a_fault_is_tried_and_noticed() -> None:
-    command = [sys.executable, "-m", "tests.mutation", "--count", "3", "--seed", "1", "members.py"]
+    command = [sys.executable, "-m", "tests.mutation", "--count", "3", "--seed", "1", "raft/members.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "'noticed': 3, 'NOT NOTICED': 0" in done.stderr

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ondisk.errors import PortInUse
-from ondisk.messages import AskReadIndex, Message, Origin
-from ondisk.network import Event, MemoryNetwork
+from ondisk.net.memory import Event, MemoryNetwork
+from ondisk.raft.messages import AskReadIndex, Message, Origin
 
 
 class Time:

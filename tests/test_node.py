@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ondisk import Node, ReplicaStopped
-from ondisk.network import MemoryNetwork
+from ondisk.net.memory import MemoryNetwork
 from tests.waiting import wait_until
 
 

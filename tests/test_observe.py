@@ -13,7 +13,25 @@ from typing import Any
 import pytest
 
 from ondisk import Cluster, ReplicaStatus, Result
-from ondisk.messages import (
+from ondisk.net.memory import Event
+from ondisk.observe import (
+    STEP,
+    Commits,
+    Lag,
+    LagRecorder,
+    Reading,
+    Recorder,
+    Seen,
+    View,
+    capture,
+    changes,
+    describe,
+    wait_until_level,
+    without_repeats,
+)
+from ondisk.observe.recorder import _worse
+from ondisk.raft.log import LogEntry
+from ondisk.raft.messages import (
     AppendEntries,
     AppendReply,
     AskReadIndex,
@@ -25,24 +43,6 @@ from ondisk.messages import (
     RequestVote,
     Vote,
 )
-from ondisk.network import Event
-from ondisk.observe import (
-    STEP,
-    Commits,
-    Lag,
-    LagRecorder,
-    Reading,
-    Recorder,
-    Seen,
-    View,
-    _worse,
-    capture,
-    changes,
-    describe,
-    wait_until_level,
-    without_repeats,
-)
-from ondisk.raftlog import LogEntry
 from tests.waiting import wait_until
 
 

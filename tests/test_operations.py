@@ -23,7 +23,7 @@ from ondisk.errors import (
     SnapshotStopped,
     StorageError,
 )
-from ondisk.restore import complete_import, import_snapshot
+from ondisk.snapshot.restore import complete_import, import_snapshot
 from tests.machines import everything, opened
 from tests.waiting import wait_until
 

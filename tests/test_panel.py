@@ -15,7 +15,8 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from ondisk import Cluster, ReplicaStatus
-from ondisk.lab import Panel, Prediction, picture
+from ondisk.lab import Panel, Prediction
+from ondisk.lab.pictures import cluster as picture
 from ondisk.observe import Lag, Seen, View, capture, wait_until_level
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until

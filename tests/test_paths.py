@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from ondisk import Cluster, DiskKV, import_snapshot
-from ondisk.disk import DirectoryLock, Store
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError, StorageError
-from ondisk.members import Members
-from ondisk.paths import read_regular, resolved
-from ondisk.stream import Chunk, Header, Writer, make_header, write_file
+from ondisk.raft.members import Members
+from ondisk.snapshot.stream import Chunk, Header, Writer, make_header, write_file
+from ondisk.storage.disk import DirectoryLock, Store
+from ondisk.storage.paths import read_regular, resolved
 from tests.machines import everything, opened
 from tests.test_diskkv_snapshots import filled, recover
 
@@ -193,7 +193,7 @@ def test_a_failure_after_the_file_is_in_place_says_so(
     def fail(_: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("ondisk.stream.sync_directory", fail)
+    monkeypatch.setattr("ondisk.snapshot.stream.sync_directory", fail)
     with pytest.raises(StorageError, match="is complete and in its place, but a power cut may still take it"):
         export(tmp_path / "backup")
     assert os.listdir(tmp_path) == ["backup"]
@@ -338,7 +338,7 @@ def test_a_state_that_was_replaced_is_the_live_one_although_its_directory_could_
         if path == tmp_path / "kv":
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("ondisk.generations.sync_directory", fail)
+    monkeypatch.setattr("ondisk.storage.generations.sync_directory", fail)
     with pytest.raises(StorageError, match="in place"):
         recover(machine, stream.getvalue())
     with pytest.raises(OndiskError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ondisk.lab import runs
+from ondisk.lab.experiments import runs
 from ondisk.lab.film import Film, Filmed, Frame, Member, film
 from ondisk.lab.player import KINDS, Player, frame_picture, frame_table, in_words, record_table
 from ondisk.simulation.faults import Fault

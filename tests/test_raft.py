@@ -17,7 +17,10 @@ from pysyncobj import SyncObj
 
 from ondisk import diskkv
 from ondisk.errors import Corrupt, NoLeader, OutcomeUnknown, Rejected
-from ondisk.messages import (
+from ondisk.raft import Raft
+from ondisk.raft.engine import PYSYNCOBJ_VERSION
+from ondisk.raft.log import LogEntry
+from ondisk.raft.messages import (
     AppendEntries,
     AppendReply,
     Outcome,
@@ -27,10 +30,8 @@ from ondisk.messages import (
     RequestVote,
     Vote,
 )
-from ondisk.raft import PYSYNCOBJ_VERSION, Raft
-from ondisk.raftlog import LogEntry
 from ondisk.replica import Replica
-from ondisk.requests import Remote
+from ondisk.replica.requests import Remote
 from ondisk.statemachine import Result
 from tests.virtual import World
 

@@ -15,11 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ondisk import disk as disk_module
-from ondisk import raftlog
-from ondisk.disk import Disk, Store
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
-from ondisk.raftlog import LogEntry, RaftLog
+from ondisk.raft import log as raftlog
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.storage import disk as disk_module
+from ondisk.storage.disk import Disk, Store
 from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ondisk.diskkv import get, put
-from ondisk.messages import AskReadIndex, Message, ReadIndex
+from ondisk.raft.messages import AskReadIndex, Message, ReadIndex
 from tests.virtual import World
 
 

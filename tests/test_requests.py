@@ -14,10 +14,12 @@ from ondisk.errors import (
     ReplicaStopped,
     Timeout,
 )
-from ondisk.futures import Future
-from ondisk.limits import OUTCOMES_BYTES
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.interrupts.futures import Future
+from ondisk.raft import Timing
+from ondisk.raft.limits import OUTCOMES_BYTES
+from ondisk.raft.log import LogEntry
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AddReplica,
     AskReadIndex,
     Change,
@@ -30,10 +32,8 @@ from ondisk.messages import (
     RemoveReplica,
     TransferLeadership,
 )
-from ondisk.proposals import Proposals
-from ondisk.raft import Timing
-from ondisk.raftlog import LogEntry
-from ondisk.reads import Reads
+from ondisk.replica.proposals import Proposals
+from ondisk.replica.reads import Reads
 from ondisk.statemachine import Entry, Result
 
 FIRST = 100  # the first request number

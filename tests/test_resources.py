@@ -14,7 +14,7 @@ import pytest
 from ondisk import Cluster, Node, OutcomeUnknown
 from ondisk.diskkv import DiskKV
 from ondisk.errors import NotDone, ResourceError
-from ondisk.network import MemoryNetwork
+from ondisk.net.memory import MemoryNetwork
 from tests.waiting import wait_until
 
 
@@ -55,7 +55,7 @@ def test_a_snapshot_for_which_there_is_no_thread_is_streamed_when_there_is_one(
     job: str,
 ) -> None:
     """On either side. Nobody fails, spins, or fills the log meanwhile."""
-    monkeypatch.setattr("ondisk.transfer._NO_ROOM_SECONDS", 0.5)
+    monkeypatch.setattr("ondisk.snapshot.transfer._NO_ROOM_SECONDS", 0.5)
     cluster = make_cluster()
     victim = behind(cluster)
     threads = NoThreads(monkeypatch, job)
@@ -127,8 +127,8 @@ def test_a_replica_without_memory_stops_with_the_reason_and_comes_back(
 NO_DESCRIPTORS = """
 import os, resource, sys
 from ondisk import Cluster, OndiskError
-import ondisk.disk
-ondisk.disk._WRITE_BUFFER_BYTES = 64 << 10  # so that it begins new files all the time
+import ondisk.storage.disk
+ondisk.storage.disk._WRITE_BUFFER_BYTES = 64 << 10  # so that it begins new files all the time
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 acknowledged = {}

@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 
 from ondisk import Cluster, DiskKV, Entry, Node, Result, client, diskkv, import_snapshot, sessions
 from ondisk.client import Client
-from ondisk.crashing import Child, CrashingDisk, Point, scratch_directory
-from ondisk.disk import Store
 from ondisk.diskkv import delete, get, incr, put, scan
 from ondisk.errors import (
     CommandTooLarge,
@@ -42,10 +40,13 @@ from ondisk.errors import (
     Timeout,
     Unfinished,
 )
-from ondisk.lab.naive import OneBatch
-from ondisk.messages import AppendReply, Message, Outcomes, TransferLeadership
-from ondisk.replica import MAX_COMMAND_BYTES, Replica
+from ondisk.lab.experiments.naive import OneBatch
+from ondisk.raft.messages import AppendReply, Message, Outcomes, TransferLeadership
+from ondisk.replica import Replica
+from ondisk.replica.replica import MAX_COMMAND_BYTES
 from ondisk.sessions import OUTDATED, RESULT_NOT_KEPT, UNKNOWN_SESSION, Sessions, close, once, register
+from ondisk.storage.disk import Store
+from ondisk.testing.crashing import Child, CrashingDisk, Point, scratch_directory
 from tests.lengths import short_and_long
 from tests.machines import apply, everything, opened
 from tests.test_disk import newest_wal, record_starts

@@ -16,14 +16,16 @@ import pytest
 from ondisk import Cluster
 from ondisk.diskkv import DiskKV, incr
 from ondisk.errors import DirectoryInUse
-from ondisk.generations import _pointer
-from ondisk.lab import check, exercises_04, feeding, sizes
-from ondisk.lab.check import exercises
-from ondisk.lab.faults import undo_faults
+from ondisk.lab import check
+from ondisk.lab.exercises import chapter_04 as exercises_04
+from ondisk.lab.exercises.check import exercises
+from ondisk.lab.experiments import catch_up, sizes
+from ondisk.lab.experiments.faults import undo_faults
 from ondisk.observe import wait_until_level
 from ondisk.replica import ReplicaStatus
-from ondisk.stream import CHUNK_BYTES
-from ondisk.transfer import Progress
+from ondisk.snapshot.stream import CHUNK_BYTES
+from ondisk.snapshot.transfer import Progress
+from ondisk.storage.generations import _pointer
 from tests.waiting import wait_until
 
 SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions" / "04-snapshots.ipynb"
@@ -185,12 +187,12 @@ STATUSES = {
         transfers=(Progress("from", 1, 5_201, CHUNK_BYTES + 1),),
     ),
 }
-MOMENT = feeding.Moment(1.5, STATUSES, CHUNK_BYTES + 1, feeding.Answers(574, 3, 0, 0, 0.009))
+MOMENT = catch_up.Moment(1.5, STATUSES, CHUNK_BYTES + 1, catch_up.Answers(574, 3, 0, 0, 0.009))
 
 
 def test_the_picture_of_a_feeding_says_all_of_its_numbers_in_words() -> None:
     """In the picture, in its alternative text, and in the table."""
-    html = feeding.feeding_picture(MOMENT, 3, expected=4 * CHUNK_BYTES)
+    html = catch_up.feeding_picture(MOMENT, 3, expected=4 * CHUNK_BYTES)
     svg = svg_of(html)
     for said in (texts(svg), svg.attrib["aria-label"]):
         assert "log empty, next is 5,202" in said
@@ -203,9 +205,9 @@ def test_the_picture_of_a_feeding_says_all_of_its_numbers_in_words() -> None:
 def test_the_bar_is_as_long_as_what_has_arrived() -> None:
     """Half of it, and never more than all of it."""
     for arrived, part in ((0, 0.0), (500, 0.5), (2_000, 1.0)):
-        svg = svg_of(feeding.feeding_picture(MOMENT._replace(arrived=arrived), 3, expected=1_000))
+        svg = svg_of(catch_up.feeding_picture(MOMENT._replace(arrived=arrived), 3, expected=1_000))
         bar = [rect for rect in svg.iter("rect") if rect.attrib["class"] == "mark"]
-        assert float(bar[0].attrib["width"]) == pytest.approx(part * feeding._WIDTH)
+        assert float(bar[0].attrib["width"]) == pytest.approx(part * catch_up._WIDTH)
 
 
 @pytest.fixture
@@ -215,11 +217,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
-def watch(cluster: Cluster, old: str, new: str) -> feeding.Watch:
-    return feeding.Watch(cluster, 3, old=old, new=new, expected=1_000_000)
+def watch(cluster: Cluster, old: str, new: str) -> catch_up.Watch:
+    return catch_up.Watch(cluster, 3, old=old, new=new, expected=1_000_000)
 
 
-async def feed(watching: feeding.Watch, cluster: Cluster) -> feeding.Moment:
+async def feed(watching: catch_up.Watch, cluster: Cluster) -> catch_up.Moment:
     with watching:
         cluster.network.reconnect(3)
         return await watching.until_fed()
@@ -227,8 +229,8 @@ async def feed(watching: feeding.Watch, cluster: Cluster) -> feeding.Moment:
 
 def test_a_replica_that_was_left_behind_is_fed_while_it_answers(cluster: Cluster) -> None:
     """By a stream, not by the log; no lookup fails and none sees two states."""
-    feeding.stamp(cluster, "red")
-    feeding.leave_behind(cluster, 3, lambda: feeding.stamp(cluster, "green"))
+    catch_up.stamp(cluster, "red")
+    catch_up.leave_behind(cluster, 3, lambda: catch_up.stamp(cluster, "green"))
     status = cluster.status()
     assert all(status[other].first_index > status[3].last_index + 1 for other in (1, 2))
     assert cluster.stale_get("stamp 00", via=3) == b"red"
@@ -244,7 +246,7 @@ def test_a_replica_that_was_left_behind_is_fed_while_it_answers(cluster: Cluster
 
 def test_a_mixture_and_an_error_are_counted_as_what_they_are(cluster: Cluster) -> None:
     """The counts of zero in the notebook could have been something else."""
-    feeding.stamp(cluster, "red")
+    catch_up.stamp(cluster, "red")
     wait_until_level(cluster)
     with watch(cluster, "red", "green") as watching:
         wait_until(lambda: watching.look().answers.old > 0)
@@ -263,12 +265,12 @@ def test_a_process_that_is_killed_while_it_recovers_leaves_an_orphan_that_open_r
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """And the old state."""
-    feeding.stamp(cluster, "red")
+    catch_up.stamp(cluster, "red")
     wait_until_level(cluster)
     snapshot = cluster.export_snapshot(1, tmp_path / "snapshot")
     state = cluster.data_dir / "replica-3" / "state"
     cluster.stop(3)
-    assert feeding.kill_while_recovering(cluster, 3, snapshot.path, pieces=3) == "recover: piece written"
+    assert catch_up.kill_while_recovering(cluster, 3, snapshot.path, pieces=3) == "recover: piece written"
     assert {path.name for path in state.glob("db-*")} == {"db-000001", "db-000002"}
     assert "db-000002/" in sizes.show_directory(state).data
     cluster.start(3)

@@ -11,9 +11,9 @@ import pytest
 
 from ondisk.diskkv import DiskKV, get
 from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
-from ondisk.members import Members
-from ondisk.messages import AddReplica, Change, Message, MoveReplica
-from ondisk.raftlog import RaftLog
+from ondisk.raft.log import RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import AddReplica, Change, Message, MoveReplica
 from ondisk.replica import Replica
 from tests.virtual import World, fill, put
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from ondisk import transfer
-from ondisk.disk import Disk
 from ondisk.errors import ResourceError, SnapshotStopped
-from ondisk.futures import Future
-from ondisk.members import Members
-from ondisk.messages import Message, SnapshotAck, SnapshotChunk
-from ondisk.raftlog import LogEntry, RaftLog
-from ondisk.stream import Chunk, Writer, make_header
-from ondisk.transfer import WINDOW, Progress, Transfers
+from ondisk.interrupts.futures import Future
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import Message, SnapshotAck, SnapshotChunk
+from ondisk.snapshot import transfer
+from ondisk.snapshot.stream import Chunk, Writer, make_header
+from ondisk.snapshot.transfer import WINDOW, Progress, Transfers
+from ondisk.storage.disk import Disk
 
 RESEND, REST = 0.5, 0.1
 NEWS = WINDOW // 4

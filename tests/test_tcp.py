@@ -22,10 +22,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ondisk import Cluster, tcp
-from ondisk.addresses import parse_address
+from ondisk import Cluster
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.messages import (
+from ondisk.net import tcp
+from ondisk.net.addresses import parse_address
+from ondisk.net.tcp import (
+    MAX_FRAME_BYTES,
+    MAX_STRANGERS,
+    MAX_UNKNOWN_PEERS,
+    MAX_UNSENT_BYTES,
+    TcpEndpoint,
+    TcpNetwork,
+)
+from ondisk.raft.log import LogEntry
+from ondisk.raft.messages import (
     AppendEntries,
     AskReadIndex,
     Message,
@@ -35,16 +45,7 @@ from ondisk.messages import (
     Propose,
     encoder,
 )
-from ondisk.raftlog import LogEntry
 from ondisk.statemachine import Result
-from ondisk.tcp import (
-    MAX_FRAME_BYTES,
-    MAX_STRANGERS,
-    MAX_UNKNOWN_PEERS,
-    MAX_UNSENT_BYTES,
-    TcpEndpoint,
-    TcpNetwork,
-)
 from tests.lengths import short_and_long
 from tests.waiting import wait_until
 
@@ -240,7 +241,7 @@ def test_wake_ends_a_wait_from_another_thread(attach: Callable[..., TcpEndpoint]
 
 
 class HandmadePeer:
-    """Calls a port and speaks the protocol by hand, as the head of ``tcp.py`` describes it."""
+    """Calls a port and speaks the protocol by hand, as the head of ``net/tcp.py`` describes it."""
 
     def __init__(
         self, address: tuple[str, int], sender: int, receiver: int, secret: bytes = SECRET, source: str = ""
@@ -364,7 +365,7 @@ def test_what_a_stranger_sends_is_dropped_and_the_replicas_go_on(
         wait_until(lambda: len({status.applied_index for status in cluster.status().values()}) == 1)
         terms = {status.term for status in cluster.status().values()}
         strangers = []
-        with caplog.at_level(logging.WARNING, "ondisk.tcp"):
+        with caplog.at_level(logging.WARNING, "ondisk.net.tcp"):
             for address in addresses.values():
                 for _ in range(3):
                     stranger = socket.create_connection(address)

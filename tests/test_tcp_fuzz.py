@@ -26,7 +26,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ondisk.messages import (
+from ondisk.net.tcp import TcpNetwork
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
     AppendReply,
@@ -46,10 +48,8 @@ from ondisk.messages import (
     decoder,
     encoder,
 )
-from ondisk.raftlog import LogEntry, RaftLog
+from ondisk.snapshot.stream import Chunk
 from ondisk.statemachine import Result
-from ondisk.stream import Chunk
-from ondisk.tcp import TcpNetwork
 from tests.lengths import short_and_long
 from tests.processes import Terminal, free_ports
 from tests.proxy import Proxy

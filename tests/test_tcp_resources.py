@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ondisk import resolver, tcp
-from ondisk.addresses import canonical_host, neighbourhood
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.messages import AskReadIndex
-from ondisk.resolver import MAX_LOOK_UPS, Resolver
-from ondisk.tcp import MAX_STRANGERS, MEMBERS_PLACES, TcpEndpoint, TcpNetwork
+from ondisk.net import resolver, tcp
+from ondisk.net.addresses import canonical_host, neighbourhood
+from ondisk.net.resolver import MAX_LOOK_UPS, Resolver
+from ondisk.net.tcp import MAX_STRANGERS, MEMBERS_PLACES, TcpEndpoint, TcpNetwork
+from ondisk.raft.messages import AskReadIndex
 from tests.test_tcp import SECRET, HandmadePeer, attach, connect, free_addresses, serve, served
 from tests.waiting import wait_until
 
@@ -227,7 +227,7 @@ def test_where_a_machine_cannot_listen_is_said_with_what_to_do(attach: Callable[
 STARVING = """
 import logging, os, resource, sys, time
 from ondisk.errors import ConfigurationError
-from ondisk.tcp import TcpNetwork
+from ondisk.net.tcp import TcpNetwork
 
 logging.basicConfig(format="%(message)s")
 address, elsewhere = (("127.0.0.1", int(port)) for port in sys.argv[1:])

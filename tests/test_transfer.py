@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ondisk import diskkv, replica, stream, transfer
-from ondisk.disk import Disk
+from ondisk import diskkv
 from ondisk.diskkv import DiskKV
 from ondisk.errors import Corrupt, OutcomeUnknown, Rejected
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AppendEntries,
     Message,
     RemoveReplica,
@@ -24,11 +24,12 @@ from ondisk.messages import (
     SnapshotChunk,
     TransferLeadership,
 )
-from ondisk.raftlog import LogEntry, RaftLog
-from ondisk.replica import Replica
+from ondisk.replica import Replica, replica
+from ondisk.snapshot import stream, transfer
+from ondisk.snapshot.stream import Chunk, Reader, Writer, make_header
+from ondisk.snapshot.transfer import GIVE_UP_SECONDS, WINDOW
 from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
-from ondisk.stream import Chunk, Reader, Writer, make_header
-from ondisk.transfer import GIVE_UP_SECONDS, WINDOW
+from ondisk.storage.disk import Disk
 from tests.virtual import World
 
 FOREVER = float("inf")

@@ -11,8 +11,8 @@ import pytest
 
 from ondisk import Cluster, Node, import_snapshot
 from ondisk.errors import NoLeader
-from ondisk.members import LEGACY
-from ondisk.network import MemoryNetwork
+from ondisk.net.memory import MemoryNetwork
+from ondisk.raft.members import LEGACY
 from tests.waiting import wait_until
 
 # Made by version 0.1.0 (commit 5c6d5b8): ``plain`` is three replicas that were closed, ``grown`` has a

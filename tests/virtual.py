@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ondisk import diskkv
-from ondisk.disk import Disk
 from ondisk.diskkv import DiskKV
-from ondisk.messages import Message
-from ondisk.network import Endpoint, Event, MemoryNetwork
+from ondisk.net.memory import Endpoint, Event, MemoryNetwork
 from ondisk.raft import Timing
+from ondisk.raft.messages import Message
 from ondisk.replica import Replica
 from ondisk.simulation.machine import content
 from ondisk.statemachine import OnDiskStateMachine, Result
+from ondisk.storage.disk import Disk
 
 TICK = 0.002  # seconds of virtual time between two looks at everybody
 

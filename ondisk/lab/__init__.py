@@ -1,23 +1,39 @@
-"""What only the notebooks need: the panel, the pictures, the predictions, the crashes, the exercises."""
+"""What only the notebooks need.
+
+================  ===============================================================
+``panel``         a cluster to be clicked on
+``lag``           the lag of its replicas, live
+``player``        a simulated run as a film (``film``)
+``predict``       the reader's answer before an experiment
+``show``          a picture as the output of a cell
+``pictures/``     values go in, SVG comes out
+``experiments/``  what is made to happen
+``exercises/``    what is asked, and how an answer is looked at
+================  ===============================================================
+
+Imports everything else; nothing else imports it, nor ipywidgets, matplotlib or IPython.
+
+Invariant: a server can use ondisk without Jupyter, and a cell can be run twice.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ondisk.lab.check import check, hint
-from ondisk.lab.crash import Workload, crash, crash_everywhere, cut_wal
-from ondisk.lab.crash_picture import crash_picture, crash_table, cut_picture, cut_table
+from ondisk.lab.exercises.check import check, hint
+from ondisk.lab.experiments.crash import Workload, crash, crash_everywhere, cut_wal
+from ondisk.lab.pictures.crash import crash_picture, crash_table, cut_picture, cut_table
 from ondisk.observe import Recorder, wait_until, wait_until_level
 
 if TYPE_CHECKING:
-    from ondisk.lab.failures import Clients, RecordingClient, fail_the_leader, show_outages
-    from ondisk.lab.faults import SlowDisk, slow, stall, undo_faults
-    from ondisk.lab.history_picture import judge
+    from ondisk.lab.experiments.failures import Clients, RecordingClient, fail_the_leader, show_outages
+    from ondisk.lab.experiments.faults import SlowDisk, slow, stall, undo_faults
+    from ondisk.lab.experiments.load import Load, measure_puts
     from ondisk.lab.lag import LagPanel, compare_absences, go_away
-    from ondisk.lab.load import Load, measure_puts
     from ondisk.lab.panel import Panel
-    from ondisk.lab.plots import plot_group_commit, plot_lag, plot_latencies
+    from ondisk.lab.pictures.history import judge
+    from ondisk.lab.pictures.plots import plot_group_commit, plot_lag, plot_latencies
     from ondisk.lab.predict import Prediction
     from ondisk.lab.show import show_messages, show_status
 
@@ -64,28 +80,28 @@ __all__ = [
 # Imported when the first of them is used: a child process that is going to be crashed needs no widgets, and
 # neither does a machine without Jupyter.
 _WITH_WIDGETS = {
-    "Clients": "failures.Clients",
+    "Clients": "experiments.failures.Clients",
     "LagPanel": "lag.LagPanel",
-    "Load": "load.Load",
+    "Load": "experiments.load.Load",
     "Panel": "panel.Panel",
     "Prediction": "predict.Prediction",
-    "RecordingClient": "failures.RecordingClient",
-    "SlowDisk": "faults.SlowDisk",
+    "RecordingClient": "experiments.failures.RecordingClient",
+    "SlowDisk": "experiments.faults.SlowDisk",
     "compare_absences": "lag.compare_absences",
-    "fail_the_leader": "failures.fail_the_leader",
+    "fail_the_leader": "experiments.failures.fail_the_leader",
     "go_away": "lag.go_away",
-    "judge": "history_picture.judge",
-    "measure_puts": "load.measure_puts",
-    "plot_group_commit": "plots.plot_group_commit",
-    "plot_lag": "plots.plot_lag",
-    "plot_latencies": "plots.plot_latencies",
+    "judge": "pictures.history.judge",
+    "measure_puts": "experiments.load.measure_puts",
+    "plot_group_commit": "pictures.plots.plot_group_commit",
+    "plot_lag": "pictures.plots.plot_lag",
+    "plot_latencies": "pictures.plots.plot_latencies",
     "predict": "predict.Prediction",
     "show_messages": "show.show_messages",
-    "show_outages": "failures.show_outages",
+    "show_outages": "experiments.failures.show_outages",
     "show_status": "show.show_status",
-    "slow": "faults.slow",
-    "stall": "faults.stall",
-    "undo_faults": "faults.undo_faults",
+    "slow": "experiments.faults.slow",
+    "stall": "experiments.faults.stall",
+    "undo_faults": "experiments.faults.undo_faults",
 }
 
 
@@ -94,7 +110,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = {}  # all at once: importing a module such as predict sets an attribute of that name, too
     for each, place in _WITH_WIDGETS.items():
-        module, attribute = place.split(".")
+        module, _, attribute = place.rpartition(".")
         found[each] = getattr(import_module(f"{__name__}.{module}"), attribute)
     globals().update(found)
     return found[name]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ondisk.network import Event
+from ondisk.net.memory import Event
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.group import Simulation
 from ondisk.simulation.record import describe

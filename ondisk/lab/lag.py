@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 import ipywidgets as w
 
 from ondisk.cluster import Cluster
-from ondisk.lab import lag_picture
-from ondisk.lab.faults import stall
-from ondisk.lab.load import Load
+from ondisk.lab.experiments.faults import stall
+from ondisk.lab.experiments.load import Load
 from ondisk.lab.panel import close_widgets
-from ondisk.lab.picture import Picture, table
-from ondisk.messages import AppendEntries
-from ondisk.network import Event
+from ondisk.lab.pictures import lag as lag_picture
+from ondisk.lab.pictures.cluster import Picture, table
+from ondisk.net.memory import Event
 from ondisk.observe import Lag, LagRecorder, Seen, describe
+from ondisk.raft.messages import AppendEntries
 
 _SECONDS_SHOWN = 15.0
 _PUTS_PER_SECOND = 100  # of the button

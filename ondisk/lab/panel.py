@@ -27,12 +27,12 @@ from ondisk import diskkv
 from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown, Rejected
-from ondisk.futures import in_background
-from ondisk.histories import History, Operation
-from ondisk.lab import picture
-from ondisk.lab.faults import stall
-from ondisk.lab.history_picture import history_picture
+from ondisk.interrupts.futures import in_background
+from ondisk.lab.experiments.faults import stall
+from ondisk.lab.pictures import cluster as picture
+from ondisk.lab.pictures.history import history_picture
 from ondisk.linearizability import Undecided, check
+from ondisk.linearizability.history import History, Operation
 from ondisk.observe import Recorder, View, describe
 from ondisk.statemachine import Result
 

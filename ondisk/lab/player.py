@@ -1,7 +1,7 @@
 """The player: step through a filmed run, back and forth, with the record of what happened beside it.
 
 The picture of a frame is a function of that frame alone: SVG comes out, and no widget goes in. Colours, and
-the rule that none carries a meaning alone, are those of ``picture.py``.
+the rule that none carries a meaning alone, are those of ``lab/pictures/cluster.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import ipywidgets as w
 
 from ondisk.lab.film import Filmed, Frame, Member
 from ondisk.lab.panel import close_widgets
-from ondisk.lab.picture import STYLE, svg
+from ondisk.lab.pictures.cluster import STYLE, svg
 from ondisk.simulation.world import Happening
 
 _MARKS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from IPython.display import HTML, display
 
 from ondisk.cluster import Cluster
-from ondisk.lab import picture
+from ondisk.lab.pictures import cluster as picture
 from ondisk.observe import Recorder, capture
 
 

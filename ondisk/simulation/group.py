@@ -20,11 +20,14 @@ import msgspec
 from ondisk import diskkv
 from ondisk.errors import OndiskError
 from ondisk.linearizability import Undecided, check
-from ondisk.members import Members
-from ondisk.messages import (
+from ondisk.net.memory import Endpoint
+from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import (
     AddReplica,
     AppendReply,
     Change,
+    Chunk,
     Message,
     Origin,
     RemoveReplica,
@@ -32,10 +35,7 @@ from ondisk.messages import (
     TransferLeadership,
     Vote,
 )
-from ondisk.network import Endpoint
-from ondisk.raftlog import REGULAR, LogEntry, RaftLog
 from ondisk.replica import Replica
-from ondisk.restore import import_snapshot
 from ondisk.simulation.clients import (
     REQUEST_SECONDS,
     Client,
@@ -50,8 +50,9 @@ from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV, content
 from ondisk.simulation.record import describe
 from ondisk.simulation.world import BEGINNING, Computer, World
+from ondisk.snapshot.restore import import_snapshot
+from ondisk.snapshot.stream import Header, Writer, make_header, write_file
 from ondisk.statemachine import Result
-from ondisk.stream import Chunk, Header, Writer, make_header, write_file
 
 SECONDS = 60.0
 MOST_MEMBERS = 5

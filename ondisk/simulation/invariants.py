@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from ondisk.members import Members
-from ondisk.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
-from ondisk.raftlog import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
 from ondisk.replica import Replica
 
 _ROUNDING = 1e-6  # seconds

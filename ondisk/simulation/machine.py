@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ondisk import filestream, stream
 from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, Scan
+from ondisk.snapshot import stream
 from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
+from ondisk.storage import filestream
 
 _ROUND_BYTES = 64 << 10
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ondisk.messages import (
+from ondisk.raft.messages import (
     AppendEntries,
     AppendReply,
     Message,

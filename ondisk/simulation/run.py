@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ondisk.crashing import ram_disk
 from ondisk.linearizability import Operation
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.group import SECONDS, Simulation
@@ -21,6 +20,7 @@ from ondisk.simulation.invariants import Violation
 from ondisk.simulation.safeguards import replica_without
 from ondisk.simulation.stock import StockSimulation
 from ondisk.simulation.world import Happening, World
+from ondisk.testing.crashing import ram_disk
 
 _ROOM_BYTES = 50 << 20  # a run takes some MB, and a power cut that is simulated needs no disk
 

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 from pysyncobj.node import Node
 
-from ondisk.founding import Founding
-from ondisk.members import Members
-from ondisk.messages import AppendReply, Found, Origin, RequestVote, Roster
-from ondisk.origins import Origins
-from ondisk.raft import Raft, Timing, _Newcomer, _time_of_step
-from ondisk.raftlog import LogEntry, RaftLog
+from ondisk.identity.founding import Founding
+from ondisk.identity.origins import Origins
+from ondisk.raft import Raft, Timing
+from ondisk.raft.engine import _Newcomer, _time_of_step
+from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.members import Members
+from ondisk.raft.messages import AppendReply, Found, Origin, RequestVote, Roster
 from ondisk.replica import Replica
-from ondisk.transfer import Transfers, _Receiving
+from ondisk.snapshot.transfer import Transfers, _Receiving
 
 
 class Safeguard(NamedTuple):

@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ondisk.disk import Disk
-from ondisk.messages import Message
-from ondisk.network import Event, MemoryNetwork
+from ondisk.net.memory import Event, MemoryNetwork
+from ondisk.raft.messages import Message
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.invariants import Violation
+from ondisk.storage.disk import Disk
 
 _STEP_SECONDS = 0.0002  # processor time of a step
 BEGINNING = 1000.0  # the first moment, in seconds

@@ -1,0 +1,134 @@
+"""The exercises of notebook 2: how far behind, and what a put waits for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ondisk.lab.exercises.check import exercise
+from ondisk.observe import Commits, Reading
+
+_REPLICA = 2
+
+
+def _readings(*seen: tuple[float, int, int]) -> list[Reading]:
+    """From (seconds, commit index, what replica 2 has applied). The lags are for the reader to find."""
+    return [Reading(time, commit, {1: commit, _REPLICA: applied}, {}) for time, commit, applied in seen]
+
+
+_CASES = {
+    "a replica has applied all there is, and nothing is written any more": _readings(
+        (10.0, 5, 5), (10.5, 6, 6), (12.0, 6, 6)
+    ),
+    "one entry is missing, after a quiet time": _readings((20.0, 5, 5), (23.0, 6, 5), (23.25, 6, 5)),
+    "entry after entry is committed, and none of them arrives": _readings(
+        (30.0, 5, 5), (30.5, 6, 5), (31.0, 7, 5), (31.5, 8, 5)
+    ),
+    "the replica has caught up half-way": _readings(
+        (40.0, 5, 5), (40.5, 6, 5), (41.0, 8, 5), (41.5, 9, 5), (42.0, 9, 7)
+    ),
+    "the replica was behind, caught up with everything, and then missed something new": _readings(
+        (50.0, 5, 4), (50.5, 6, 6), (51.0, 8, 6), (51.25, 9, 6)
+    ),
+}
+
+
+@exercise(
+    "2.1",
+    hints=[
+        "Begin with the last reading: which is the first entry that the replica has not applied there?",
+        "Somebody saw that entry committed for the first time. Go through the readings from the oldest on.",
+        "The first reading whose commit_index is above the replica's last applied index tells since when. "
+        "Is there none, nothing is missing.",
+    ],
+)
+def milliseconds_behind(answer: Callable[[Sequence[Reading], int], Any]) -> str | None:
+    """``answer`` takes readings and a replica's id."""
+    for case, readings in _CASES.items():
+        commits = Commits()
+        for reading in readings:
+            commits.see(reading.commit_index, reading.time)
+        right = commits.lag(readings[-1].applied[_REPLICA], readings[-1].time).milliseconds
+        found = answer(list(readings), _REPLICA)
+        if found in (None, ...):
+            return "Your function returns no number yet."
+        if not math.isclose(found, right, abs_tol=0.001):
+            if right and math.isclose(found * 1000, right):
+                return "That is seconds. Milliseconds are asked for."
+            return f"You return {found:g}, and that is not right where {case}."
+    return None
+
+
+@exercise(
+    "2.2",
+    hints=[
+        "The leader's disk comes first, always: no message leaves before what it says is durable.",
+        "Then all followers work at once. How many of them, with the leader, are a majority?",
+        "Of n replicas a majority has n // 2 + 1, so the leader needs n // 2 followers: the fastest ones. "
+        "It waits for the slowest of those.",
+    ],
+)
+def commit_latency(answer: Callable[[float, list[float]], Any]) -> str | None:
+    """``answer`` takes the leader's fsync and those of the followers, in ms."""
+    cases: list[tuple[str, float, list[float]]] = [
+        ("three replicas with equal disks", 5, [5, 5]),
+        ("the leader's disk is slow", 20, [1, 1]),
+        ("one of two followers has a slow disk", 1, [20, 2]),
+        ("both followers have slow disks", 1, [20, 30]),
+        ("there are five replicas, all different", 1, [40, 3, 20, 10]),
+        ("there are four replicas", 1, [2, 10, 40]),
+        ("a replica is alone", 7, []),
+    ]
+    for case, leader, followers in cases:
+        needed = sorted(followers)[: (1 + len(followers)) // 2]
+        found = answer(leader, list(followers))
+        if found in (None, ...):
+            return "Your function returns no number yet."
+        if not math.isclose(found, leader + (needed[-1] if needed else 0)):
+            return f"You return {found:g}, and that is not right where {case}."
+    return None
+
+
+@exercise(
+    "2.3",
+    hints=[
+        "How long does one put take, at the very least? Count the fsyncs that come one after the other.",
+        "The leader's fsync and a follower's: 10 ms. While one put waits, 49 others wait with it.",
+        "50 puts are answered every 10 ms, at best. How many is that in a second?",
+    ],
+)
+def puts_per_second(answer: object) -> str | None:
+    """``answer`` is a number: 5 ms for an fsync, 50 puts under way."""
+    if not isinstance(answer, int | float):
+        return "A number is asked for, without a unit."
+    if math.isclose(answer, 5_000):
+        return None
+    if math.isclose(answer, 10_000):
+        return "A put waits for more than one fsync."
+    if math.isclose(answer, 100) or math.isclose(answer, 200):
+        return "So it is when every put has its fsyncs to itself. Here they are shared."
+    return "No. " + ("More is possible." if answer < 5_000 else "Nobody can be answered that fast.")
+
+
+@exercise(
+    "2.4",
+    hints=[
+        "Milliseconds grow by themselves while something is missing. Entries grow when something is written.",
+        "Cut a follower off, write very little, and wait.",
+        "lag.recorder.begin(), cluster.network.isolate(follower), one put, await asyncio.sleep(1.5), "
+        "cluster.network.reconnect(follower); then give lag.recorder.readings.",
+    ],
+)
+def old_but_few(answer: Sequence[Reading]) -> str | None:
+    """``answer`` are the readings of an experiment."""
+    lags = [lag for reading in answer for lag in reading.lags.values()]
+    if not any(lag.entries for lag in lags):
+        return "Nobody was behind in these readings, by a single entry."
+    if any(lag.milliseconds > 1_000 and lag.entries <= 3 for lag in lags):
+        return None
+    if not any(lag.milliseconds > 1_000 for lag in lags):
+        longest = max(lag.milliseconds for lag in lags)
+        return f"Nobody was more than 1,000 ms behind: {longest:.0f} ms is the most in these readings."
+    fewest = min(lag.entries for lag in lags if lag.milliseconds > 1_000)
+    return f"Somebody was more than 1,000 ms behind, but by {fewest} entries or more."

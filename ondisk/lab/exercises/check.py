@@ -1,0 +1,122 @@
+"""Exercises: ``check("3.2", answer)`` says what is wrong without giving the answer, ``hint("3.2")`` helps.
+
+The exercises of chapter 3 live in ``chapter_03.py``, which is imported when the first of them is asked for.
+Each is one function that looks at an answer:
+
+    @exercise("3.2", hints=["The first.", "A clearer one.", "Nearly the solution."])
+    def counts_the_letters(answer: str) -> str | None:
+        return None if answer == "right" else "It has too many letters."
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+HINTS = 3
+
+Decide = Callable[..., str | None]
+"""Takes the answer as ``check`` got it; returns ``None`` if it is right, or a sentence: what is wrong."""
+
+
+@dataclass(frozen=True, repr=False)
+class Feedback:
+    """What ``check`` found. The last value of a cell is shown; ``right`` is for programs."""
+
+    number: str
+    right: bool
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.number}: {self.text}"
+
+    def _repr_html_(self) -> str:
+        mark = "&#10003;" if self.right else "&#9998;"
+        return (
+            f'<div role="status"><b>{mark} Exercise {escape(self.number)}.</b> '
+            f'<span style="white-space:pre-line">{escape(self.text)}</span></div>'
+        )
+
+
+class _Exercise:
+    def __init__(self, decide: Decide, hints: Sequence[str], solution: str) -> None:
+        self.decide = decide
+        self.hints = tuple(hints)
+        self.solution = solution
+        self.given = 0  # hints so far
+
+
+_exercises: dict[str, _Exercise] = {}
+
+
+def exercise(number: str, *, hints: Sequence[str]) -> Callable[[Decide], Decide]:
+    """Register the function below as the one that decides about exercise ``number``, such as ``"3.2"``.
+
+    It may raise whatever it likes when an answer is not of the kind it expects: the reader is shown the error
+    as part of the feedback. ``hints`` are three, each one clearer than the one before.
+    """
+    chapter = _chapter(number)
+    if len(hints) != HINTS:
+        raise ValueError(f"exercise {number} has {len(hints)} hints, not {HINTS}")
+
+    def register(decide: Decide) -> Decide:
+        _exercises[number] = _Exercise(decide, hints, f"notebooks/solutions/{chapter:02}-*.ipynb")
+        return decide
+
+    return register
+
+
+def exercises(chapter: int) -> list[str]:
+    """The numbers of a chapter's exercises, in order: ``["3.1", "3.2"]``. Empty if it has none."""
+    _load(chapter)
+    return sorted(number for number in _exercises if _chapter(number) == chapter)
+
+
+def check(number: str, *answer: Any) -> Feedback:
+    """Look at an answer. ``...`` stands for one that is not there yet. A wrong answer raises nothing.
+
+    Raises ``LookupError`` for an exercise that does not exist.
+    """
+    found = _find(number)
+    if not answer or any(part is ... for part in answer):
+        return Feedback(number, False, "No answer yet: put yours in place of the three dots.")
+    try:
+        wrong = found.decide(*answer)
+    except Exception as error:
+        wrong = f"Your answer could not be checked. {type(error).__name__}: {error}"
+    return Feedback(number, wrong is None, "Right." if wrong is None else wrong)
+
+
+def hint(number: str) -> Feedback:
+    """The next hint, each time you ask. Raises ``LookupError`` for an exercise that does not exist."""
+    found = _find(number)
+    if found.given == HINTS:
+        return Feedback(number, False, f"There are no more hints. A solution is in {found.solution}.")
+    found.given += 1
+    return Feedback(number, False, f"Hint {found.given} of {HINTS}: {found.hints[found.given - 1]}")
+
+
+def _chapter(number: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]?\.[1-9]", number) is None:
+        raise LookupError(f'{number!r} is not the number of an exercise, such as "3.2"')
+    return int(number.partition(".")[0])
+
+
+def _load(chapter: int) -> None:
+    name = f"ondisk.lab.exercises.chapter_{chapter:02}"
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+
+
+def _find(number: str) -> _Exercise:
+    known = exercises(_chapter(number))
+    if number not in _exercises:
+        raise LookupError(f"there is no exercise {number}; this chapter has {', '.join(known) or 'none'}")
+    return _exercises[number]

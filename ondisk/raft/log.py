@@ -1,0 +1,597 @@
+"""RaftLog: what Raft must not forget, on RocksDB: its entries, its term, its vote and the members.
+
+Four promises, and the rest follows from them:
+
+* **Nothing counts before ``sync``.** Appends, truncations, term and vote gather in memory; ``sync`` writes
+  them as one atomic batch and waits for the disk. The replica syncs before any message leaves, so one wait
+  covers however many entries came meanwhile (group commit).
+* **Truncate and append is one step.** A crash leaves the old tail or the new one, never a mixture.
+* **Damage is reported.** A torn tail of something never synced is dropped, as it must be. Anything else that
+  is damaged or missing raises ``Corrupt``, with the place.
+
+* **Compaction writes metadata only.** Before the first entry stands the *base*: index and term of the entry
+  just before it, 0 and 0 at first (Raft paper, section 7: "last included index and term"). To compact is to
+  move the base forward and to drop what it passes: the state machine has those outcomes on its own disk.
+
+The members are part of the log, because a change of them takes effect where it stands in it: cutting the end
+off takes the change back, and compaction must not forget it.
+
+The log is also what a replica *is*: the memory of its votes and of what it has acknowledged. So its identity
+stands here (``Identity``), and whoever loses the log comes back as somebody else.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown, StorageError
+from ondisk.raft import members as encoding
+from ondisk.raft.members import LEGACY, Id, Members, short
+from ondisk.raft.members import Disk as DiskId
+from ondisk.storage import lines
+from ondisk.storage.disk import Disk, Store
+from ondisk.storage.paths import read_regular
+
+# The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
+REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
+
+_HARD_STATE = b"hard_state"
+_BASE = b"base"  # the record of a compaction: base, members there and since, snapshot being installed
+_BATCHES = b"batches"
+_IDENTITY = b"identity"
+_LIVES = b"lives"
+_MAGIC, _VERSION = "ondisk log", 2  # version 1 had no identity
+_NONCES = 128  # so many lives are told apart
+_KEY_END = b"\xff" * 8
+_TERM_BYTES = 8
+# Entries kept in memory, so that sending and applying the newest ones does not read the disk.
+_TAIL_ENTRIES = 8192
+_TAIL_BYTES = 8 << 20
+_READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
+
+_T = TypeVar("_T")
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class LogEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry: its place in the log, the term of the leader that made it, and the command."""
+
+    index: Natural
+    term: Natural
+    command: bytes
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Who this is, and what it has said before it belonged to a group. Written before anything else.
+
+    ``boot`` counts how often the log was opened. ``first`` are the members that the replica was first started
+    with. ``seed`` is the digest of the snapshot that was imported; ``round`` and ``roster`` are the vote for
+    a founding (docs/protocol.md, F). ``state_marked``: the state machine's directory names this disk, too.
+    """
+
+    magic: str
+    version: int
+    replica_id: Natural
+    disk: DiskId
+    boot: Natural
+    first: tuple[Id, ...] = ()
+    seed: bytes = b""
+    round: Natural = 0
+    roster: tuple[tuple[Id, DiskId, str], ...] = ()
+    state_marked: bool = False
+    nonces: tuple[Natural, ...] = ()  # of this life and of some before, the newest first
+    existing: DiskId = b""  # the directory was erased on purpose: it found no group, but joins this one
+    refused: str = ""  # why the others will never hear this disk again
+
+
+class _Base(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored about the time before the first entry, and about changes of the members since."""
+
+    index: Natural
+    term: Natural
+    configurations: list[tuple[Natural, Members]]
+    installing: tuple[Natural, Natural, Members] | None
+
+
+def _key(index: int) -> bytes:
+    return index.to_bytes(8, "big")  # big-endian, so that RocksDB's byte order is the log's order
+
+
+class RaftLog:
+    """The durable log of one replica. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        disk: Disk | None = None,
+        members: Sequence[int] | None = (),
+        *,
+        replica_id: int = 0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Open or create. Raises ``Corrupt``, ``DirectoryInUse`` or ``StorageError``.
+
+        ``members`` are the first voters of a log that stands alone, or was written before groups had ids:
+        they count until it holds a change of the members. With a ``replica_id`` it gets an identity, which
+        ``rng`` draws; raises ``ConfigurationError`` if it has that of another replica, and ``MembersUnknown``
+        if ``members`` is ``None`` and it was written before groups had ids, without a word about the members.
+        """
+        self.path = path.absolute()
+        self._store = Store(self.path / "rocksdb", disk)
+        self._witness = _Witness(self.path / "witness")
+        self.term = 0
+        self.voted_for: int | None = None
+        self.base_index = 0
+        self.base_term = 0
+        # A snapshot (index, term, members) that the state machine may be about to install, or just has.
+        self.installing: tuple[int, int, Members] | None = None
+        self._configurations: list[tuple[int, Members]] = [(0, Members(tuple(sorted(members or ()))))]
+        self.syncs = 0  # how often ``sync`` had to wait for the disk
+        self._tail: list[LogEntry] = []  # the newest entries, up to ``last_index``
+        self._tail_bytes = 0
+        self._cut_from: int | None = None  # stored entries from here on are to be deleted
+        self._hard_state_changed = False
+        self._base_changed = False
+        self._drop_to: int | None = None  # stored entries up to here are to be deleted
+        self._bytes = 0  # of commands appended since the last compaction or opening
+        self._batches = 0  # how many were ever written
+        self.identity: Identity | None = None
+        self.is_new = True  # whether there was nothing before it was opened this time
+        self._identity_changed = False
+        self.lives: dict[bytes, tuple[int, int]] = {}  # of other disks: the newest boot and its nonce
+        self._lives_changed = False
+        try:
+            self._load()
+            if replica_id:
+                if members is None and self._is_older and not self.members.all:
+                    raise MembersUnknown(
+                        f"{self.path.parent}: written by a version that did not note the first members: name "
+                        "them"
+                    )
+                self._identify(replica_id, rng or random.Random())
+        except BaseException:
+            self._store.close()
+            raise
+        self.synced_index = self.last_index
+
+    def _load(self) -> None:
+        if (stored := self._store.get_meta(_HARD_STATE)) is not None:
+            # Up to version 1 a third field said whether the replica had caught up enough to vote.
+            hard_state = self._stored(stored, tuple[int, int | None, bool], "the record of term and vote")
+            self.term, self.voted_for, _ = hard_state
+        if (stored := self._store.get_meta(_IDENTITY)) is not None:
+            self.identity = self._read_identity(stored)
+        if (stored := self._store.get_meta(_LIVES)) is not None:
+            lives = self._stored(stored, dict[bytes, tuple[int, int]], "the record of other disks' lives")
+            self.lives = lives
+        if (stored := self._store.get_meta(_BASE)) is not None:
+            base = self._stored(stored, _Base, "the record of the last compaction")
+            self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
+            self._configurations = base.configurations
+        self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
+        if (durable := self._witness.read()) > self._batches:
+            raise Corrupt(
+                f"{self.path}: the end of the log is lost: {durable} writes to it were durable, "
+                f"{self._batches} are left"
+            )
+        newest_first: list[LogEntry] = []
+        with self._store.iterate(backwards=True) as stored_entries:
+            for key, value in stored_entries:
+                newest_first.append(self._decode(key, value))
+                self._tail_bytes += len(newest_first[-1].command)
+                if len(newest_first) >= _TAIL_ENTRIES or self._tail_bytes >= _TAIL_BYTES:
+                    break
+        self._tail = newest_first[::-1]
+        with self._store.iterate() as stored_entries:
+            first_key, _ = next(stored_entries, (_key(self.base_index + 1), b""))
+        expected = range(self.last_index - len(self._tail) + 1, self.last_index + 1)
+        if first_key != _key(self.base_index + 1) or any(
+            entry.index != index for entry, index in zip(self._tail, expected, strict=True)
+        ):
+            raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
+        self.is_new = self.identity is None and not self.term and not self.last_index
+
+    def _read_identity(self, stored: bytes) -> Identity:
+        try:
+            magic, version = msgspec.msgpack.decode(stored)[:2]
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
+            magic, version = "", 0
+        if magic != _MAGIC or not isinstance(version, int):
+            raise Corrupt(f"{self.path}: the identity of the log is damaged")
+        lines.check_version(self.path, version, _VERSION)
+        return self._stored(stored, Identity, "the identity of the log")
+
+    def _identify(self, replica_id: int, rng: random.Random) -> None:
+        """Begin a new life: of the disk that this is, or of a new one."""
+        if self._is_older:
+            self._become_legacy()
+        elif not self.members.group:
+            self._configurations = [(self.base_index, Members(()))]  # nobody votes before there is a group
+        if self.identity is None:
+            disk = rng.getrandbits(128).to_bytes(16, "big")
+            self.identity = Identity(_MAGIC, _VERSION, replica_id, disk, 0)
+        elif self.identity.replica_id != replica_id:
+            raise ConfigurationError(
+                f"{self.path.parent}: this directory belongs to replica {self.identity.replica_id} (disk "
+                f"{short(self.identity.disk)}), and was opened for replica {replica_id}: was it moved or "
+                "copied? Put it back where it belongs"
+            )
+        if self.identity.refused:
+            raise Corrupt(f"{self.path.parent}: {self.identity.refused}")
+        nonces = (rng.getrandbits(62), *self.identity.nonces)[:_NONCES]
+        self.identify(boot=self.identity.boot + 1, nonces=nonces)
+
+    @property
+    def _is_older(self) -> bool:
+        """Whether it was written by a version that knew no identity."""
+        return self.identity is None and not self.is_new
+
+    def _become_legacy(self) -> None:
+        """It was written before groups had ids: until its members are given one, all such are one group."""
+        self._configurations = [
+            (since, msgspec.structs.replace(members, group=LEGACY)) for since, members in self._configurations
+        ]
+        if self.installing is not None:
+            index, term, members = self.installing
+            self.installing = index, term, msgspec.structs.replace(members, group=LEGACY)
+        self._base_changed = True
+
+    def identify(self, **changes: object) -> None:
+        """Change the identity, durably with the next ``sync``."""
+        assert self.identity is not None
+        self.identity = msgspec.structs.replace(self.identity, **changes)
+        self._identity_changed = True
+
+    @property
+    def disk_id(self) -> bytes:
+        """The disk that this log is."""
+        assert self.identity is not None
+        return self.identity.disk
+
+    def begin_group(self, members: Members) -> None:
+        """Belong to a group from now on: at the very beginning of the log these are its members."""
+        assert not self.members.group and len(self._configurations) == 1, "a group is joined once"
+        self._configurations = [(self.base_index, members)]
+        self._base_changed = True
+
+    def note_life(self, disk: bytes, boot: int, nonce: int) -> None:
+        """Remember the newest life of another disk, durably with some later ``sync``."""
+        self.lives[disk] = boot, nonce
+        self._lives_changed = True
+
+    def _stored(self, stored: bytes, kind: type[_T], what: str) -> _T:
+        try:
+            return msgspec.msgpack.decode(stored, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(f"{self.path}: {what} is damaged ({error})") from None
+
+    def _decode(self, key: bytes, value: bytes) -> LogEntry:
+        if len(key) != 8 or len(value) < _TERM_BYTES:
+            raise Corrupt(f"{self.path}: entry {key.hex()} is damaged")
+        return LogEntry(
+            int.from_bytes(key, "big"),
+            int.from_bytes(value[:_TERM_BYTES], "big"),
+            value[_TERM_BYTES:],
+        )
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry, durable or not; the base's when there is none."""
+        return self._tail[-1].index if self._tail else self.base_index
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry; the base's when there is none."""
+        return self._tail[-1].term if self._tail else self.base_term
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether anything would be lost by a power cut now."""
+        return (
+            self.synced_index < self.last_index
+            or self._hard_state_changed
+            or self._base_changed
+            or self._identity_changed
+            or self._cut_from is not None
+        )
+
+    @property
+    def bytes_since_compaction(self) -> int:
+        """Size of the commands that were appended since the last compaction, or since it was opened."""
+        return self._bytes
+
+    @property
+    def members(self) -> Members:
+        """The newest configuration in the log, committed or not: it is the one that counts."""
+        return self._configurations[-1][1]
+
+    @property
+    def configuration(self) -> tuple[int, Members]:
+        """The same, after the index of the entry that made it (or after the base's, if that was dropped)."""
+        return self._configurations[-1]
+
+    def members_at(self, index: int) -> Members:
+        """The configuration as of an entry; before the base, the base's."""
+        since, newest = self._configurations[-1]
+        if since <= index:  # nearly always
+            return newest
+        oldest = self._configurations[0][1]
+        return next((members for since, members in reversed(self._configurations) if since <= index), oldest)
+
+    def term_at(self, index: int) -> int | None:
+        """Term of an entry, or of the base; ``None`` where the log holds neither."""
+        if index == self.base_index:
+            return self.base_term
+        if not self.base_index < index <= self.last_index:
+            return None
+        position = index - self.last_index - 1  # counted from the end
+        if -position <= len(self._tail):
+            return self._tail[position].term
+        return self.entries(index, index)[0].term
+
+    def entries(self, first: int, last: int, max_bytes: int | None = None) -> list[LogEntry]:
+        """Entries ``first`` to ``last``, both included; fewer if their commands exceed ``max_bytes``.
+
+        At least one entry comes back however large it is, and at most 8192.
+        """
+        if not self.base_index < first <= last <= self.last_index:
+            raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {first}..{last}")
+        last = min(last, first + _TAIL_ENTRIES - 1)
+        tail_first = self.last_index - len(self._tail) + 1
+        found: list[LogEntry] = []
+        size = 0
+        while first <= last:
+            if first >= tail_first:
+                some = self._tail[first - tail_first : last - tail_first + 1]
+            else:
+                some = self._read(first, min(last, tail_first - 1, first + _READ_ENTRIES - 1))
+            size += sum([len(entry.command) for entry in some])
+            found += some
+            first += len(some)
+            if max_bytes is not None and size > max_bytes:
+                while size > max_bytes and len(found) > 1:
+                    size -= len(found.pop().command)
+                break
+        return found
+
+    def _read(self, first: int, last: int) -> list[LogEntry]:
+        keys = [_key(index) for index in range(first, last + 1)]
+        found = []
+        for key, value in zip(keys, self._store.get_many(keys), strict=True):
+            if value is None:
+                raise Corrupt(f"{self.path}: entry {int.from_bytes(key, 'big')} is missing")
+            found.append(self._decode(key, value))
+        return found
+
+    def append(self, entries: Sequence[LogEntry]) -> None:
+        """Add entries at the end. They are durable after the next ``sync``."""
+        for expected, entry in enumerate(entries, self.last_index + 1):
+            if entry.index != expected:
+                raise IndexError(f"entry {entry.index} cannot follow entry {expected - 1}")
+            if entry.command.startswith(MEMBERS):
+                self._configurations.append((entry.index, self._of_this_group(entry)))
+                self._base_changed = True
+        self._tail.extend(entries)
+        size = sum(len(entry.command) for entry in entries)
+        self._tail_bytes += size
+        self._bytes += size
+
+    def _of_this_group(self, entry: LogEntry) -> Members:
+        """The members in an entry; one that was made before the group had an id does not take that back."""
+        try:
+            members = encoding.decode(entry.command[len(MEMBERS) :])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(
+                f"{self.path}: entry {entry.index} holds members that cannot be read ({error})"
+            ) from None
+        if not members.group or self.members.group not in (b"", LEGACY):
+            members = msgspec.structs.replace(members, group=self.members.group)
+        return members
+
+    def truncate_from(self, index: int) -> None:
+        """Remove the entry at ``index`` and all after it, durably together with the next ``sync``."""
+        if not self.base_index < index <= self.last_index:
+            raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {index}")
+        tail_first = self.last_index - len(self._tail) + 1
+        if index <= tail_first:  # keep one entry in memory: the end of the log is asked for all the time
+            kept = self.entries(index - 1, index - 1) if index - 1 > self.base_index else []
+            self._tail = kept
+        else:
+            del self._tail[index - tail_first :]
+        self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        if index <= self.synced_index:
+            self._cut_from = index  # lower than any before
+            self.synced_index = index - 1
+        while self._configurations[-1][0] >= index:
+            self._configurations.pop()
+            self._base_changed = True
+
+    def compact(self, index: int) -> None:
+        """Drop the entries up to ``index``, durably together with the next ``sync``.
+
+        The caller has made sure that the state machine holds their outcomes durably.
+        """
+        term = self.term_at(index)
+        if term is None or not self.base_index <= index <= self.synced_index:
+            raise IndexError(
+                f"the log holds {self.base_index + 1}..{self.synced_index} durably, not up to {index}"
+            )
+        tail_first = self.last_index - len(self._tail) + 1
+        if index >= tail_first:
+            del self._tail[: index - tail_first + 1]
+            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        self._set_base(index, term, self.members_at(index))
+        self._bytes = self._tail_bytes
+
+    def _set_base(self, index: int, term: int, members: Members) -> None:
+        self.base_index, self.base_term = index, term
+        later = [(since, changed) for since, changed in self._configurations if since > index]
+        self._configurations = [(index, members), *later]
+        self._drop_to = index
+        self._base_changed = True
+
+    def begin_install(self, index: int, term: int, members: Members) -> None:
+        """Note that the state machine may be at this snapshot from now on, durably with the next ``sync``."""
+        self.installing = (index, term, members)
+        self._base_changed = True
+
+    def abandon_install(self) -> None:
+        """Note that the state machine has stayed where it was."""
+        self.installing = None
+        self._base_changed = True
+
+    def install(self, index: int, term: int, members: Members) -> None:
+        """Begin after a snapshot: what lies behind ``index`` stays if the log holds its entry.
+
+        Otherwise the whole log goes: it belongs to another history (Raft paper, figure 13).
+        """
+        self.installing = None
+        if index <= self.base_index:
+            self._base_changed = True
+            return
+        if self.term_at(index) == term and index <= self.synced_index:
+            self.compact(index)
+        else:
+            self._begin_after(index, term, members)
+
+    def _begin_after(self, index: int, term: int, members: Members) -> None:
+        self._tail, self._tail_bytes, self._bytes = [], 0, 0
+        self._cut_from = self.base_index + 1
+        self.synced_index = index
+        self._configurations = []
+        self._set_base(index, term, members)
+
+    def set_hard_state(self, term: int, voted_for: int | None) -> None:
+        """Change term and vote, durably with the next ``sync``."""
+        self.term, self.voted_for = term, voted_for
+        self._hard_state_changed = True
+
+    def sync(self) -> None:
+        """Make everything durable in one atomic write. Does nothing if there is nothing new."""
+        if not self.unsynced:
+            return
+        batch = self._store.batch()
+        if self._cut_from is not None:
+            batch.delete_range(_key(self._cut_from), _KEY_END)
+        if self._drop_to is not None:
+            batch.delete_range(_key(0), _key(self._drop_to + 1))
+        if self.last_index > self.synced_index:
+            for entry in self._tail[self.synced_index - self.last_index :]:
+                batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
+        if self._hard_state_changed:
+            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(self._hard_state()))
+        if self._base_changed:
+            self._store.put_meta(batch, _BASE, self.compaction_record())
+        if self._identity_changed:
+            self._store.put_meta(batch, _IDENTITY, msgspec.msgpack.encode(self.identity))
+        if self._lives_changed:
+            self._store.put_meta(batch, _LIVES, msgspec.msgpack.encode(self.lives))
+        self._batches += 1
+        self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
+        self._store.write(batch)
+        self._cut_from = self.synced_index + 1  # if the sync fails, the next batch replaces this one
+        self._make_durable()
+        self.synced_index = self.last_index
+        self._cut_from = self._drop_to = None
+        self._hard_state_changed = self._base_changed = False
+        self._identity_changed = self._lives_changed = False
+        self.syncs += 1
+        self._witness.write(self._batches)
+        self._trim_tail()
+
+    def _hard_state(self) -> tuple[int, int | None, bool]:
+        return self.term, self.voted_for, True
+
+    def _make_durable(self) -> None:
+        self._store.sync()
+
+    def compaction_record(self) -> bytes:
+        """All that is stored about the entries that were dropped: some dozens of bytes."""
+        base = _Base(self.base_index, self.base_term, self._configurations, self.installing)
+        return msgspec.msgpack.encode(base)
+
+    def start_of_last(self, entries: int, max_bytes: int) -> int:
+        """Where the last ``entries`` of the log begin, or fewer that have ``max_bytes``."""
+        size = 0
+        for count, entry in enumerate(reversed(self._tail)):
+            size += len(entry.command)
+            if count >= entries or size > max_bytes:
+                return entry.index + 1
+        return self.last_index - len(self._tail) + 1
+
+    def _trim_tail(self) -> None:
+        """Forget the older half of the entries in memory when they are many: the disk has them."""
+        if len(self._tail) > 2 * _TAIL_ENTRIES or (
+            self._tail_bytes > 2 * _TAIL_BYTES and len(self._tail) > 1
+        ):
+            del self._tail[: len(self._tail) // 2]
+            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+
+    def close(self) -> None:
+        """Sync and close. A second call does nothing."""
+        if self._store.is_open:
+            try:
+                self.sync()
+            finally:
+                self._witness.close()
+                self._store.close()
+
+    def crash(self) -> None:
+        """Close as a power cut would: what was not synced is gone."""
+        self._witness.close()
+        self._store.crash()
+
+
+class _Witness:
+    """A few bytes beside the log that say how many batches it held durably, to notice one that lost its end.
+
+    RocksDB cannot tell a write-ahead log that was cut short, or deleted, from one that never was longer.
+    The note is written after each sync without waiting for the disk. So it may be older than the log,
+    which is harmless, but never newer.
+    """
+
+    _KIND, _VERSION = "ondisk-witness", 1
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = -1  # opened by the first write
+
+    def read(self) -> int:
+        """The number of durable batches; 0 when there is no note, or a power cut tore it."""
+        try:
+            stored = read_regular(self._path)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be read ({error})") from None
+        number, check = stored[:8], stored[8:]
+        if check == zlib.crc32(number).to_bytes(4, "big"):  # as it was before it had a version
+            return int.from_bytes(number, "big")
+        try:
+            return int(lines.decode(self._path, stored, self._KIND, self._VERSION))
+        except (Corrupt, ValueError):
+            return 0
+
+    def write(self, batches: int) -> None:
+        try:
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Always as long as the last one, so that no rest of it stays behind.
+            os.pwrite(self._file, lines.encode(self._KIND, self._VERSION, f"{batches:020}"), 0)
+            deleted = os.fstat(self._file).st_nlink == 0
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error})") from None
+        if deleted:
+            raise StorageError(f"{self._path}: was deleted while it was in use")
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

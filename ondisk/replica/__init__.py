@@ -1,0 +1,18 @@
+"""One passive member of a group: it moves only when ``step`` is called.
+
+=============  =================================================================
+``replica``    log, state machine and Raft together: the step
+``proposals``  from a caller to the log, and the answer back
+``reads``      linearizable reads without the log (ReadIndex)
+``requests``   what the two have in common
+=============  =================================================================
+
+Imports ``raft``, ``identity``, ``snapshot``, ``net`` and what is below; imported by ``node``, the
+simulator and those who watch.
+
+Invariant: no message leaves, and nothing is applied, before the log that it rests on is durable.
+"""
+
+from ondisk.replica.replica import Replica, ReplicaStatus
+
+__all__ = ["Replica", "ReplicaStatus"]

@@ -1,0 +1,740 @@
+"""Replica: log, state machine and Raft of one member. Passive: it moves only when ``step`` is called.
+
+One step is always the same dance, and its order is what keeps promises true:
+
+1. take in every message that has arrived (before any timer is looked at);
+2. **sync the log**, then let the answers leave: no message leaves before what it says is durable;
+3. tick Raft: commit, apply committed entries as one batch, take in new requests, make new messages;
+4. sync, and let those leave.
+
+One sync covers all that came in between two steps, be it one entry or a thousand: group commit.
+
+A replica owns no thread, no clock and no socket. ``Node`` steps it from a thread, a simulation steps many
+from one thread in virtual time, and a notebook may step it by hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
+from ondisk.identity.founding import Founding
+from ondisk.identity.origins import Origins
+from ondisk.identity.statemark import check_mark, mark
+from ondisk.interrupts import forked
+from ondisk.interrupts.futures import Future
+from ondisk.net.addresses import parse_address
+from ondisk.net.clock import Clock
+from ondisk.net.memory import Endpoint
+from ondisk.raft import Raft, Timing
+from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
+from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short
+from ondisk.raft.messages import (
+    AddReplica,
+    AskReadIndex,
+    Change,
+    Found,
+    Membership,
+    Message,
+    MoveReplica,
+    Origin,
+    Outcomes,
+    Propose,
+    ProposeChange,
+    ReadIndex,
+    Refused,
+    Removed,
+    SnapshotAck,
+    SnapshotChunk,
+    TransferLeadership,
+)
+from ondisk.replica.proposals import Proposals
+from ondisk.replica.reads import Reads
+from ondisk.replica.requests import begin, drain, refuse
+from ondisk.snapshot.stream import SnapshotFile
+from ondisk.snapshot.transfer import Progress, Transfers
+from ondisk.statemachine import Entry, OnDiskStateMachine, Result
+from ondisk.storage.disk import DirectoryLock, Disk
+
+_LOOK_AT_DEADLINES = 0.05  # seconds between two looks at the deadlines of waiting requests
+_SYNC_STATE_EVERY = 1.0  # seconds
+
+# The log is compacted when it has so many entries or bytes; the newest stay for those who lag a bit.
+_COMPACT_AFTER_ENTRIES, _KEEP_ENTRIES = 10_000, 1_000
+_COMPACT_AFTER_BYTES, _KEEP_BYTES = 64 << 20, 4 << 20
+_WAIT_FOR_SLOW_ENTRIES = 4 * _COMPACT_AFTER_ENTRIES  # for those who lag more, but answer, even if no better
+
+# Where an experiment may crash a replica that compacts its log.
+POINTS = ("compact: state synced", "compact: recorded")
+
+_STATE_IS_LOST = (
+    "the log begins after entry {}, but the state ends with entry {}: it was lost or rolled back. "
+    "Waiting for a snapshot from the leader"
+)
+_ABOUT_PROPOSALS = (Propose, ProposeChange, Outcomes)
+_ABOUT_READS = (AskReadIndex, ReadIndex)
+
+logger = logging.getLogger(__name__)
+
+
+_T = TypeVar("_T")
+
+
+class Refusal(OndiskError):
+    """This directory must not take part in its group any more."""
+
+
+class ReplicaStatus(NamedTuple):
+    """One replica at one moment. All indexes are places in the log.
+
+    ``last_index`` >= ``durable_index`` (synced in the log) >= ``applied_index`` >= ``synced_index``
+    (synced in the state machine). ``commit_index`` is what this replica knows to be committed.
+    """
+
+    id: int
+    role: str  # leader, follower, candidate, stopped, failed or removed
+    term: int = 0
+    leader_id: int | None = None
+    last_index: int = 0
+    durable_index: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    synced_index: int = 0
+    opened_index: int = 0  # what the state machine's open() returned
+    log_syncs: int = 0  # how often the log waited for the disk since it was opened
+    waiting: int = 0  # requests that have not been answered yet
+    match_index: dict[int, int] = {}  # a leader's knowledge of its followers  # noqa: RUF012
+    error: str | None = None
+    first_index: int = 1  # the first entry that is still in the log, or would be
+    voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
+    learners: tuple[int, ...] = ()  # those that are being fed until they can
+    transfers: tuple[Progress, ...] = ()  # snapshots under way
+    group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
+    disk: str = ""  # the id of its directory
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes requests: not stopped, not failed, not removed."""
+        return self.role not in ("stopped", "failed", "removed")
+
+
+class Replica:
+    """One member of a Raft group, with its directory, its log and its state machine."""
+
+    # What it is made of. A simulation puts others in their place, to see what each safeguard is good for.
+    log_type: type[RaftLog] = RaftLog
+    raft_type: type[Raft] = Raft
+    transfers_type: type[Transfers] = Transfers
+    origins_type: type[Origins] = Origins
+    founding_type: type[Founding] = Founding
+
+    def __init__(
+        self,
+        replica_id: int,
+        members: Sequence[int] | None,
+        directory: Path,
+        machine: OnDiskStateMachine,
+        endpoint: Endpoint,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        disk: Disk | None = None,
+        timing: Timing | None = None,
+        lockstep: bool = False,
+    ) -> None:
+        """Open the log in ``directory`` and the state machine.
+
+        ``members`` are the first voters of the group, and none for a replica that is to be added to one. The
+        group is founded when all of them are there (``identity/founding.py``). ``None``: those that the
+        directory was first opened with. ``lockstep`` makes background work keep pace with the steps, so that
+        a simulation can be repeated. Raises ``ConfigurationError`` if the directory belongs to another
+        replica or group of members, ``DirectoryInUse``, ``Corrupt`` or ``StorageError``. The endpoint belongs
+        to the replica from now on.
+        """
+        self.id = replica_id
+        self.machine = machine
+        self._endpoint = endpoint
+        self._clock = clock
+        self._lock: DirectoryLock | None = None
+        self.log: RaftLog | None = None
+        self._transfers: Transfers | None = None
+        self._disk = disk or Disk()
+        self._outbox: list[tuple[int, Message]] = []
+        self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
+        self._process = os.getpid()
+        forked.register(self)
+        try:
+            check_timing(timing or Timing())
+            check_first_members(len(members or ()))
+            self._lock = DirectoryLock(directory)
+            log = self.log = self.log_type(directory / "log", disk, members, replica_id=replica_id, rng=rng)
+            first = self._first_members(log, members)
+            log.sync()  # who this is stands there before anything else
+            check_mark(log, directory / "state")
+            self.opened_index = machine.open()
+            mark(log, directory / "state", self.opened_index, self._disk)
+            self.identity = log.identity  # as it was opened
+            self._finish_install(log, self.opened_index)
+            self.raft = self.raft_type(
+                replica_id,
+                log,
+                self.opened_index,
+                send=self._send,
+                apply=self._apply,
+                take_requests=self._take_requests,
+                use_members=self._use_members,
+                rng=rng,
+                now=clock(),
+                timing=timing or Timing(),
+            )
+            self._transfers = self.transfers_type(
+                replica_id,
+                machine,
+                self.raft,
+                send=self._send,
+                wake=endpoint.wake,
+                installed=self._on_installed,
+                rng=rng,
+                disk=self._disk,
+                lockstep=lockstep,
+            )
+            self._origins = self.origins_type(replica_id, log, self.raft, self._send)
+            endpoint.introduce(self._origins.own())
+            self._founding: Founding | None = None
+            if not log.members.group:
+                self._founding = self.founding_type(log, first, endpoint.advertised, self._send)
+        except BaseException:
+            self._release()
+            raise
+        self._answers: deque[tuple[Future[Any], Result | None]] = deque()  # for callers in this process
+        first_request = self._first_request(rng)
+        self._proposals = Proposals(
+            replica_id, self.raft, send=self._send, answer=self._answer, first_request=first_request
+        )
+        self._reads = Reads(self.raft, send=self._send, answer=self._answer, first_request=first_request)
+        self._synced_index = self.opened_index
+        self._machine_index = self.opened_index  # the last entry that the state machine was shown
+        self._sync_state_at = clock() + _SYNC_STATE_EVERY
+        self._look_at_deadlines = 0.0
+        self._connected: frozenset[int] = frozenset()
+        self._now = clock()  # the time of the present step
+        self._damage: Corrupt | None = None  # met by a lookup
+        self._removed = False  # whether it has been told so
+        self._errands: deque[tuple[Callable[[], object], Future[Any]]] = deque()  # for the next step
+        self.status = self._present_status()
+
+    @staticmethod
+    def _first_members(log: RaftLog, members: Sequence[int] | None) -> tuple[int, ...]:
+        """The first members, whatever it is told later. Raises ``ConfigurationError``."""
+        identity = log.identity
+        assert identity is not None
+        told = identity.first if members is None else tuple(sorted(members))
+        known = log.members
+        now = tuple(sorted(known.all))
+        right = told in ((), identity.first, known.voters, now)
+        if not identity.first:  # it was added, and may be told those that it was to ask
+            right = right or set(told) <= known.all | set(known.removed)
+        if known.group not in (b"", LEGACY) and not right:
+            raise ConfigurationError(
+                f"{log.path.parent}: this replica was told the members {list(told)}, and its group "
+                f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add "
+                "and remove replicas while the group runs"
+            )
+        voted = tuple(number for number, _, _ in identity.roster)
+        if not known.group and voted and told != voted:
+            raise ConfigurationError(
+                f"{log.path.parent}: this replica was told the members {list(told)}, and has voted for a "
+                f"group of {list(voted)}, which may exist by now. Name these, or delete this directory, "
+                "which holds nothing yet"
+            )
+        if not known.group or not identity.first:
+            log.identify(first=told)
+        return told
+
+    @staticmethod
+    def _finish_install(log: RaftLog, opened_index: int) -> None:
+        """Complete, or forget, the installation of a snapshot that a crash cut short.
+
+        The state machine replaces its state in one step, and so does the log. This holds the two together.
+        """
+        if log.installing is None:
+            return
+        if opened_index >= log.installing[0]:
+            log.install(*log.installing)
+        else:
+            log.abandon_install()
+        log.sync()
+
+    @staticmethod
+    def _first_request(rng: random.Random) -> int:
+        """Not always the same, so that answers to an earlier life are not taken for ours."""
+        return rng.getrandbits(48)
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes requests."""
+        return self.status.running
+
+    @property
+    def configuration(self) -> tuple[int, Members]:
+        """The members as this replica knows them, and the index of the entry that says so."""
+        log = self.log
+        if log is None:
+            raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
+        return log.configuration
+
+    # Requests: from any thread
+
+    def propose(self, command: bytes, deadline: float) -> Future[Result]:
+        """Ask for ``command`` to be replicated and applied; ``deadline`` in seconds of this replica's clock.
+
+        The future ends with the ``Result``, or with ``NotDone`` or ``OutcomeUnknown``. While it can be
+        cancelled the command has not been proposed; once it is running it may happen.
+        """
+        if not isinstance(command, bytes):
+            raise TypeError(f"a command is bytes, not {type(command).__name__}")
+        if len(command) > MAX_COMMAND_BYTES:
+            raise CommandTooLarge(
+                f"the command has {len(command):,} bytes; at most {MAX_COMMAND_BYTES:,} are allowed"
+            )
+        return self._ask(command, deadline)
+
+    def propose_change(self, change: Change, deadline: float) -> Future[Result]:
+        """Ask for a change of the members, or for another leader.
+
+        The future ends when it is committed. A change that makes no sense is a ``Result`` with an error. A
+        replica that is added counts only later, when it has caught up: see ``ReplicaStatus.voters``. Raises
+        ``ConfigurationError`` for an id or an address that is none.
+        """
+        check_id(change.to if isinstance(change, TransferLeadership) else change.id)
+        if isinstance(change, AddReplica | MoveReplica) and not isinstance(change.address, str):
+            raise ConfigurationError(f"an address is a text like localhost:63001, not {change.address!r:.60}")
+        if isinstance(change, MoveReplica) or (isinstance(change, AddReplica) and change.address):
+            parse_address(change.address)
+        return self._ask(change, deadline)
+
+    def _ask(self, command: bytes | Change, deadline: float) -> Future[Result]:
+        return self._handed_over(self._proposals.ask(command, deadline))
+
+    def read_barrier(self, deadline: float) -> Future[None]:
+        """A future that ends when a ``lookup`` here would see every write acknowledged before this call."""
+        return self._handed_over(self._reads.ask(deadline))
+
+    def compact(self) -> Future[int]:
+        """Drop the log up to what the state holds durably; the future ends with the index of its base."""
+        return self._errand(lambda future: future.set_result(self._compact(keep=False)))
+
+    def export_snapshot(self, path: Path, stopped: threading.Event) -> Future[SnapshotFile]:
+        """Write the state as it is now into a file, beside everything else, unless ``stopped`` is set."""
+        return self._errand(lambda future: self._running_transfers.export(path, future, stopped))
+
+    def found(self, members: Sequence[int]) -> Future[None]:
+        """Found the group with these members only, because an operator knows that the others do not come.
+
+        The future ends when that is noted, or with ``ConfigurationError``: see ``status.error`` for the rest.
+        """
+        check_ids(members)
+        return self._errand(lambda future: self._found(members, future))
+
+    def _found(self, members: Sequence[int], future: Future[None]) -> None:
+        if self._founding is None:
+            group = short(self.raft.members.group)
+            future.set_exception(ConfigurationError(f"replica {self.id} belongs to group {group} already"))
+            return
+        try:
+            self._founding.use_fewer(members)
+        except ConfigurationError as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    def _errand(self, errand: Callable[[Future[_T]], object]) -> Future[_T]:
+        future: Future[_T] = Future()
+        self._errands.append((lambda: errand(future), future))
+        return self._handed_over(future)
+
+    def _handed_over(self, future: Future[_T]) -> Future[_T]:
+        """Wake the replica for a request; or refuse this one, if it has stopped and looks at none any more.
+
+        No lock here: see interrupts/shielded.py.
+        """
+        if self.log is not None:
+            self._endpoint.wake()
+        elif future.claim_cancel():  # else it was refused with all the others
+            forked.check(self._process, f"replica {self.id}")
+            future = Future()
+            future.set_exception(self._stopped())
+        return future
+
+    def _stopped(self) -> ReplicaStopped:
+        reason = f" ({self.status.error})" if self.status.error else ""
+        return ReplicaStopped(f"replica {self.id} is stopped{reason}")
+
+    # The step
+
+    def step(self) -> float:
+        """Do everything there is to do now; return for how many seconds nothing more will be.
+
+        An error of the disk or the state machine stops this replica: its status says ``failed`` and why.
+        """
+        if self.log is None:
+            forked.check(self._process, f"replica {self.id}")
+            raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
+        now = self._now = self._clock()
+        self._proposals.held_back = False
+        try:
+            with self.raft.at(now):
+                if self._damage is not None:
+                    raise self._damage
+                self._running_transfers.look(now)
+                self._take_in()
+                if self._removed:
+                    self._stop("removed", "this replica was removed from the group")
+                    return float("inf")
+                if (refused := self._origins.refused) is not None:
+                    raise Refusal(refused)
+                # Afterwards: the last message of a leader that is gone must not bring it back.
+                connected = self._endpoint.connected()
+                if connected != self._connected:
+                    self._origins.greet(sorted(connected - self._connected))
+                    self._connected = connected
+                self.raft.set_connected(connected)
+                if self._founding is not None:
+                    self._look_for_a_group(self._founding, now)
+                self._flush()
+                self.raft.tick()
+                self._proposals.look_at_hand_over(now)
+                self._do_errands()
+                self._running_transfers.serve(now)
+                self._reads.serve()
+                self._give_up(now)
+                self._tell_callers()
+                self._flush()
+                self._sync_state(now)
+        except BaseException as error:  # a panic in the binding to RocksDB is no Exception
+            self.fail(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            return float("inf")
+        self.status = self._present_status()
+        wakeup = min(self.raft.next_wakeup(), self._sync_state_at)
+        if self._founding is not None:
+            wakeup = min(wakeup, self._founding.next_wakeup())
+        if self.status.waiting or self._running_transfers.busy:
+            wakeup = min(wakeup, self._look_at_deadlines)
+        alone = (
+            self.raft.is_leader and not self.raft.otherNodes and self.raft.commit_index < self.log.last_index
+        )
+        if self._proposals.more_to_take or alone:
+            return 0.0
+        return max(0.0, wakeup - now)
+
+    def _take_in(self) -> None:
+        self._origins.forget_what_is_outdated()
+        for sender, origin, message in self._endpoint.receive():
+            if self._origins.known.get(sender) is origin or self._origins.accept(sender, origin, message):
+                self._receive(sender, message)
+            elif isinstance(message, Found | Membership | Refused):
+                self._receive_from_outside(sender, origin, message)
+
+    def _receive_from_outside(
+        self, sender: int, origin: Origin, message: Found | Membership | Refused
+    ) -> None:
+        """What may be said between a group and who is not in it, or not yet (docs/protocol.md)."""
+        if isinstance(message, Refused):
+            self._origins.on_refused(sender, origin, message)
+        elif isinstance(message, Found):
+            if self._founding is not None:
+                self._founding.on_found(sender, origin, message)
+            elif not origin.group:
+                self._origins.welcome(sender, origin)
+        elif self._founding is not None and origin.group == message.members.group:
+            self._endpoint.meet(message.members.addresses)
+            if (members := self._founding.on_membership(sender, message)) is not None:
+                self._begin_group(members)
+        else:
+            self._origins.on_membership(origin, message)
+
+    def _look_for_a_group(self, founding: Founding, now: float) -> None:
+        if (members := founding.step(now, self._endpoint.connected())) is not None:
+            self._begin_group(members)
+
+    def _begin_group(self, members: Members) -> None:
+        """This replica belongs to a group from now on, durably before it says so."""
+        assert self.log is not None
+        self._founding = None
+        self._connected = frozenset()  # now there is something to greet them with
+        self.log.begin_group(members)
+        self.raft.begin_group()
+        logger.info("replica %d belongs to group %s", self.id, short(members.group))
+
+    def _use_members(self, members: Members) -> None:
+        """The members are others from now on."""
+        self._endpoint.meet(members.addresses)
+
+    def _receive(self, sender: int, message: Message) -> None:
+        if isinstance(message, _ABOUT_PROPOSALS):
+            self._proposals.receive(sender, message)
+        elif isinstance(message, _ABOUT_READS):
+            self._reads.receive(sender, message, self._now)
+        elif isinstance(message, SnapshotChunk):
+            self._running_transfers.on_chunk(sender, message, self._now)
+        elif isinstance(message, SnapshotAck) and self.raft.counts(sender):
+            self._running_transfers.on_ack(sender, message, self._now)
+        elif isinstance(message, Removed):
+            self._removed = True
+        elif isinstance(message, Membership):
+            self._endpoint.meet(message.members.addresses)
+        elif isinstance(message, Refused):
+            self._origins.believe(message)
+        else:
+            self.raft.receive(sender, message)
+
+    def _send(self, to: int, message: Message) -> None:
+        self._outbox.append((to, message))
+
+    def _flush(self) -> None:
+        """Make the log durable, and only then let messages leave."""
+        assert self.log is not None
+        self._proposals.send_outcomes()
+        syncs = self.log.syncs
+        self.log.sync()
+        if self.log.syncs > syncs and self._lock is not None:
+            self._lock.check()  # what was synced counts only while it can be found, and by nobody else
+        if not self._outbox:
+            return
+        if (origin := self._origins.changed()) is not None:
+            self._endpoint.introduce(origin)
+        outbox, self._outbox = self._outbox, []
+        for to, message in outbox:
+            if self._endpoint.send(to, message):
+                continue
+            if isinstance(message, Propose | ProposeChange):
+                self._proposals.take_back(message)
+            elif isinstance(message, Outcomes) and to in self._endpoint.connected():
+                self._proposals.keep_outcomes(to, message)
+
+    def _tell_callers(self) -> None:
+        """Answer, now that the status shows what they will be told, and before the disk makes them wait."""
+        if self._answers:
+            if self.running:
+                self.status = self._present_status()
+            while self._answers:  # one by one: a callback may raise what is no Exception, and the rest wait
+                future, result = self._answers.popleft()
+                future.set_result(result)
+
+    def _apply(self, entries: Sequence[LogEntry]) -> None:
+        """Hand committed entries to the state machine as one batch, and answer who waits for them."""
+        commands = [
+            Entry(entry.index, entry.command[1:]) for entry in entries if entry.command.startswith(REGULAR)
+        ]
+        results = self.machine.update(commands) if commands else []
+        if len(results) != len(commands):
+            raise OndiskError(f"update() returned {len(results)} results for {len(commands)} entries")
+        if commands:
+            self._machine_index = commands[-1].index
+        self._proposals.on_applied(entries, commands, results)
+
+    def _on_installed(self, index: int) -> None:
+        """A snapshot took the place of all entries up to ``index``."""
+        self._synced_index = self._machine_index = index
+        self._proposals.on_installed(index)
+
+    # Requests, in a step
+
+    def _take_requests(self) -> None:
+        """Raft is ready for new requests."""
+        self._proposals.take(self._now)
+        self._reads.take(self._now)
+
+    def _answer(self, future: Future[Any], result: Result | None) -> None:
+        self._answers.append((future, result))
+
+    def _give_up(self, now: float) -> None:
+        """End what will not be answered: the leader went away, or the deadline has passed."""
+        self._proposals.give_up_on_former_leader()
+        self._reads.give_up_on_former_leader()
+        if now >= self._look_at_deadlines:
+            self._look_at_deadlines = now + _LOOK_AT_DEADLINES
+            self._proposals.give_up(now)
+            self._reads.give_up(now)
+
+    # State on disk
+
+    def _do_errands(self) -> None:
+        for _ in range(len(self._errands)):  # one by one: if this one fails, the rest are refused
+            errand, future = self._errands.popleft()
+            if not begin(future):
+                continue
+            try:
+                errand()
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+
+    def _sync_state(self, now: float) -> None:
+        if now < self._sync_state_at:
+            return
+        self._sync_state_at = now + _SYNC_STATE_EVERY
+        if self.raft.recovering or self.raft.needs_state:
+            return
+        self._sync_machine()
+        assert self.log is not None
+        entries = self.raft.applied_index - self.log.base_index
+        if entries > _COMPACT_AFTER_ENTRIES or self.log.bytes_since_compaction > _COMPACT_AFTER_BYTES:
+            self._compact(keep=True)
+
+    def _sync_machine(self) -> None:
+        if self._synced_index < self.raft.applied_index:
+            index = self.raft.applied_index
+            self.machine.sync()
+            self._synced_index = index
+
+    def _compact(self, *, keep: bool) -> int:
+        """Drop the log up to what the state holds durably; return its new base.
+
+        Metadata only: the state is on disk already, and no snapshot is made. ``keep`` leaves the newest
+        entries for those who are a little behind.
+        """
+        log = self.log
+        assert log is not None
+        if self.raft.recovering or self.raft.needs_state:
+            return log.base_index
+        # This order, or a power cut could leave neither the entry nor its outcome: sync, record, drop.
+        self._sync_machine()
+        self._disk.reach("compact: state synced")
+        index = self._machine_index  # not Raft's own entries after it: open() would not know of them
+        if keep:
+            index = min(index, log.start_of_last(_KEEP_ENTRIES, _KEEP_BYTES) - 1)
+        if self.raft.is_leader:
+            index = min(index, self.raft.slowest_match(_WAIT_FOR_SLOW_ENTRIES))
+        if (sent := self._running_transfers.oldest_index_sent) is not None:
+            index = min(index, sent)
+        if index > log.base_index:
+            log.compact(index)
+            log.sync()
+            self._disk.reach("compact: recorded")
+        return log.base_index
+
+    def lookup(self, query: Any) -> Any:
+        """Ask the state machine, as it is here and now. From any thread.
+
+        Damage that a question meets stops this replica: as leader it would go on to answer with errors.
+        """
+        try:
+            return self.machine.lookup(query)
+        except Corrupt as error:
+            self._damage = error
+            self._endpoint.wake()
+            raise
+
+    # The end
+
+    def close(self) -> None:
+        """Make everything durable and let go of it. A second call does nothing."""
+        self._stop("stopped", None)
+
+    def crash(self) -> None:
+        """Let go as a power cut would: what was not synced is lost."""
+        if self.log is not None:
+            self._running_transfers.close()
+            self.log.crash()
+            self.machine.crash()
+        self._stop("stopped", None)
+
+    def fail(self, error: BaseException) -> None:
+        """End because of ``error``, which the status shows from now on."""
+        reason = f"{type(error).__name__}: {error}"
+        logger.error("replica %d failed: %s", self.id, reason)
+        logger.debug("replica %d failed here", self.id, exc_info=error)
+        self._stop("failed", reason)
+
+    def _stop(self, role: str, reason: str | None) -> None:
+        if self.log is not None:
+            status = self._present_status()
+            self.status = status._replace(role=role, leader_id=None, match_index={}, waiting=0, error=reason)
+        self._release()
+        self._tell_callers()
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Answer everybody who still waits for a replica that has stopped."""
+        stopped = str(self._stopped())
+        self._proposals.refuse_all(stopped)
+        self._reads.refuse_all(stopped)
+        for _, future in drain(self._errands):
+            refuse(future, ReplicaStopped(stopped))
+
+    def _release(self) -> None:
+        """Close everything that was opened, whatever state it is in; or what an interrupt has left open."""
+        log, self.log = self.log, None
+        if self._to_close is None:
+            self._to_close = [
+                self._endpoint.close,
+                *([self._transfers.close] if self._transfers else []),
+                *([log.close] if log else []),
+                self.machine.close,
+                *([self._lock.release] if self._lock else []),
+            ]
+        while self._to_close:
+            try:
+                self._to_close[0]()
+            except Exception:
+                logger.warning("replica %d: while closing", self.id, exc_info=True)
+            del self._to_close[0]
+
+    def forget_parent(self) -> None:
+        """In a child: it is stopped here, and nothing of it is to be closed."""
+        forked.leak(self.machine)
+        self.log = None
+        self._to_close = []
+        if hasattr(self, "status"):
+            self.status = self.status._replace(role="stopped", error=f"it belongs to process {self._process}")
+
+    def _present_status(self) -> ReplicaStatus:
+        raft, log = self.raft, self.log
+        assert log is not None
+        return ReplicaStatus(
+            self.id,
+            raft.role,
+            raft.term,
+            raft.leader_id,
+            log.last_index,
+            log.synced_index,
+            raft.commit_index,
+            raft.applied_index,
+            self._synced_index,
+            self.opened_index,
+            log.syncs,
+            len(self._proposals) + len(self._reads),
+            raft.match_index,
+            self._problem(),
+            log.base_index + 1,
+            raft.members.voters,
+            raft.members.learners,
+            self._running_transfers.progress(),
+            raft.members.group.hex(),
+            log.disk_id.hex(),
+        )
+
+    def _problem(self) -> str | None:
+        """What keeps this replica from taking part, for people."""
+        assert self.log is not None
+        if self.raft.needs_state:
+            return _STATE_IS_LOST.format(self.log.base_index, self.opened_index)
+        if self._founding is not None:
+            return self._founding.problem()
+        return self._origins.problem() if self.raft.leader_id is None else None
+
+    @property
+    def _running_transfers(self) -> Transfers:
+        assert self._transfers is not None
+        return self._transfers

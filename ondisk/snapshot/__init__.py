@@ -1,0 +1,14 @@
+"""The whole state, when the log does not reach back far enough.
+
+==============  ======================================================================
+``stream``      the stream of a snapshot, in numbered and checked chunks
+``transfer``    streams under way between two replicas, or into a file
+``restore``     a group out of an exported file
+``background``  work beside the steps, and the pipe to it
+==============  ======================================================================
+
+Imports ``raft``, ``identity``, ``storage`` and ``diskkv`` (what is restored if nothing else is
+named). Imported by ``replica``, ``node`` and what uses them.
+
+Invariant: a replica has its old state or all of the new one, whatever breaks, and never a mixture.
+"""
