@@ -39,13 +39,14 @@ test-long: $(VENV)/.test $(OVERRIDES) ## Run what repeats: more seeds, rounds an
 soak: $(VENV)/.test ## Simulate a thousand seeds (SEEDS=...)
 	$(PY) -m ondisk.simulation --seeds $(SEEDS)
 
-mutation: $(VENV)/.test ## Try faults that a machine makes (ARGS="--seed 8 --count 100 reads.py")
+mutation: $(VENV)/.test ## Try faults that a machine makes (ARGS="--seed 8 --count 100 replica/reads.py")
 	$(PY) -m tests.mutation $(ARGS)
 
-lint: $(VENV)/.test ## Check style and types: ruff, mypy
+lint: $(VENV)/.test ## Check style, types and imports: ruff, mypy, import-linter
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy ondisk
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.test ## Format the code and sort the imports
 	$(PY) -m ruff check --select I --fix .
