@@ -396,6 +396,17 @@ class Raft(SyncObj):
         """As leader: up to where each follower's log is known to be equal, and durable there."""
         return {node.id: self._match[node] for node in self._peers} if self.is_leader else {}
 
+    def counted_of(self, replica_id: int) -> tuple[object, ...]:
+        """What this replica counts of what another one has said: it changes when an answer is counted.
+
+        As leader its match index, the newest round that it answered and when that was sent; else the term in
+        which votes are counted, and whether it has given one.
+        """
+        node = self._node(replica_id)
+        if self.is_leader and (peer := self._peers.get(node)) is not None:
+            return self._match[node], peer.acked_round, self._last_response[node]
+        return self._votes[0], node in self._votes[1]
+
     at = staticmethod(time_stands_still)
 
     def set_connected(self, replica_ids: frozenset[int]) -> None:

@@ -266,6 +266,10 @@ class RaftLog:
         self.lives[disk] = boot, nonce
         self._lives_changed = True
 
+    def synced_boot(self, disk: bytes) -> int:
+        """The newest life of another disk that is noted durably, as the number of its starts; 0: none."""
+        return 0 if self._lives_changed else self.lives.get(disk, (0, 0))[0]
+
     def _stored(self, stored: bytes, kind: type[_T], what: str) -> _T:
         try:
             return msgspec.msgpack.decode(stored, type=kind)

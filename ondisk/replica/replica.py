@@ -188,7 +188,7 @@ class Replica:
                 log,
                 self.opened_index,
                 send=self._send,
-                apply=self._apply,
+                apply=self.apply,
                 take_requests=self._take_requests,
                 use_members=self._use_members,
                 rng=rng,
@@ -201,7 +201,7 @@ class Replica:
                 self.raft,
                 send=self._send,
                 wake=endpoint.wake,
-                installed=self._on_installed,
+                installed=self.on_installed,
                 rng=rng,
                 disk=self._disk,
                 lockstep=lockstep,
@@ -282,6 +282,11 @@ class Replica:
     def running(self) -> bool:
         """Whether it takes requests."""
         return self.status.running
+
+    @property
+    def transferring(self) -> bool:
+        """Whether snapshots are under way, to here or from here."""
+        return self._running_transfers.busy
 
     @property
     def configuration(self) -> tuple[int, Members]:
@@ -531,8 +536,11 @@ class Replica:
                 future, result = self._answers.popleft()
                 future.set_result(result)
 
-    def _apply(self, entries: Sequence[LogEntry]) -> None:
-        """Hand committed entries to the state machine as one batch, and answer who waits for them."""
+    def apply(self, entries: Sequence[LogEntry]) -> None:
+        """Hand committed entries to the state machine as one batch, and answer who waits for them.
+
+        Called within a step; a subclass may look at them first.
+        """
         commands = [
             Entry(entry.index, entry.command[1:]) for entry in entries if entry.command.startswith(REGULAR)
         ]
@@ -543,8 +551,8 @@ class Replica:
             self._machine_index = commands[-1].index
         self._proposals.on_applied(entries, commands, results)
 
-    def _on_installed(self, index: int) -> None:
-        """A snapshot took the place of all entries up to ``index``."""
+    def on_installed(self, index: int) -> None:
+        """A snapshot took the place of all entries up to ``index``. Called within a step."""
         self._synced_index = self._machine_index = index
         self._proposals.on_installed(index)
 

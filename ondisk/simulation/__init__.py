@@ -2,6 +2,7 @@
 
 ==============  ==================================================================
 ``group``       the simulated group: ``Simulation``
+``watch``       probes: replicas that say what they do
 ``world``       time, chance, the network and the disks
 ``faults``      what can go wrong, and the schedule drawn from a seed
 ``clients``     who puts and gets, and remembers the answers

@@ -20,7 +20,6 @@ import msgspec
 from ondisk import diskkv
 from ondisk.errors import OndiskError
 from ondisk.linearizability import Undecided, check
-from ondisk.net.memory import Endpoint
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
@@ -29,7 +28,6 @@ from ondisk.raft.messages import (
     Change,
     Chunk,
     Message,
-    Origin,
     RemoveReplica,
     SnapshotChunk,
     TransferLeadership,
@@ -49,6 +47,7 @@ from ondisk.simulation.faults import LEADER, Fault, draw
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV, content
 from ondisk.simulation.record import describe
+from ondisk.simulation.watch import WatchedEndpoint, watched
 from ondisk.simulation.world import BEGINNING, Computer, World
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.snapshot.stream import Header, Writer, make_header, write_file
@@ -58,33 +57,12 @@ SECONDS = 60.0
 MOST_MEMBERS = 5
 CALM_SECONDS = 60.0  # within so many everybody must agree once all faults have ended
 _LATENCY = 0.004
-_CHUNK_BYTES = 2500  # so that a small state has many chunks
 _CLIENTS = 4
 _OPERATOR_SECONDS = 3.0  # until a person has seen that a majority of the disks is lost, and imports
 _REPAIR_SECONDS = 1.0  # until a person has seen that a replica was refused
 _HOT_SECONDS = 0.05  # between two reads of a leader whose answers are late
 _WILL_GO = ("a stranger", "that of another replica")  # what stands in a place until somebody notices
 _ARMED = ("crash in a write", "disk error", "damage")  # these wait for an occasion, and count when it comes
-
-
-class _Endpoint:
-    """An endpoint whose messages are looked at before they leave, and that knows whose it has received."""
-
-    def __init__(self, endpoint: Endpoint, leaving: Callable[[int, Message], Message]) -> None:
-        self._endpoint = endpoint
-        self._leaving = leaving
-        self.origins: dict[int, Origin] = {}  # of what was received last, by the identity of the message
-        self.connected, self.meet = endpoint.connected, endpoint.meet
-        self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
-        self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
-
-    def receive(self) -> list[tuple[int, Origin, Message]]:
-        received = self._endpoint.receive()
-        self.origins = {id(message): origin for _, origin, message in received}
-        return received
-
-    def send(self, to: int, message: Message) -> bool:
-        return self._endpoint.send(to, self._leaving(to, message))
 
 
 class Simulation(World):
@@ -123,7 +101,8 @@ class Simulation(World):
         self.history = Epochs()
         self.invariants = Invariants(self)
         self.removed: set[int] = set()
-        self._replica_type = replica_type
+        self._replica_type = watched(replica_type)
+        self._endpoints: dict[int, WatchedEndpoint] = {}
         self._next_member = replicas + 1
         self._told: dict[int, tuple[int, ...]] = {}  # by member: the first members that it was started with
         self._disk_in: dict[int, bytes] = {}  # by member: the disk in its place
@@ -183,7 +162,7 @@ class Simulation(World):
         folder = self._folder(member)
         if member not in self._told:
             self._told[member] = self._first_members(member)
-        endpoint = _Endpoint(
+        endpoint = self._endpoints[member] = WatchedEndpoint(
             self.network.attach(member), lambda to, message: self._leaving(member, to, message)
         )
         try:
@@ -213,7 +192,7 @@ class Simulation(World):
         if instead in (None, "the old one"):
             self._disk_in[member], self._path_of[log.disk_id] = log.disk_id, folder
             self.disks[log.disk_id] = log
-        self._watch(replica, log, endpoint)
+        replica.tell(self)
         self.note("start", f"replica {member}, log to {log.last_index}, state at {replica.opened_index}")
         self.invariants.started(replica, copy=instead == "a copy", stranger=instead in _WILL_GO)
         computer.wake(self.now)
@@ -236,51 +215,27 @@ class Simulation(World):
     def _folder(self, member: int) -> Path:
         return self.directory / f"replica-{member}"
 
-    def _watch(self, replica: Replica, log: RaftLog, endpoint: _Endpoint) -> None:
-        raft, clock = replica.raft, self.computers[replica.id].clock
-        apply, append, receive = raft._apply, log.append, raft.receive
-        transfers = replica._running_transfers
-        installed = transfers._installed
+    # What the probes tell
 
-        def checked_apply(entries: Sequence[LogEntry]) -> None:
-            self.note("apply", f"{replica.id}: {entries[0].index}..{entries[-1].index}")
-            self._check(self.invariants.applies, replica, entries)
-            apply(entries)
+    def applies(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
+        """Committed entries are about to be handed to a state machine."""
+        self.note("apply", f"{replica.id}: {entries[0].index}..{entries[-1].index}")
+        self._check(self.invariants.applies, replica, entries)
 
-        def checked_append(entries: Sequence[LogEntry]) -> None:
-            append(entries)
-            self._check(self.invariants.appended, replica, entries, clock())
+    def appended(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
+        """These are in a log, not durably yet."""
+        self._check(self.invariants.appended, replica, entries, self.computers[replica.id].clock())
 
-        def checked_install(index: int) -> None:
-            self.note("install", f"{replica.id}: a snapshot of {index}")
-            self.counts["snapshots"] += 1
-            self._check(self.invariants.installed, replica, index)
-            installed(index)
+    def installs(self, replica: Replica, index: int) -> None:
+        """A snapshot has taken the place of all entries up to ``index``."""
+        self.note("install", f"{replica.id}: a snapshot of {index}")
+        self.counts["snapshots"] += 1
+        self._check(self.invariants.installed, replica, index)
 
-        def checked_receive(sender: int, message: Message) -> None:
-            if not isinstance(message, AppendReply | Vote):
-                receive(sender, message)
-                return
-            before = self._counted_of(replica, sender)
-            receive(sender, message)
-            if self._counted_of(replica, sender) != before:
-                origin = endpoint.origins[id(message)]
-                self._check(self.invariants.counts, replica, sender, origin, message)
-
-        raft._apply = checked_apply
-        raft.receive = checked_receive  # type: ignore[method-assign]
-        log.append = checked_append  # type: ignore[method-assign]
-        transfers._installed = checked_install
-        transfers.chunk_bytes = _CHUNK_BYTES
-
-    @staticmethod
-    def _counted_of(replica: Replica, sender: int) -> tuple[object, ...]:
-        """What a replica has counted of what this one says."""
-        raft = replica.raft
-        node = raft._node(sender)
-        peer = raft._peers.get(node) if raft.is_leader else None
-        votes = raft._votes[0], node in raft._votes[1]
-        return votes if peer is None else (raft._match[node], peer.acked_round, raft._last_response[node])
+    def counted(self, replica: Replica, sender: int, message: AppendReply | Vote) -> None:
+        """A vote or an acknowledgement has made a difference."""
+        origin = self._endpoints[replica.id].origins[id(message)]
+        self._check(self.invariants.counts, replica, sender, origin, message)
 
     def report(self, violation: Violation) -> None:
         """End the run with this, after the present step."""
@@ -620,8 +575,7 @@ class Simulation(World):
         others = {voter for members in self._deciding() for voter in members.voters} - {member}
         logs = [self.logs.get(other) for other in others if other in self.replicas]
         return len(logs) == len(others) > 0 and all(
-            log is not None and not log._lives_changed and log.lives.get(disk, (0, 0))[0] > boot
-            for log in logs
+            log is not None and log.synced_boot(disk) > boot for log in logs
         )
 
     def _fault_aside(self, number: int, fault: Fault) -> Callable[[], None] | None:
@@ -1021,7 +975,7 @@ class Simulation(World):
             self.replicas.keys() == members.all
             and len({replica.raft.applied_index for replica in replicas}) == 1
             and all(replica.raft.applied_index == self.logs[replica.id].last_index for replica in replicas)
-            and not any(replica._running_transfers.busy for replica in replicas)
+            and not any(replica.transferring for replica in replicas)
         )
 
     def _statuses(self) -> str:
