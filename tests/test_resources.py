@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -13,8 +15,10 @@ import pytest
 
 from ondisk import Cluster, Node, OutcomeUnknown
 from ondisk.diskkv import DiskKV
-from ondisk.errors import NotDone, ResourceError
+from ondisk.errors import Corrupt, NotDone, ResourceError, StorageError
 from ondisk.net.memory import MemoryNetwork
+from ondisk.storage.disk import Disk, Store
+from ondisk.storage.generations import Generations
 from tests.waiting import wait_until
 
 
@@ -122,6 +126,89 @@ def test_a_replica_without_memory_stops_with_the_reason_and_comes_back(
     monkeypatch.setattr(DiskKV, "update", update)
     cluster.start(1)
     assert cluster.get("k", timeout=20) in (b"1", b"2")
+
+
+def no_descriptors(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+# Which directories are looked at, and by what.
+LOOKS = [
+    ("state", Path, "read_bytes"),  # the pointer
+    *[(database, Path, "read_text") for database in ("state/db-000001", "log/rocksdb")],  # CURRENT
+    *[(database, os, "listdir") for database in ("state/db-000001", "log/rocksdb")],
+]
+
+
+@pytest.mark.parametrize(("directory", "owner", "opens"), LOOKS, ids=[f"{a}-{c}" for a, _, c in LOOKS])
+def test_a_file_that_cannot_be_looked_for_is_not_said_to_be_lost(
+    make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    directory: str,
+    owner: object,
+    opens: str,
+) -> None:
+    """Or somebody would rebuild a replica that lacks nothing but descriptors."""
+    cluster = make_cluster(members=(1,))
+    cluster.put("k", "1")
+    another = cluster.data_dir / "replica-1" / directory / "a name that comes"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, opens, no_descriptors)
+        another.touch()  # so that the directory is looked at
+        with pytest.raises((OutcomeUnknown, NotDone)):
+            cluster.put("k", "2", timeout=5)
+    error = cluster.status()[1].error or ""
+    assert "this process may not open more files, see ulimit -n" in error, error
+    another.unlink()
+    cluster.start(1)
+    assert cluster.get("k", timeout=20) in (b"1", b"2")
+
+
+@pytest.mark.parametrize("opens", [(Path, "read_text"), (os, "listdir")], ids=["CURRENT", "names"])
+def test_a_database_that_cannot_be_looked_at_writes_nothing_when_it_closes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, opens: tuple[object, str]
+) -> None:
+    """Whatever has its name now may be another one. What was synced is there when it opens again."""
+    store = Store(tmp_path / "db")
+    batch = store.batch()
+    batch.put(b"k", b"v")
+    store.write(batch)
+    store.sync()
+    (store.path / "a name that comes").touch()
+
+    def files() -> dict[Path, bytes]:  # LOG has been open all the time
+        return {file: file.read_bytes() for file in store.path.iterdir() if file.name != "LOG"}
+
+    before = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(*opens, no_descriptors)
+        store.close()
+    assert files() == before
+    store = Store(tmp_path / "db")
+    assert store.get(b"k") == b"v"
+    store.close()
+    assert files() != before, "a database that can be looked at writes its tables"
+
+
+def test_a_directory_that_cannot_be_listed_is_not_taken_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pointer is missing, and whether there are data is what nobody can find out now."""
+    generations = Generations(tmp_path / "state", Disk())
+    store = generations.open()
+    batch = store.batch()
+    batch.put(b"k", b"v")
+    store.write(batch)
+    store.close()
+    generations.close()
+    (tmp_path / "state" / "current").unlink()
+    with monkeypatch.context() as patch:
+        for opens in ((os, "listdir"), (os, "scandir")):
+            patch.setattr(*opens, no_descriptors)
+        with pytest.raises(StorageError, match="may not open more files"):
+            Generations(tmp_path / "state", Disk()).open()
+    with pytest.raises(Corrupt, match="the pointer file is missing"):
+        Generations(tmp_path / "state", Disk()).open()
 
 
 NO_DESCRIPTORS = """

@@ -2,6 +2,7 @@
 
 ===============  =====================================================================
 ``disk``         ``Disk``, where faults are put in; ``Store``, a RocksDB; a directory's lock
+``errors``       typed errors for what the operating system and RocksDB report
 ``generations``  the databases of a state machine, one live: the pointer file says which
 ``filestream``   the files of a checkpoint as one stream of bytes, and back
 ``lines``        files of one line that say what they are, with a version and a checksum

@@ -53,7 +53,8 @@ from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import has_ended
 from ondisk.storage import lines
-from ondisk.storage.paths import open_descriptor, read_regular, what_it_is
+from ondisk.storage.errors import NOT_THERE, typed
+from ondisk.storage.paths import names_in, open_descriptor, read_regular, what_it_is
 from ondisk.storage.watch import Watch
 
 # Six databases live in one Jupyter kernel on a free machine with 1 GB, so they share one block
@@ -118,33 +119,6 @@ def fresh_cache() -> Iterator[None]:
         yield
     finally:
         _shared_cache[:] = known
-
-
-def _translate(error: Exception, path: Path) -> Exception:
-    """RocksDB's errors are plain ``Exception``s with a text: make them typed ones that name the place."""
-    if type(error) is not Exception and not isinstance(error, OSError):
-        return error  # not the disk's
-    text = str(error)
-    if text.startswith("Corruption:"):
-        return Corrupt(f"{path}: the stored data is damaged ({text})")
-    if text.startswith("IO error: lock hold by current process"):
-        return DirectoryInUse(f"{path}: the database is already open in this process")
-    if text.startswith("IO error: While lock file"):
-        return DirectoryInUse(f"{path}: the database is open in another process")
-    if "Too many open files" in text:
-        return StorageError(f"{path}: this process may not open more files, see ulimit -n ({text})")
-    return StorageError(f"{path}: the disk refused ({text})")
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the disk and of RocksDB into typed ones that name the place."""
-    try:
-        yield
-    except Exception as error:
-        if (typed := _translate(error, path)) is error:
-            raise
-        raise typed from None
 
 
 def make_directory(path: Path) -> None:
@@ -328,7 +302,7 @@ class Store:
             self._newest_log = self._newest_log_there()
             self._watch = Watch(self.path, self._lost_file)
         except Exception as error:
-            raise _translate(error, self.path) from None
+            raise typed(error, self.path) from None
         self._open = True
         forked.register(self)
         shutil.rmtree(self._after_cut, ignore_errors=True)
@@ -345,13 +319,14 @@ class Store:
                 raise StorageError(f"{entry.path}: is {kind}, which is no part of a database")
         current = self.path / "CURRENT"
         if not current.exists():
-            if not create or any(self.path.glob("*.sst")):
+            if not create or any(name.endswith(".sst") for name in names_in(self.path)):
                 raise Corrupt(f"{self.path}: CURRENT is missing, without it there is no database")
         # RocksDB always leaves a log behind, except when it was killed while it created the database.
-        elif read_regular(current) != b"MANIFEST-000001\n" and not any(self.path.glob("*.log")):
+        elif read_regular(current) != b"MANIFEST-000001\n" and not self._newest_log_there():
             raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
-        for file in (*self.path.glob("*.log"), *self.path.glob("MANIFEST-*")):
-            _refuse_recycled_records(file)
+        for name in names_in(self.path):
+            if name.endswith(".log") or name.startswith("MANIFEST-"):
+                _refuse_recycled_records(self.path / name)
 
     def check(self) -> None:
         """Raise ``StorageError`` unless the files can still be found. Costs a microsecond or two.
@@ -362,8 +337,11 @@ class Store:
             self._watch.check(durable=False)
 
     def _lost_file(self) -> str | None:
-        """A file that RocksDB needs, and that is not there. It adds and removes some meanwhile."""
-        suspects = self._needed_files() - set(os.listdir(self.path))
+        """A file that RocksDB needs, and that is not there. It adds and removes some meanwhile.
+
+        Raises ``OSError`` if that cannot be found out.
+        """
+        suspects = self._needed_files() - set(names_in(self.path))
         if lost := suspects & self._needed_files():  # before and after, and not in between
             return min(lost)
         for _ in range(3):  # a log that is listed neither before it is made nor after it is removed is there
@@ -375,12 +353,13 @@ class Store:
     def _needed_files(self) -> set[str]:
         try:
             manifest = (self.path / "CURRENT").read_text("ascii", "replace").strip()
-        except OSError:
+        except NOT_THERE:
             return {"CURRENT"}
         return {"CURRENT", manifest, *(file["name"].lstrip("/") for file in self._db.live_files())}
 
     def _newest_log_there(self) -> int:
-        return max((int(log.stem) for log in self.path.glob("*.log") if log.stem.isdecimal()), default=0)
+        logs = (name.removesuffix(".log") for name in names_in(self.path) if name.endswith(".log"))
+        return max((int(number) for number in logs if number.isdecimal()), default=0)
 
     @property
     def is_open(self) -> bool:
@@ -398,7 +377,7 @@ class Store:
         """What to raise for an error of a call: a typed one, if it is the disk's or came of closing."""
         if isinstance(error, _TOO_LATE) and not self._open:
             return StoreClosed(f"{self.path}: closed")
-        return _translate(error, self.path)
+        return typed(error, self.path)
 
     def raise_typed(self, error: BaseException | None) -> None:
         """Raise the typed error in place of this one, if there is one and it is another."""
@@ -493,13 +472,13 @@ class Store:
                     else:
                         time.sleep(_LENT_SECONDS)
             try:
-                if self._watch.what_is_wrong():  # closing would write tables into whatever has this name now
+                if not self._watch.is_certain():  # closing would write tables into what has this name now
                     self._db.cancel_all_background(True)
                 else:
                     for database in (self._meta, self._db):
                         _close(database)
             except Exception as error:
-                raise _translate(error, self.path) from None
+                raise typed(error, self.path) from None
             finally:
                 del self._meta_handle, self._meta, self._db
 

@@ -27,7 +27,8 @@ from pathlib import Path
 
 from ondisk.errors import Corrupt, SnapshotStopped, StorageError
 from ondisk.statemachine import SnapshotReader, SnapshotWriter
-from ondisk.storage.disk import Disk, disk_errors, sync_directory
+from ondisk.storage.disk import Disk, sync_directory
+from ondisk.storage.errors import disk_errors
 from ondisk.storage.lines import check_version
 
 MAGIC = b"DiskKV\r\n"  # like PNG's: a transfer that "repairs" line ends is noticed at once

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from ondisk.errors import Corrupt, StorageError
 from ondisk.storage import lines
-from ondisk.storage.disk import DirectoryLock, Disk, Store, disk_errors, sync_directory
-from ondisk.storage.paths import read_regular
+from ondisk.storage.disk import DirectoryLock, Disk, Store, sync_directory
+from ondisk.storage.errors import NOT_THERE, disk_errors
+from ondisk.storage.paths import names_in, read_regular
 from ondisk.storage.watch import Watch
 
 # Where an experiment may crash (``Disk.reach``). In the order in which they are reached:
@@ -90,7 +91,7 @@ class Generations:
             return self._lock.name
         try:
             pointer = (self.path / _POINTER).read_bytes()
-        except OSError:
+        except NOT_THERE:
             return _POINTER
         return None if pointer == _pointer(f"db-{self._number:06d}") else _POINTER
 
@@ -123,9 +124,12 @@ class Generations:
 
         A creation's database has no tables yet and an empty write-ahead log.
         """
-        for directory in (*self.path.glob("db-*"), *self.path.glob("view-*"), self.path):
-            tables, logs = directory.glob("*.sst"), directory.glob("*.log")
-            if any(tables) or any(log.stat().st_size for log in logs):
+        within = [self.path / name for name in names_in(self.path) if name.startswith(("db-", "view-"))]
+        for directory in (*within, self.path):
+            names = names_in(directory)
+            tables = [name for name in names if name.endswith(".sst")]
+            logs = [directory / name for name in names if name.endswith(".log")]
+            if tables or any(log.stat().st_size for log in logs):
                 raise Corrupt(
                     f"{self.path / _POINTER}: the pointer file is missing, but {directory} holds data"
                 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ondisk.errors import ConfigurationError, StorageError
+from ondisk.storage.errors import NOT_THERE
 
 # RocksDB adds names of its own below a data directory, and the operating system takes 4096 bytes in all.
 _LONGEST = 3800
@@ -75,6 +76,17 @@ def read_regular(path: Path) -> bytes:
 def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file to read. Raises ``OSError`` or ``StorageError``."""
     return open(path, "rb", opener=open_descriptor)
+
+
+def names_in(directory: Path) -> list[str]:
+    """The names in a directory; none if there is no such directory. Raises ``OSError``.
+
+    ``Path.glob`` finds nothing, too, in a directory that it may not open, since Python 3.12.
+    """
+    try:
+        return os.listdir(directory)
+    except NOT_THERE:
+        return []
 
 
 def check_target(path: Path) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ondisk.errors import StorageError
+from ondisk.storage.errors import typed
 
 # A change time is only as fine as the kernel's tick. A second change within the same tick would not show, so
 # a change that is younger than this is looked at again.
@@ -30,7 +31,10 @@ class Watch:
     """One directory, from the moment when this object is made."""
 
     def __init__(self, directory: Path, lost: Callable[[], str | None]) -> None:
-        """``lost`` names a file that is needed and missing, if there is one. Raises ``OSError``."""
+        """``lost`` names a file that is needed and missing, if there is one. Raises ``OSError``.
+
+        ``lost`` raises ``OSError``, too, if it cannot find out.
+        """
         found = os.stat(directory)
         self._path = os.fspath(directory)
         self._identity = found.st_dev, found.st_ino
@@ -44,14 +48,24 @@ class Watch:
         Not ``durable``: nothing was promised of what is in there, since another directory has it, too. Then
         whether it may be written is looked at only when it has changed.
         """
-        if (reason := self.what_is_wrong(durable=durable)) is not None:
+        try:
+            reason = self._what_is_wrong(durable=durable)
+        except OSError as error:
+            raise typed(error, self._path) from None
+        if reason is not None:
             raise StorageError(
                 f"{self._path}: {reason} while it was in use. What is written there now would be lost. "
                 f"Put it right and start again, or rebuild this replica from the others"
             )
 
-    def what_is_wrong(self, *, durable: bool = True) -> str | None:
-        """What ``check`` would say. Then nothing here may be touched by its name any more."""
+    def is_certain(self) -> bool:
+        """Whether everything is known to be where it was. If not, nothing may be written here by its name."""
+        try:
+            return self._what_is_wrong(durable=True) is None
+        except Exception:  # what cannot be looked at may be another directory's
+            return False
+
+    def _what_is_wrong(self, *, durable: bool) -> str | None:
         try:
             found = os.stat(self._path)
         except OSError as error:
