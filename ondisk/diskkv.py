@@ -35,10 +35,11 @@ from ondisk.statemachine import (
     SnapshotWriter,
 )
 from ondisk.storage import lines
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage.disk import Disk
 from ondisk.storage.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
 from ondisk.storage.paths import resolved
+from ondisk.storage.store import Store
 
 MAX_KEY_BYTES = 64 << 10
 MAX_VALUE_BYTES = 1 << 20

@@ -30,8 +30,10 @@ from ondisk.raft.members import Members
 from ondisk.snapshot.stream import VERSION as SNAPSHOT_VERSION
 from ondisk.snapshot.stream import Reader, open_file, read_file
 from ondisk.storage import lines
-from ondisk.storage.disk import Store, describe_process, fresh_cache
+from ondisk.storage.lock import describe_process
 from ondisk.storage.paths import open_descriptor, read_regular, resolved
+from ondisk.storage.rocksdb import fresh_cache
+from ondisk.storage.store import Store
 
 Facts = dict[str, Any]  # what was found, by name; everything in it can be written as JSON
 _KNOWN_RECORDS = (b"hard_state", b"identity", b"base", b"batches")

@@ -46,7 +46,8 @@ from ondisk.snapshot.background import start_thread
 from ondisk.snapshot.restore import begin_directory, complete_import
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import OnDiskStateMachine, Result
-from ondisk.storage.disk import DirectoryLock, Disk
+from ondisk.storage.disk import Disk
+from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import resolved
 
 StateMachineFactory = Callable[[Path], OnDiskStateMachine]

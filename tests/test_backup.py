@@ -85,7 +85,7 @@ def copy(source: Path, target: Path, chance: random.Random) -> None:
 @contextmanager
 def many_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """RocksDB begins new ones all the time, so that a copy meets such moments."""
-    monkeypatch.setattr("ondisk.storage.disk._WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr("ondisk.storage.rocksdb.WRITE_BUFFER_BYTES", 64 << 10)
     logging.getLogger("ondisk").setLevel(logging.CRITICAL)
     try:
         yield

@@ -16,8 +16,11 @@ import psutil
 import pytest
 
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
-from ondisk.storage import disk as disk_module
-from ondisk.storage.disk import DirectoryLock, Disk, Store, describe_process
+from ondisk.storage import rocksdb
+from ondisk.storage.disk import Disk
+from ondisk.storage.lock import DirectoryLock, describe_process
+from ondisk.storage.powercut import copy_files
+from ondisk.storage.store import Store
 
 INDEX = b"index"
 
@@ -131,7 +134,7 @@ def test_a_crash_after_tables_were_written_leaves_a_prefix_with_everything_synce
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data that RocksDB moved to tables keeps its index, and nothing synced is lost."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     for round_ in range(3):
         path = tmp_path / f"db{round_}"
         store = Store(path)
@@ -149,12 +152,12 @@ def test_tables_alone_hold_the_index_that_belongs_to_their_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data and index go to tables together: without any write-ahead log they still agree."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     store = Store(tmp_path / "db")
     for number in range(1, 200):
         write(store, number, 2000)
     copy = tmp_path / "copy"
-    while not store._copy_files(copy):
+    while not copy_files(store.path, copy):
         pass  # tables are being written meanwhile
     store.close()
     for log in copy.glob("*.log"):
@@ -166,11 +169,11 @@ def test_sync_makes_rocksdb_sync_its_log_and_a_write_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RocksDB itself counts one sync of the write-ahead log for each ``sync``."""
-    make_options = disk_module._options
+    make_options = rocksdb.options
     counting = make_options()
     counting.enable_statistics()
     first = iter([counting])
-    monkeypatch.setattr(disk_module, "_options", lambda: next(first, None) or make_options())
+    monkeypatch.setattr(rocksdb, "options", lambda: next(first, None) or make_options())
 
     def syncs() -> int:
         counted = re.search(r"rocksdb\.wal\.synced COUNT : (\d+)", counting.get_statistics() or "")
@@ -457,7 +460,8 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds ``tmp_path / "held"``, lock and database, until it is killed."""
     program = (
-        "import sys; from pathlib import Path; from ondisk.storage.disk import DirectoryLock, Store\n"
+        "import sys; from pathlib import Path\n"
+        "from ondisk.storage.lock import DirectoryLock; from ondisk.storage.store import Store\n"
         "path = Path(sys.argv[1]); lock = DirectoryLock(path); store = Store(path / 'db')\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
@@ -528,7 +532,7 @@ def test_a_path_that_cannot_be_a_directory_is_a_clear_error(
 CREATE_AND_DIE = """
 import os, resource, signal, sys, time
 from pathlib import Path
-from ondisk.storage.disk import Store
+from ondisk.storage.store import Store
 
 base = Path(sys.argv[1])
 
@@ -592,7 +596,7 @@ def test_a_moved_directory_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["close", "crash"])
 def test_the_working_directory_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     """A relative path means the place that it meant when the store was opened."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path / "a")
@@ -672,7 +676,7 @@ def test_damage_is_reported_with_its_place(
     damaged: Path, damage: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing or changed is an error when opening or reading, and never silently less."""
-    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    monkeypatch.setattr(rocksdb, "shared_cache", [])  # it still knows the tables as they were
     damage(damaged)
     with pytest.raises(StorageError, match=r"copy.*(damaged|missing|refused)"):
         reopened(damaged)

@@ -35,8 +35,9 @@ from ondisk.diskkv import (
 )
 from ondisk.errors import Corrupt, DirectoryInUse, InvalidCommand, StorageError, StoreClosed
 from ondisk.statemachine import Entry, Result
-from ondisk.storage import disk as disk_module
-from ondisk.storage.disk import Store
+from ondisk.storage import rocksdb
+from ondisk.storage.powercut import copy_files
+from ondisk.storage.store import Store
 from tests.machines import apply, everything, opened
 from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 
@@ -501,7 +502,7 @@ def test_a_power_cut_at_any_moment_leaves_an_older_whole_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when RocksDB has moved a part to tables: nothing synced is lost, nothing is mixed."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     for batches in (40, 75, 130):
         path = tmp_path / str(batches)
         machine = number_store(path, batches, 2000)
@@ -522,13 +523,13 @@ def test_without_any_write_ahead_log_the_state_is_old_but_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Emptied logs cost the newest updates; what the tables hold still fits its index."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     machine = number_store(tmp_path / "kv", 100, 2000)
     store = machine._store
     assert store is not None
     copy = tmp_path / "copy" / store.path.name
     copy.parent.mkdir()
-    while not store._copy_files(copy):
+    while not copy_files(store.path, copy):
         pass  # tables are being written meanwhile
     machine.close()
     shutil.copy(tmp_path / "kv" / "current", tmp_path / "copy")
@@ -563,7 +564,7 @@ def test_damage_is_reported_and_not_served(
         apply(machine, put("more", "data"))
     copy = copy_live(tmp_path / "kv", tmp_path / "copy")
     machine.close()
-    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    monkeypatch.setattr(rocksdb, "shared_cache", [])  # it still knows the tables as they were
     damage(copy)
     with pytest.raises(StorageError, match="copy"):
         check_numbers(copy)
@@ -575,7 +576,7 @@ def test_a_damaged_table_stops_lookups_and_updates_with_corrupt(
     """Neither get, scan nor a command that reads answers from a damaged block."""
     number_store(tmp_path / "kv", 30, 50).close()
     flip(largest_table(tmp_path / "kv"), 100, 2)
-    monkeypatch.setattr(disk_module, "_shared_cache", [])
+    monkeypatch.setattr(rocksdb, "shared_cache", [])
     machine = opened(tmp_path / "kv")
     for call in (
         lambda: machine.lookup(get("key 000007")),

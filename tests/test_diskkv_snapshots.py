@@ -23,10 +23,10 @@ import pytest
 from ondisk.diskkv import MAX_SCAN_ITEMS, DiskKV, DiskKVView, delete, get, incr, put, scan
 from ondisk.errors import Corrupt, DirectoryInUse, SnapshotStopped, StorageError, StoreClosed, UnknownVersion
 from ondisk.statemachine import Entry
-from ondisk.storage import disk as disk_module
-from ondisk.storage import generations
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage import generations, rocksdb
+from ondisk.storage.disk import Disk
 from ondisk.storage.filestream import END, MAGIC, PIECE_BYTES, VERSION
+from ondisk.storage.store import Store
 from tests.lengths import LONG
 from tests.test_disk import FullDisk, copy_live, flip, largest_table
 from tests.test_diskkv import ODD_KEYS, apply, everything, opened
@@ -137,7 +137,7 @@ def test_a_view_is_unchanged_by_later_updates_and_compactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was put, overwritten, removed, moved to tables or merged afterwards does not show."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     content = numbers(500, 200)
     machine = filled(tmp_path / "kv", content)
     view = machine.prepare_snapshot()
@@ -754,7 +754,7 @@ def test_a_power_cut_while_a_view_is_prepared_leaves_data_and_index_of_one_momen
         def create_checkpoint(self, path: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(disk_module, "Checkpoint", NoRoom)
+    monkeypatch.setattr("ondisk.storage.store.Checkpoint", NoRoom)
     with pytest.raises(StorageError, match=r"the disk refused .*No space left"):
         machine.prepare_snapshot()
     machine.crash()
@@ -1051,7 +1051,7 @@ def test_a_bit_flipped_in_a_received_table_is_reported_when_read(
     recover(machine, large.whole)
     machine.close()
     flip(largest_table(tmp_path / "kv"), 100, 2)
-    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    monkeypatch.setattr(rocksdb, "shared_cache", [])  # it still knows the tables as they were
     machine.open()
     with pytest.raises(Corrupt, match=r"db-000002.*damaged"):
         machine.lookup(scan(limit=MAX_SCAN_ITEMS))
@@ -1064,7 +1064,7 @@ def test_an_opening_that_failed_leaves_nothing_open(tmp_path: Path, monkeypatch:
     metadata = max((tmp_path / "kv").rglob("*.sst"), key=lambda table: table.stat().st_size)
     stored = metadata.read_bytes()
     flip(metadata, 5, 0)
-    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    monkeypatch.setattr(rocksdb, "shared_cache", [])  # it still knows the tables as they were
     machine = DiskKV(tmp_path / "kv")
     kept = []
     for _ in range(3):

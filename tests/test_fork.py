@@ -20,7 +20,7 @@ from ondisk import Cluster, DiskKV, Node, diskkv
 from ondisk.errors import DirectoryInUse, StoreClosed, WrongProcess
 from ondisk.net.memory import MemoryNetwork
 from ondisk.net.tcp import TcpNetwork
-from ondisk.storage.disk import Store
+from ondisk.storage.store import Store
 from tests.lengths import short_and_long
 from tests.processes import free_ports
 from tests.waiting import wait_until

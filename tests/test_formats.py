@@ -27,8 +27,9 @@ from ondisk.snapshot.stream import (
     read_header,
 )
 from ondisk.storage import lines
-from ondisk.storage.disk import DirectoryLock, Store
 from ondisk.storage.filestream import save_files
+from ondisk.storage.lock import DirectoryLock
+from ondisk.storage.store import Store
 from tests.machines import opened
 
 BEFORE = Path(__file__).with_name("data") / "before-identity.tar.xz"

@@ -18,8 +18,9 @@ from ondisk import Cluster, DiskKV, import_snapshot
 from ondisk.errors import ConfigurationError, Corrupt, OndiskError, StorageError
 from ondisk.raft.members import Members
 from ondisk.snapshot.stream import Chunk, Header, Writer, make_header, write_file
-from ondisk.storage.disk import DirectoryLock, Store
+from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import read_regular, resolved
+from ondisk.storage.store import Store
 from tests.machines import everything, opened
 from tests.test_diskkv_snapshots import filled, recover
 

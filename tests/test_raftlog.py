@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 from ondisk.raft import log as raftlog
 from ondisk.raft.log import LogEntry, RaftLog
-from ondisk.storage import disk as disk_module
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage import rocksdb
+from ondisk.storage.disk import Disk
+from ondisk.storage.store import Store
 from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 
 
@@ -326,7 +327,7 @@ def test_a_synced_truncation_stays_after_tables_are_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Truncated entries do not come back, wherever RocksDB has moved them since."""
-    monkeypatch.setattr(disk_module, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(rocksdb, "WRITE_BUFFER_BYTES", 64 << 10)
     log = RaftLog(tmp_path)
     for term in range(1, 8):
         fill(log, 40, term, 3000)
@@ -609,7 +610,7 @@ def test_a_lost_or_damaged_file_is_reported(
     log.close()
     if closed:
         copy = copy_live(tmp_path / "live", tmp_path / "copy")
-    monkeypatch.setattr(disk_module, "_shared_cache", [])  # it still knows the tables as they were
+    monkeypatch.setattr(rocksdb, "shared_cache", [])  # it still knows the tables as they were
     damage(copy)
     if closed and "empty WAL" in request.node.name:  # a closed one's is empty
         assert len(reopened(copy).entries) == 22

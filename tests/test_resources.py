@@ -17,8 +17,9 @@ from ondisk import Cluster, Node, OutcomeUnknown
 from ondisk.diskkv import DiskKV
 from ondisk.errors import Corrupt, NotDone, ResourceError, StorageError
 from ondisk.net.memory import MemoryNetwork
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage.disk import Disk
 from ondisk.storage.generations import Generations
+from ondisk.storage.store import Store
 from tests.waiting import wait_until
 
 
@@ -214,8 +215,8 @@ def test_a_directory_that_cannot_be_listed_is_not_taken_for_a_new_one(
 NO_DESCRIPTORS = """
 import os, resource, sys
 from ondisk import Cluster, OndiskError
-import ondisk.storage.disk
-ondisk.storage.disk._WRITE_BUFFER_BYTES = 64 << 10  # so that it begins new files all the time
+import ondisk.storage.rocksdb
+ondisk.storage.rocksdb.WRITE_BUFFER_BYTES = 64 << 10  # so that it begins new files all the time
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 acknowledged = {}

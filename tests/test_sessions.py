@@ -45,7 +45,7 @@ from ondisk.raft.messages import AppendReply, Message, Outcomes, TransferLeaders
 from ondisk.replica import Replica
 from ondisk.replica.replica import MAX_COMMAND_BYTES
 from ondisk.sessions import OUTDATED, RESULT_NOT_KEPT, UNKNOWN_SESSION, Sessions, close, once, register
-from ondisk.storage.disk import Store
+from ondisk.storage.store import Store
 from ondisk.testing.crashing import Child, CrashingDisk, Point, scratch_directory
 from tests.lengths import short_and_long
 from tests.machines import apply, everything, opened

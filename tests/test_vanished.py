@@ -17,7 +17,7 @@ import pytest
 
 from ondisk import Cluster
 from ondisk.errors import NotDone, OutcomeUnknown, StorageError
-from ondisk.storage.disk import Store
+from ondisk.storage.store import Store
 from ondisk.storage.watch import Watch
 from tests.lengths import short_and_long
 from tests.waiting import wait_until
@@ -226,7 +226,7 @@ def test_what_rocksdb_adds_and_removes_by_itself_is_never_taken_for_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """With a buffer of 64 KB it begins new logs and tables all the time, and merges old ones."""
-    monkeypatch.setattr("ondisk.storage.disk._WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr("ondisk.storage.rocksdb.WRITE_BUFFER_BYTES", 64 << 10)
     store = Store(tmp_path / "db")
     files: set[str] = set()
     for number in range(looks):

@@ -59,7 +59,7 @@ from ondisk.net.addresses import (
 )
 from ondisk.net.resolver import Resolver, Where
 from ondisk.raft.messages import Message, Origin, decoder, encoder
-from ondisk.storage.disk import describe_process
+from ondisk.storage.lock import describe_process
 
 MAX_FRAME_BYTES = 8 << 20
 MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft sends it again

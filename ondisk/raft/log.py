@@ -36,8 +36,9 @@ from ondisk.raft import members as encoding
 from ondisk.raft.members import LEGACY, Id, Members, short
 from ondisk.raft.members import Disk as DiskId
 from ondisk.storage import lines
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage.disk import Disk
 from ondisk.storage.paths import read_regular
+from ondisk.storage.store import Store
 
 # The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
 REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"

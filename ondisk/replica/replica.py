@@ -62,7 +62,8 @@ from ondisk.replica.requests import begin, drain, refuse
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.snapshot.transfer import Progress, Transfers
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
-from ondisk.storage.disk import DirectoryLock, Disk
+from ondisk.storage.disk import Disk
+from ondisk.storage.lock import DirectoryLock
 
 _LOOK_AT_DEADLINES = 0.05  # seconds between two looks at the deadlines of waiting requests
 _SYNC_STATE_EVERY = 1.0  # seconds

@@ -22,7 +22,8 @@ from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members, check_ids
 from ondisk.snapshot.stream import Header, Reader, SnapshotFile, open_file, read_file
 from ondisk.statemachine import OnDiskStateMachine
-from ondisk.storage.disk import DirectoryLock, Disk, make_directory, sync_directory
+from ondisk.storage.disk import Disk, make_directory, sync_directory
+from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import resolved
 
 

@@ -26,9 +26,11 @@ from pathlib import Path
 
 from ondisk.errors import Corrupt, StorageError
 from ondisk.storage import lines
-from ondisk.storage.disk import DirectoryLock, Disk, Store, sync_directory
+from ondisk.storage.disk import Disk, sync_directory
 from ondisk.storage.errors import NOT_THERE, disk_errors
+from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import names_in, read_regular
+from ondisk.storage.store import Store
 from ondisk.storage.watch import Watch
 
 # Where an experiment may crash (``Disk.reach``). In the order in which they are reached:

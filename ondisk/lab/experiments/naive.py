@@ -28,7 +28,8 @@ from ondisk.statemachine import (
     SnapshotView,
     SnapshotWriter,
 )
-from ondisk.storage.disk import Disk, Store
+from ondisk.storage.disk import Disk
+from ondisk.storage.store import Store
 
 Changes = Mapping[bytes, bytes | None]
 """What an update does to the data: the new value of each key, ``None`` for a key that goes away."""
