@@ -258,7 +258,7 @@ MUTANTS = (
     # The simulator, and who reads histories
     Mutant(
         "a damaged chunk leaves as it was",
-        "simulation/group.py",
+        "simulation/hosts.py",
         "                return self._damaged(message, to)\n",
         "                return message\n",
         "test_simulation.py::test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again",
@@ -266,7 +266,7 @@ MUTANTS = (
     Mutant(
         "a fault that waits for an occasion counts at once",
         "simulation/group.py",
-        "        if fault.kind not in _ARMED:\n            self.counts",
+        "        if fault.kind not in inject.ARMED:\n            self.counts",
         "        if True:\n            self.counts",
         "test_simulation.py::test_a_fault_that_waits_for_an_occasion_counts_only_when_that_has_come",
     ),

@@ -675,7 +675,7 @@ def test_what_goes_wrong_in_a_burst_ends_the_run(tmp_path: Path, monkeypatch: py
     def record(*about: object) -> None:
         raise RuntimeError("the record is broken")
 
-    monkeypatch.setattr("ondisk.simulation.group.record_outcome", record)
+    monkeypatch.setattr("ondisk.simulation.inject.record_outcome", record)
     simulation = Short(tmp_path)
     simulation.faults = (Fault(2.0, "burst", size=2),)
     with breaks("client", "the record is broken"):

@@ -266,9 +266,9 @@ def test_the_table_of_rules_names_every_rule_that_can_be_violated() -> None:
     import inspect
     import re
 
-    from ondisk.simulation import group, invariants
+    from ondisk.simulation import hosts, invariants, verdict
 
-    source = inspect.getsource(group) + inspect.getsource(invariants)
+    source = "".join(map(inspect.getsource, (hosts, invariants, verdict)))
     raised = set(re.findall(r'Violation\(\s*"([^"]+)"', source))
     assert raised == runs.INVARIANTS.keys()
     assert all(name in runs.show_invariants().html for name in raised)

@@ -324,7 +324,7 @@ def test_wrong_use_is_explained(arguments: list[str], complaint: str) -> None:
 
 def patched(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, after this was done to it."""
-    script = f"import sys\nfrom ondisk.simulation import __main__, group, run\n{patch}\n__main__.main()"
+    script = f"import sys\nfrom ondisk.simulation import __main__, run, verdict\n{patch}\n__main__.main()"
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
@@ -332,8 +332,8 @@ def patched(patch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 UNDECIDABLE = """
 def undecided(history):
-    raise group.Undecided("too large")
-group.check = undecided
+    raise verdict.Undecided("too large")
+verdict.check = undecided
 """
 
 

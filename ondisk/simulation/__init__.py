@@ -1,19 +1,25 @@
 """The same replicas in virtual time, under faults drawn from a seed: ``python -m ondisk.simulation``.
 
-==============  ==================================================================
-``group``       the simulated group: ``Simulation``
-``watch``       probes: replicas that say what they do
-``world``       time, chance, the network and the disks
-``faults``      what can go wrong, and the schedule drawn from a seed
-``clients``     who puts and gets, and remembers the answers
-``machine``     the state machine of the simulated replicas
-``invariants``  the rules that are checked after every step
-``record``      events in words
-``run``         one seed, or many
-``safeguards``  replicas without one of their safeguards
-``stock``       PySyncObj as it comes, in the same world
-``model``       the protocol without a network: every order of events
-==============  ==================================================================
+======================  ==================================================================
+``group``               a run from its beginning to its verdict: ``Simulation``
+``world``               time, chance, the network and the disks
+``hosts``               the hosts and the replica on each: life, steps, checks
+``places``              which directory lies where, and which disk is in it
+``watch``               probes: replicas that say what they do
+``faults``              what can go wrong, and the schedule drawn from a seed
+``inject``              faults of hosts, disks, clocks and the network; load
+``inject_directories``  faults of directories: lost, copied, moved
+``operator``            what a person does: adds, removes, rebuilds, imports
+``clients``             who puts and gets, and remembers the answers
+``machine``             the state machine of the simulated replicas
+``invariants``          the rules that are checked after every step
+``verdict``             what must be true when all faults have ended
+``record``              events in words
+``run``                 one seed, or many
+``safeguards``          replicas without one of their safeguards
+``stock``               PySyncObj as it comes, in the same world
+``model``               the protocol without a network: every order of events
+======================  ==================================================================
 
 Imports ``replica``, ``linearizability`` and what is below; imported by the lab and tests.
 
