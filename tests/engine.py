@@ -64,7 +64,7 @@ class Engine:
         )
         self.others = [number for number in (*ids, *learners) if number != 1]
         for number in self.others:
-            self.raft.speaks(number, disk_of(number))
+            self.raft.membership.speaks(number, disk_of(number))
         with self.raft.at(self.now):
             self.raft.set_connected(frozenset(self.others))
         self.outbox()
@@ -110,7 +110,7 @@ class Engine:
 
     def lead(self, *, commit: bool = True) -> None:
         """Become the leader, by the votes of all; and commit the entry that a new leader begins with."""
-        voters = [node.id for node in sorted(self.raft._others, key=lambda node: node.id)]
+        voters = sorted(self.raft.membership.others)
         self.stand(*voters)
         for voter in voters:
             self.receive(voter, Vote(self.raft.term, True, pre=False))
@@ -124,7 +124,9 @@ class Engine:
         last = self.log.last_index if index is None else index
         for follower in followers:
             with self.raft.at(self.now):
-                self.raft.receive(follower, AppendReply(self.raft.term, True, last, last, self.raft.round))
+                self.raft.receive(
+                    follower, AppendReply(self.raft.term, True, last, last, self.raft.leader.rounds.newest)
+                )
         return self.tick()
 
     def append(self, count: int, size: int = 1) -> None:

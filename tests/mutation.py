@@ -27,7 +27,16 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
 # The tests for each file, those that need a few milliseconds first.
 TESTS = {
+    "raft/core.py": "engine engine_leader legacy raft members",
     "raft/engine.py": "engine engine_leader legacy raft members",
+    "raft/elections.py": "engine engine_leader legacy raft members",
+    "raft/follower.py": "engine engine_leader legacy raft members",
+    "raft/leader.py": "engine engine_leader legacy raft members",
+    "raft/progress.py": "engine engine_leader legacy raft members",
+    "raft/rounds.py": "engine engine_leader legacy raft members",
+    "raft/handover.py": "engine engine_leader legacy raft members",
+    "raft/membership.py": "engine engine_leader legacy raft members",
+    "raft/changes.py": "engine engine_leader legacy raft members",
     "replica/replica.py": "step contract identity",
     "replica/proposals.py": "requests limits members",
     "replica/reads.py": "requests reads",

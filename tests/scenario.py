@@ -211,7 +211,7 @@ class Stage(World):
     def _do_timeout(self, *numbers: str) -> None:
         """The election timers of these run out now."""
         for member in map(int, numbers):
-            self.replicas[member].raft._election_deadline = self.now
+            self.replicas[member].raft.election_deadline = self.now
 
     def _do_one(self, *words: str) -> None:
         """``one entry a message``: for replicas that start from now on."""

@@ -39,21 +39,25 @@ def test_half_of_the_voters_begin_no_election_and_elect_nobody(
 def test_half_of_the_voters_commit_nothing_and_confirm_no_read(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(4)
     engine.lead(commit=False)
-    assert not engine.raft.knows_commit_index()
+    assert not engine.raft.leader.committed_in_current_term()
     engine.agree(2)
-    assert engine.raft.commit_index == 0 and not engine.applied and not engine.raft.knows_commit_index()
+    assert (
+        engine.raft.commit_index == 0
+        and not engine.applied
+        and not engine.raft.leader.committed_in_current_term()
+    )
     engine.agree(3)
     assert engine.raft.commit_index == 1 and engine.raft.applied_index == 1
-    assert engine.raft.knows_commit_index() and [each.index for each in engine.applied] == [1]
+    assert engine.raft.leader.committed_in_current_term() and [each.index for each in engine.applied] == [1]
     with engine.raft.at(engine.now):
-        asked = engine.raft.start_round()
-    assert engine.raft.confirmed_round() < asked
+        asked = engine.raft.leader.start_round()
+    assert engine.raft.leader.confirmed_round() < asked
     sent = engine.tick()  # at once, not with the next heartbeat
     assert {message.round for other in engine.others for message in to(other, sent)} == {asked}
     engine.agree(2)
-    assert engine.raft.confirmed_round() < asked
+    assert engine.raft.leader.confirmed_round() < asked
     engine.agree(3)
-    assert engine.raft.confirmed_round() == asked
+    assert engine.raft.leader.confirmed_round() == asked
 
 
 def test_a_leader_that_half_of_the_voters_answer_steps_down(make_engine: Callable[..., Engine]) -> None:
@@ -123,8 +127,8 @@ def test_a_leader_that_visibly_went_away_is_not_waited_for(make_engine: Callable
         engine.raft.set_connected(frozenset({3}))
     assert engine.raft.leader_id is None
     assert engine.raft.next_wakeup() <= engine.now + 3 * TIMING.first_election
-    for again in (engine.raft._wait_briefly_for_leader, engine.raft.begin_group) * 30:
-        engine.raft._election_deadline = engine.now + 99
+    for again in (engine.raft.elections.wait_briefly_for_leader, engine.raft.begin_group) * 30:
+        engine.raft.election_deadline = engine.now + 99
         with engine.raft.at(engine.now):
             again()
         waits = engine.raft.next_wakeup() - engine.now
@@ -194,7 +198,7 @@ def test_a_refusal_that_knows_of_a_newer_term_is_believed(make_engine: Callable[
 def test_some_votes_do_not_count(make_engine: Callable[..., Engine], who: str) -> None:
     engine = make_engine(3, learners=[4])
     if who == "another disk":
-        engine.raft.speaks(2, disk_of(9))
+        engine.raft.membership.speaks(2, disk_of(9))
     pre = who == "a later prevote"
     sender = 4 if who == "a learner" else 2
     engine.ask_for_votes()
@@ -384,4 +388,4 @@ def test_who_was_removed_is_told_and_not_heard(make_engine: Callable[..., Engine
         assert engine.receive(9, message) == [(9, Removed())]
     assert engine.raft.term == 0 and engine.raft.leader_id is None
     with engine.raft.at(engine.now):
-        assert engine.raft.hear(9, 9) is False and engine.raft.term == 0
+        assert engine.raft.on_leader_contact(9, 9) is False and engine.raft.term == 0

@@ -35,7 +35,7 @@ def indexes(member: int, sent: list) -> list[list[int]]:  # type: ignore[type-ar
 
 def replies(engine: Engine, member: int, *, index: int, prev: int, success: bool = False) -> list:  # type: ignore[type-arg]
     """Let a member answer the newest round; return what is sent to it until the next tick is over."""
-    reply = AppendReply(engine.raft.term, success, index, prev, engine.raft.round)
+    reply = AppendReply(engine.raft.term, success, index, prev, engine.raft.leader.rounds.newest)
     return [each for each in engine.receive(member, reply) + engine.tick() if each[0] == member]
 
 
@@ -126,7 +126,7 @@ def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(
     engine.append(1)
     engine.tick()
     before = engine.now
-    engine.receive(2, AppendReply(engine.raft.term, True, 2, 2, engine.raft.round))
+    engine.receive(2, AppendReply(engine.raft.term, True, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.commit_index == 2
     assert engine.raft.next_wakeup() <= before + TIMING.commit_notice
     sent = engine.tick(TIMING.commit_notice + 0.001)
@@ -170,14 +170,14 @@ def test_answers_to_what_was_never_sent_are_not_believed(
     engine = make_engine(3)
     engine.lead(commit=False)
     with engine.raft.at(engine.now):
-        asked = engine.raft.start_round()
-    for index, round in ((engine.log.last_index + 1, 1), (1, engine.raft.round + 1)):
+        asked = engine.raft.leader.start_round()
+    for index, round in ((engine.log.last_index + 1, 1), (1, engine.raft.leader.rounds.newest + 1)):
         caplog.clear()
         engine.receive(2, AppendReply(engine.raft.term, True, index, 0, round))
         assert "is not believed" in caplog.text
     assert engine.raft.match_index[2] == 0 and engine.raft.commit_index == 0
     engine.tick()
-    assert engine.raft.round == asked and engine.raft.confirmed_round() < asked
+    assert engine.raft.leader.rounds.newest == asked and engine.raft.leader.confirmed_round() < asked
 
 
 def test_the_first_entry_of_all_is_acknowledged_like_any_other(make_engine: Callable[..., Engine]) -> None:
@@ -191,8 +191,8 @@ def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make_engine: Ca
     engine = make_engine(3)
     engine.lead(commit=False)
     with engine.raft.at(engine.now):
-        asked = engine.raft.start_round()
-    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, engine.raft.round))
+        asked = engine.raft.leader.start_round()
+    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, engine.raft.leader.rounds.newest))
     assert [message.round for message in to(3, engine.tick())] == [asked]
 
 
@@ -200,9 +200,9 @@ def test_an_answer_of_another_term_counts_for_nothing(make_engine: Callable[...,
     engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead(commit=False)
     term = engine.raft.term
-    engine.receive(2, AppendReply(term - 1, True, 2, 2, engine.raft.round))
+    engine.receive(2, AppendReply(term - 1, True, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.match_index[2] == 0 and engine.raft.is_leader
-    engine.receive(2, AppendReply(term + 1, True, 2, 2, engine.raft.round))
+    engine.receive(2, AppendReply(term + 1, True, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.role == "follower" and engine.raft.term == term + 1
     assert engine.raft.leader_id is None and engine.raft.commit_index == 0
 
@@ -221,7 +221,7 @@ def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make_engine: Cal
     engine = make_engine(3)
     engine.lead()
     engine.tick(0.2)
-    answered, sent_at = engine.raft.round, engine.now
+    answered, sent_at = engine.raft.leader.rounds.newest, engine.now
     for _ in range(15):
         engine.tick(0.1)
     engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, answered))
@@ -233,29 +233,34 @@ def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make_engine: Cal
 def test_a_round_of_long_ago_is_no_evidence_at_all(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3)
     engine.lead()
-    old = engine.raft.round
+    old = engine.raft.leader.rounds.newest
     for _ in range(50):
         engine.tick(0.1)
         engine.agree(3)
-    assert engine.raft._when_sent(old) == float("-inf") == engine.raft._when_sent(engine.raft.round + 1)
-    assert engine.raft._when_sent(engine.raft.round) == pytest.approx(engine.now, abs=0.11)
-    assert len(engine.raft._sent_at) < 60  # and is forgotten
-    assert engine.now - engine.raft._sent_at[0][1] < TIMING.election_max + 0.3
+    rounds = engine.raft.leader.rounds
+    assert rounds.sent_at(old) == float("-inf") == rounds.sent_at(rounds.newest + 1)
+    assert rounds.sent_at(rounds.newest) == pytest.approx(engine.now, abs=0.11)
+    assert len(rounds) < 60  # and is forgotten
+    assert engine.now - rounds._sent_at[0][1] < TIMING.election_max + 0.3
 
 
 def test_a_voter_with_another_disk_confirms_no_read(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3)
     engine.lead()
     with engine.raft.at(engine.now):
-        asked = engine.raft.start_round()
+        asked = engine.raft.leader.start_round()
     engine.tick()
     engine.agree(2)
-    assert engine.raft.confirmed_round() == asked
-    engine.raft.speaks(2, disk_of(9))
-    assert engine.raft.confirmed_round() < asked
+    assert engine.raft.leader.confirmed_round() == asked
+    engine.raft.membership.speaks(2, disk_of(9))
+    assert engine.raft.leader.confirmed_round() < asked
     engine.agree(3)
-    assert engine.raft.confirmed_round() == asked
-    assert not engine.raft.counts(2) and engine.raft.counts(3) and engine.raft.counts(77)
+    assert engine.raft.leader.confirmed_round() == asked
+    assert (
+        not engine.raft.membership.counts(2)
+        and engine.raft.membership.counts(3)
+        and engine.raft.membership.counts(77)
+    )
 
 
 # Snapshots
@@ -333,7 +338,7 @@ def test_what_is_installed_by_a_deposed_leaders_stream_is_nothing_to_it(
         engine.tick(0.1)
     with engine.raft.at(engine.now):
         engine.raft.on_snapshot_installed(2, 10)
-    assert [index for node, index in engine.raft._match.items() if node.id == 2] == [0]
+    assert engine.raft.progress[2].match == 0
 
 
 def test_the_log_is_kept_for_who_answers_and_comes_nearer(make_engine: Callable[..., Engine]) -> None:
@@ -344,21 +349,21 @@ def test_the_log_is_kept_for_who_answers_and_comes_nearer(make_engine: Callable[
     engine.agree(3, 4)
     assert engine.log.last_index == 121
     with engine.raft.at(engine.now):
-        assert engine.raft.slowest_match(1000) == 101  # replica 2, which answers
+        assert engine.raft.leader.slowest_match(1000) == 101  # replica 2, which answers
     with engine.raft.at(engine.now):
-        assert engine.raft.slowest_match(10) == 121  # no nearer than at the last look
-    engine.receive(2, AppendReply(engine.raft.term, True, 110, 110, engine.raft.round))
+        assert engine.raft.leader.slowest_match(10) == 121  # no nearer than at the last look
+    engine.receive(2, AppendReply(engine.raft.term, True, 110, 110, engine.raft.leader.rounds.newest))
     with engine.raft.at(engine.now):
-        assert engine.raft.slowest_match(1) == 110  # nearer
-        engine.raft._peers[engine.raft._node(2)].needs_snapshot = True
-        assert engine.raft.slowest_match(1000) == 121  # it is not fed from the log
-        engine.raft._peers[engine.raft._node(2)].needs_snapshot = False
+        assert engine.raft.leader.slowest_match(1) == 110  # nearer
+        engine.raft.progress[2].become_snapshot()
+        assert engine.raft.leader.slowest_match(1000) == 121  # it is not fed from the log
+        engine.raft.progress[2].become_probe()
         engine.raft.set_connected(frozenset({3, 4}))
-        assert engine.raft.slowest_match(1000) == 121  # away
+        assert engine.raft.leader.slowest_match(1000) == 121  # away
         engine.raft.set_connected(frozenset({2, 3, 4}))
-        assert engine.raft.slowest_match(1000) == 110
+        assert engine.raft.leader.slowest_match(1000) == 110
     with engine.raft.at(engine.now + TIMING.election_min + 0.01):
-        assert engine.raft.slowest_match(1000) == 121  # silent
+        assert engine.raft.leader.slowest_match(1000) == 121  # silent
 
 
 def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(
@@ -370,10 +375,10 @@ def test_who_has_installed_a_snapshot_may_have_missed_much_meanwhile(
     engine.tick()
     engine.agree(3)
     with engine.raft.at(engine.now):
-        engine.raft.slowest_match(1)
-        assert engine.raft.slowest_match(1) == 121
+        engine.raft.leader.slowest_match(1)
+        assert engine.raft.leader.slowest_match(1) == 121
         engine.raft.on_snapshot_installed(2, 101)
-        assert engine.raft.slowest_match(1) == 101
+        assert engine.raft.leader.slowest_match(1) == 101
 
 
 def test_after_a_snapshot_raft_begins_there(make_engine: Callable[..., Engine]) -> None:
@@ -381,9 +386,9 @@ def test_after_a_snapshot_raft_begins_there(make_engine: Callable[..., Engine]) 
     engine.raft.needs_state = True
     members = Members((1, 2, 4), group=b"g" * 16, disks=((1, engine.log.disk_id), (2, disk_of(2))))
     with engine.raft.at(engine.now):
-        assert engine.raft.hear(2, 3) is True
+        assert engine.raft.on_leader_contact(2, 3) is True
         assert engine.raft.leader_id == 2 and engine.raft.term == 3
-        assert engine.raft.hear(2, 2) is False
+        assert engine.raft.on_leader_contact(2, 2) is False
         engine.raft.install(20, 2, members)
     assert (engine.log.base_index, engine.log.last_index, engine.log.last_term) == (20, 20, 2)
     assert (engine.raft.commit_index, engine.raft.applied_index) == (20, 20)
@@ -402,7 +407,7 @@ def test_nothing_is_applied_while_the_state_is_being_replaced(make_engine: Calla
     for how in ("recovering", "needs_state"):
         setattr(engine.raft, how, True)
         engine.heartbeat(2, after=(2, 1), commit=1)
-        engine.raft._commit = 1
+        engine.raft.commit = 1
         engine.tick()
         assert engine.applied == []
         setattr(engine.raft, how, False)
@@ -437,7 +442,7 @@ def test_a_successor_is_asked_when_it_has_everything_and_again_with_each_heartbe
 def test_leadership_goes_to_voters_that_are_there_with_their_disk(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(4, learners=[5])
     engine.lead()
-    engine.raft.speaks(3, disk_of(9))
+    engine.raft.membership.speaks(3, disk_of(9))
     with engine.raft.at(engine.now):
         for nobody, words in ((1, "not another voter"), (5, r"\[2, 3, 4\] are"), (3, "is not there")):
             with pytest.raises(ConfigurationError, match=words):
@@ -528,7 +533,7 @@ def test_a_question_that_nobody_repeats_is_forgotten(make_engine: Callable[..., 
         engine.tick(0.1)
         engine.agree(2, 3)
     assert change(engine, RemoveReplica(2)) is None
-    assert list(engine.raft._checks) == [RemoveReplica(2)]
+    assert list(engine.raft.changes._checks) == [RemoveReplica(2)]
 
 
 def test_one_that_lags_is_not_there(make_engine: Callable[..., Engine]) -> None:
@@ -577,7 +582,7 @@ def test_a_learner_is_made_a_voter_when_it_has_caught_up(make_engine: Callable[.
 def test_a_learner_with_a_disk_that_was_lost_never_counts(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, learners=[4, 5])
     engine.lead()
-    engine.raft._members = engine.raft.members._with(replaced=(disk_of(4),))
+    engine.raft.membership.members = engine.raft.members._with(replaced=(disk_of(4),))
     for _ in range(6):
         engine.tick(0.15)
         engine.agree(2, 3, 4, 5)
@@ -586,14 +591,14 @@ def test_a_learner_with_a_disk_that_was_lost_never_counts(make_engine: Callable[
 
 def test_a_learner_with_another_disk_begins_anew(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, learners=[4], timing=SMALL)
-    engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    engine.raft.changes._promote_learners = lambda: None  # type: ignore[method-assign]
     engine.lead()
     engine.append(3)
     engine.tick()
     engine.agree(2, 3, 4)
-    engine.raft.speaks(4, disk_of(4))
+    engine.raft.membership.speaks(4, disk_of(4))
     assert engine.raft.match_index[4] == 4  # the same
-    engine.raft.speaks(4, disk_of(9))
+    engine.raft.membership.speaks(4, disk_of(9))
     assert engine.raft.match_index[4] == 0 and engine.raft.match_index[3] == 4
     (message,) = to(4, engine.tick(0.2))
     assert message.prev_index == 4
@@ -641,7 +646,7 @@ def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(
 ) -> None:
     for how in ("it falls silent", "another one each time", "the same disk", "no voter", "no leader"):
         engine = make_engine(3, learners=[4])
-        engine.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+        engine.raft.changes._promote_learners = lambda: None  # type: ignore[method-assign]
         if how != "no leader":
             engine.lead()
         for turn in range(80):
@@ -658,7 +663,7 @@ def test_only_who_goes_on_to_speak_with_another_disk_replaces_anybody(
             engine.tick(0.05)
             engine.agree(3)
         assert not engine.raft.members.replaced
-        assert how == "another one each time" or not engine.raft._newcomers
+        assert how == "another one each time" or not engine.raft.changes._newcomers
 
 
 def test_the_newest_members_count_from_the_moment_they_are_in_the_log(
@@ -688,7 +693,7 @@ def test_a_lost_disk_can_be_named_by_hand(make_engine: Callable[..., Engine]) ->
     engine.agree(3)
     assert change(engine, wanted) == 2
     assert engine.raft.match_index == {2: 0, 3: 1}  # a learner that begins anew
-    assert engine.raft.counts(2)  # as a learner, whatever its disk
+    assert engine.raft.membership.counts(2)  # as a learner, whatever its disk
     engine.agree(3)
     assert engine.raft.commit_index == 2
     assert change(engine, wanted) == 0

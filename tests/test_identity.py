@@ -405,9 +405,11 @@ def test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_n
     follower, raft = world.others(leader.id)[0], leader.raft
     before = raft.match_index[follower]
     with raft.at(world.now):
-        raft.speaks(follower, b"another disk 123")
+        raft.membership.speaks(follower, b"another disk 123")
         raft.append([diskkv.put("k", "v")])
-        raft.receive(follower, AppendReply(raft.term, True, leader.log.last_index, before, raft.round))
+        raft.receive(
+            follower, AppendReply(raft.term, True, leader.log.last_index, before, raft.leader.rounds.newest)
+        )
     assert raft.match_index[follower] == before < leader.log.last_index
 
 
@@ -415,7 +417,7 @@ def test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk(world: World
     """Or it would be made a voter for what the disk before it held."""
     leader = world.elect()
     fill(world, 5)
-    leader.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    leader.raft.changes._promote_learners = lambda: None  # type: ignore[method-assign]
     world.start(4)
     assert ask(world, leader, AddReplica(4)) == Result()
     world.run_until(lambda: leader.raft.match_index[4] == leader.log.last_index)
@@ -426,7 +428,7 @@ def test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk(world: World
     world.run_until(lambda: bool(world.replicas[4].raft.members.group))
     world.run(2.5)  # it has asked for a leader since
     assert leader.raft.match_index[4] == 0
-    del leader.raft._promote_learners
+    del leader.raft.changes._promote_learners
     world.edit = None
     world.run_until(lambda: 4 in leader.raft.members.voters and world.converged())
     assert len(world.assert_equal()) == 5
@@ -450,7 +452,7 @@ def test_a_grown_group_is_not_founded_again_by_its_first_member_that_was_erased(
     join(world, 3)
     assert ask(world, world.elect(), TransferLeadership(2)) == Result()
     leader = world.replicas[2]
-    world.run_until(lambda: leader.raft.is_leader and leader.raft.knows_commit_index())
+    world.run_until(lambda: leader.raft.is_leader and leader.raft.leader.committed_in_current_term())
     assert ask(world, leader, replace_of(leader, 1)) == Result()
     world.network.isolate(1)
     world.crash(1)
@@ -505,7 +507,7 @@ def test_a_disk_that_denies_what_it_has_acknowledged_is_refused(world: World) ->
     match = leader.raft.match_index[follower.id]
     with leader.raft.at(world.now):
         leader.raft.receive(
-            follower.id, AppendReply(leader.raft.term, False, 5, match - 3, leader.raft.round)
+            follower.id, AppendReply(leader.raft.term, False, 5, match - 3, leader.raft.leader.rounds.newest)
         )
     assert leader.raft.match_index[follower.id] == match
     world.run_until(lambda: follower.status.role == "failed")
@@ -734,12 +736,12 @@ def test_an_uncommitted_removal_and_a_lost_disk_lose_no_acknowledged_write(world
     world.edit = lambda sender, _, message: (
         [] if sender == wiped and isinstance(message, RequestVote) else [message]
     )
-    old.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
+    old.raft.changes._passes_check = lambda *_: True  # type: ignore[method-assign]
     old.propose_change(RemoveReplica(new), FOREVER)
     world.run(0.02)
     assert old.status.voters == tuple(sorted((old.id, wiped)))
     elected = world.replicas[new]
-    world.run_until(lambda: elected.raft.is_leader and elected.raft.knows_commit_index())
+    world.run_until(lambda: elected.raft.is_leader and elected.raft.leader.committed_in_current_term())
     acknowledged = put(elected, "X")
     world.run_until(acknowledged.done)
     world.edit = None
@@ -779,7 +781,7 @@ def test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before(world:
         [] if sender == wiped and isinstance(message, RequestVote) else [message]
     )
     elected = world.replicas[new]
-    world.run_until(lambda: elected.raft.is_leader and elected.raft.knows_commit_index(), 10)
+    world.run_until(lambda: elected.raft.is_leader and elected.raft.leader.committed_in_current_term(), 10)
     acknowledged = put(elected, "X")
     world.run_until(acknowledged.done)
     world.edit = None
@@ -814,8 +816,10 @@ def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked
     world.network.cut((old.id, new))
     world.network.heal((new, other), (other, new))
     candidates = [world.replicas[new], world.replicas[other]]
-    old.raft._fallback_seconds = lambda _: 1000.0  # type: ignore[method-assign]  # it would step down
-    world.run_until(lambda: any(c.raft.is_leader and c.raft.knows_commit_index() for c in candidates), 10)
+    old.raft.check_quorum_seconds = 1000.0  # it would step down
+    world.run_until(
+        lambda: any(c.raft.is_leader and c.raft.leader.committed_in_current_term() for c in candidates), 10
+    )
     elected = next(each for each in candidates if each.raft.is_leader)
     written = elected.propose(diskkv.put("k0", "new"), FOREVER)
     world.run_until(written.done)
@@ -844,10 +848,10 @@ def test_a_voter_counts_once_whatever_comes_between_its_answers(
         world.frozen.add(member)
     world.network.isolate(1)
     for peer in world.others(1):
-        raft.speaks(peer, raft.members.disk_of(peer))
+        raft.membership.speaks(peer, raft.members.disk_of(peer))
     raft.set_connected(frozenset(world.others(1)))
     with raft.at(world.now):
-        raft._ask_before_election()
+        raft.elections._ask_before_election()
         for peer in (2, 3):
             raft.receive(peer, Vote(raft.term + 1, True, True))
         raft.tick()
@@ -856,7 +860,7 @@ def test_a_voter_counts_once_whatever_comes_between_its_answers(
         raft.receive(2, Vote(term, True, False))
     later = world.now
     if between == "the timer":
-        later = raft._election_deadline + 0.001
+        later = raft.election_deadline + 0.001
     with raft.at(later):
         if between == "the timer":
             raft.tick()
@@ -930,7 +934,7 @@ def test_a_change_needs_more_than_half_of_the_new_voters_and_half_is_not_enough(
         fill(world, 3)
         world.run(1)
         others = world.others(leader.id)
-        leader.raft._fallback_seconds = lambda _: 1000.0  # type: ignore[method-assign]  # it goes on to lead
+        leader.raft.check_quorum_seconds = 1000.0  # it goes on to lead
         leader.raft._SyncObj__conf.leaderFallbackTimeout = 1000.0
         for member in others[:away]:
             world.network.isolate(member)
@@ -947,14 +951,14 @@ def test_a_leader_that_may_not_replace_a_lost_disk_goes_on_and_tries_again(
     """The others are not caught up enough, say. That is no reason to stop."""
     leader = world.elect()
     fill(world, 3)
-    there = leader.raft._is_there
-    leader.raft._is_there = lambda *_: False  # type: ignore[method-assign]
+    there = leader.raft.changes._is_there
+    leader.raft.changes._is_there = lambda *_: False  # type: ignore[method-assign]
     victim = world.others(leader.id)[0]
     world.wipe(victim)
     world.run(8)
     assert leader.raft.is_leader and not leader.raft.members.replaced
     assert "cannot be replaced" in caplog.text
-    leader.raft._is_there = there  # type: ignore[method-assign]
+    leader.raft.changes._is_there = there  # type: ignore[method-assign]
     world.run_until(lambda: len(leader.raft.members.replaced) == 1)
 
 

@@ -52,7 +52,9 @@ def test_when_all_voters_have_answered_all_of_them_get_their_disks_at_once(
     world = make_old(3)
     leader = world.elect()
     world.run_until(lambda: leader.raft.members.group != LEGACY)
-    assert world.now - leader.raft._leading_since < leader.raft.timing.election_max  # nobody is waited for
+    assert (
+        world.now - leader.raft.changes._leading_since < leader.raft.timing.election_max
+    )  # nobody is waited for
     assert dict(leader.raft.members.disks) == {n: each.log.disk_id for n, each in world.replicas.items()}
     world.run_until(world.converged)
     assert len(world.assert_equal()) == OLD_ENTRIES
@@ -69,9 +71,13 @@ def test_a_voter_that_lags_gets_no_disk_before_it_has_caught_up(make_old: Callab
 
     world.edit = keep_behind
     leader = world.elect()
-    assert leader.raft.counts(lagging) and leader.raft.match_index[lagging] < leader.raft.commit_index
+    assert (
+        leader.raft.membership.counts(lagging) and leader.raft.match_index[lagging] < leader.raft.commit_index
+    )
     world.run_until(lambda: leader.raft.members.group != LEGACY)
-    assert world.now - leader.raft._leading_since > leader.raft.timing.election_max  # it was waited for
+    assert (
+        world.now - leader.raft.changes._leading_since > leader.raft.timing.election_max
+    )  # it was waited for
     assert {number for number, _ in leader.raft.members.disks} == {1, 2}
     world.edit = None
     disk = world.replicas[lagging].log.disk_id

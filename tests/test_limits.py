@@ -72,6 +72,8 @@ ADDRESS = "h" * 62 + "." + "h" * 62 + "." + "h" * 62 + "." + "h" * 62 + ":65535"
 
 def test_what_has_two_names_is_one_number() -> None:
     """Who changes one of them has to change the other."""
+    assert limits.MAX_FRAME_BYTES == tcp.MAX_FRAME_BYTES
+    assert limits.MAX_UNSENT_BYTES == tcp.MAX_UNSENT_BYTES
     assert limits.MAX_COMMAND_BYTES == replica.MAX_COMMAND_BYTES  # type: ignore[attr-defined]
     assert limits.MAX_ENTRIES == raftlog._TAIL_ENTRIES
     assert transfer.WINDOW * stream.CHUNK_BYTES < limits.MAX_UNSENT_BYTES
@@ -252,11 +254,11 @@ def test_members_that_would_not_fit_are_refused_before_they_are_appended(tmp_pat
         assert leader.log is not None
         crowded = grown(leader.raft.members)
         assert len(encode(crowded)) <= MAX_MEMBERS_BYTES
-        leader.raft._members = crowded  # as if they had all happened
+        leader.raft.membership.members = crowded  # as if they had all happened
         future = leader.propose_change(AddReplica(7, ADDRESS), world.now + 30)
         world.run_until(future.done)
         assert "the members would have" in str(future.result().error)
-        leader.raft._members = leader.log.members
+        leader.raft.membership.members = leader.log.members
         write = leader.propose(put("k", "v"), world.now + 30)
         world.run_until(write.done)
         assert write.result().error is None

@@ -56,7 +56,7 @@ def with_learner(world: World) -> tuple[Replica, Replica]:
     leader = world.elect()
     fill(world, 10)
     learner = world.start(4)
-    leader.raft._promote_learners = lambda: None  # type: ignore[method-assign]
+    leader.raft.changes._promote_learners = lambda: None  # type: ignore[method-assign]
     ask(world, AddReplica(4))
     world.run_until(lambda: learner.status.applied_index == leader.status.applied_index)
     assert learner.status.learners == (4,)
@@ -132,7 +132,7 @@ def test_a_learner_asks_for_no_votes_and_its_own_does_not_count(world: World) ->
     world.run(10)
     assert learner.status.role == "follower" and learner.raft.term == term
     with candidate.raft.at(world.now):
-        candidate.raft._ask_before_election()
+        candidate.raft.elections._ask_before_election()
         for pre in (True, False):
             candidate.raft.receive(4, Vote(term + 1, True, pre))
             candidate.raft.tick()
@@ -204,7 +204,7 @@ def test_a_second_change_waits_until_the_first_is_committed(world: World) -> Non
     """Two at once could make two majorities that have nobody in common."""
     leader = world.elect()
     world.run(0.5)
-    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
+    leader.raft.changes._passes_check = lambda *_: True  # type: ignore[method-assign]
     for member in world.others(leader.id):
         world.network.stall((member, leader.id))  # nothing is acknowledged
     first = leader.propose_change(AddReplica(4), FOREVER)
@@ -239,7 +239,7 @@ def test_a_change_whose_entry_is_cut_off_is_taken_back(world: World) -> None:
     """It counted from when it was appended; at the end it never happened."""
     leader = world.elect()
     world.run(0.5)
-    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
+    leader.raft.changes._passes_check = lambda *_: True  # type: ignore[method-assign]
     world.network.isolate(leader.id)
     added = leader.propose_change(AddReplica(4), FOREVER)
     world.run(0.1)
@@ -260,7 +260,7 @@ def test_a_removal_whose_entry_is_cut_off_shuts_nobody_out(world: World) -> None
     leader = world.elect()
     world.run(0.5)
     victim = world.replicas[world.others(leader.id)[0]]
-    leader.raft._passes_check = lambda *_: True  # type: ignore[method-assign]
+    leader.raft.changes._passes_check = lambda *_: True  # type: ignore[method-assign]
     world.network.isolate(leader.id)
     leader.propose_change(RemoveReplica(victim.id), FOREVER)
     world.run(0.1)
@@ -316,7 +316,7 @@ def test_whatever_a_removed_replica_says_is_not_heard(world: World) -> None:
     with leader.raft.at(world.now):
         leader.raft.receive(victim, RequestVote(term + 5, last + 9, term + 4, pre=False))
         leader.raft.receive(victim, AppendEntries(term + 5, last, term, [], last, 0))
-        assert not leader.raft.hear(victim, term + 5)
+        assert not leader.raft.on_leader_contact(victim, term + 5)
     assert leader.raft.is_leader and leader.raft.term == term
 
 
@@ -492,7 +492,7 @@ def test_late_answers_to_a_prevote_do_not_depose_a_leader_that_is_back(world: Wo
     follower, third = (world.replicas[member] for member in world.others(leader.id))
     term = leader.raft.term
     with follower.raft.at(world.now):
-        follower.raft._ask_before_election()
+        follower.raft.elections._ask_before_election()
         heartbeat = AppendEntries(term, leader.log.last_index, term, [], leader.raft.commit_index, 0)
         follower.raft.receive(leader.id, heartbeat)
         follower.raft.receive(third.id, Vote(term + 1, True, True))

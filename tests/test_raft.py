@@ -17,8 +17,7 @@ from pysyncobj import SyncObj
 
 from ondisk import diskkv
 from ondisk.errors import Corrupt, NoLeader, OutcomeUnknown, Rejected
-from ondisk.raft import Raft
-from ondisk.raft.engine import PYSYNCOBJ_VERSION
+from ondisk.raft.engine import PYSYNCOBJ_VERSION, Engine
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
@@ -53,11 +52,11 @@ def test_every_private_name_that_is_used_exists_in_the_pinned_pysyncobj(world: W
     """A seam of PySyncObj that moves fails here, and not in the middle of an election."""
     assert pysyncobj.version.VERSION == PYSYNCOBJ_VERSION
     raft = world.replicas[1].raft
-    seams = re.findall(r'_private\("(\w+)"\)', inspect.getsource(Raft))
+    seams = re.findall(r'_private\("(\w+)"\)', inspect.getsource(Engine))
     assert len(seams) >= 14
     for name in seams:
         assert f"_SyncObj__{name}" in raft.__dict__, f"PySyncObj has no attribute {name}"
-    for name in vars(Raft):
+    for name in vars(Engine):
         if name.startswith("_SyncObj__") or name == "_checkCommandsToApply":
             assert hasattr(SyncObj, name), f"PySyncObj has no method {name} to override"
     for name in ("_SyncObj__setCurrentTerm", "_SyncObj__setState", "_SyncObj__onMessageReceived", "_onTick"):
@@ -246,10 +245,10 @@ def test_one_voter_cannot_elect_a_leader_by_voting_twice(make_world: Callable[..
         world.network.attach(other)  # reachable, but silent
     with candidate.raft.at(world.now):
         candidate.raft.set_connected(frozenset(world.others(1)))
-        candidate.raft._ask_before_election()
+        candidate.raft.elections._ask_before_election()
         term = candidate.raft.term + 1
         for peer in (2, 3):
-            candidate.raft.speaks(peer, candidate.raft.members.disk_of(peer))
+            candidate.raft.membership.speaks(peer, candidate.raft.members.disk_of(peer))
             candidate.raft.receive(peer, Vote(term, True, True))
         candidate.raft.tick()
         assert candidate.raft.role == "candidate"
@@ -483,7 +482,7 @@ def test_a_leader_never_uses_the_number_of_a_check_twice(world: World) -> None:
     for _ in range(5):
         leader.read_barrier(FOREVER)
         world.run(0.05)
-    used = leader.raft.round
+    used = leader.raft.leader.rounds.newest
     assert used >= 5
     world.network.isolate(leader.id)
     world.run_until(lambda: world.leader is not None and world.leader.id != leader.id)
@@ -498,7 +497,7 @@ def test_a_leader_never_uses_the_number_of_a_check_twice(world: World) -> None:
         world.network.heal()
         world.run(1)
     assert leader.raft.is_leader
-    assert leader.raft.start_round() > used
+    assert leader.raft.leader.start_round() > used
 
 
 # Row 18: a log that does not fit its state

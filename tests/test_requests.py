@@ -53,7 +53,7 @@ class FakeRaft:
         self.term, self.round, self.confirmed = 1, 0, 0
         self.commit_index = self.applied_index = 0
         self.members = Members((1, 2, 3))
-        self.log = self
+        self.log = self.leader = self
         self.last_index = 0
         self.entries: list[bytes] = []
         self.changed: list[Change] = []
@@ -67,7 +67,7 @@ class FakeRaft:
     def follow(self, leader: int | None) -> None:
         self.leader_id, self.is_leader = leader, False
 
-    def knows_commit_index(self) -> bool:
+    def committed_in_current_term(self) -> bool:
         return self.knows
 
     def start_round(self) -> int:

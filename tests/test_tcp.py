@@ -24,17 +24,16 @@ from hypothesis import strategies as st
 
 from ondisk import Cluster
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.net import channel, connection, dialer, sockets, tcp
+from ondisk.net import tcp
 from ondisk.net.addresses import parse_address
-from ondisk.net.channel import Channel
-from ondisk.net.connection import Connection
-from ondisk.net.places import MAX_UNAUTHENTICATED
 from ondisk.net.tcp import (
+    MAX_FRAME_BYTES,
+    MAX_STRANGERS,
     MAX_UNKNOWN_PEERS,
+    MAX_UNSENT_BYTES,
     TcpEndpoint,
     TcpNetwork,
 )
-from ondisk.raft.limits import MAX_FRAME_BYTES, MAX_UNSENT_BYTES
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
@@ -137,7 +136,8 @@ def test_a_peer_that_does_not_read_costs_bounded_memory(attach: Callable[..., Tc
     while one.send(2, message):
         accepted += 1
         assert accepted < 100
-    assert one._connections[2].unsent_bytes < MAX_UNSENT_BYTES + MAX_FRAME_BYTES
+    connection = one._connections[2]
+    assert connection.unsent_bytes < MAX_UNSENT_BYTES + MAX_FRAME_BYTES
 
 
 class Drip:
@@ -154,20 +154,23 @@ class Drip:
         return min(self._takes, len(frames[0]))
 
 
-def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again() -> None:
+def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again(
+    attach: Callable[..., TcpEndpoint],
+) -> None:
     """Neither the rest of a large frame whenever a little of it has left, nor the queue at every send."""
-    slow = Connection(Drip(512), Channel(1, SECRET, None), ("", 0))  # type: ignore[arg-type]
+    endpoint = attach(TcpNetwork(free_addresses(1)), 1)
+    connection = tcp._Connection(Drip(512), endpoint, ("", 0), None)  # type: ignore[arg-type]
     begun = time.thread_time()
-    slow.send(Propose(1, [bytes(8_000_000)]), ORIGIN)
-    while slow.unsent_bytes:
-        slow.flush()
+    connection.send(Propose(1, [bytes(8_000_000)]))
+    while connection.unsent_bytes:
+        connection.flush()
     large = time.thread_time() - begun
-    slow.sock = Drip(0)  # type: ignore[assignment]
-    slow.unsent.extend([b"x" * 20] * 400_000)
+    connection.sock = Drip(0)  # type: ignore[assignment]
+    connection.unsent.extend([b"x" * 20] * 400_000)
     begun = time.thread_time()
     for number in range(500):
-        assert slow.send(AskReadIndex(number), ORIGIN)
-        slow.flush()
+        assert connection.send(AskReadIndex(number))
+        connection.flush()
     many = time.thread_time() - begun
     assert large < 0.3 and many < 0.3, (large, many)
 
@@ -192,7 +195,7 @@ def test_a_peer_that_takes_nothing_is_given_up(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it is let go, and when it is back it is called anew."""
-    monkeypatch.setattr(sockets, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(tcp, "_SILENCE_SECONDS", 1.0)
     network = TcpNetwork(free_addresses(2), secret=SECRET)
     one, two = attach(network, 1), attach(network, 2)
     connect(one, two)
@@ -208,7 +211,7 @@ def test_an_address_in_the_log_that_is_none_stops_nobody(
 ) -> None:
     """It was agreed on, so every replica would stop, and again after each restart."""
     endpoint = attach(TcpNetwork(free_addresses(1), secret=SECRET), 1)
-    endpoint.add_peers({2: text, 3: "127.0.0.1:7"})
+    endpoint.meet({2: text, 3: "127.0.0.1:7"})
     assert endpoint.addresses[3] == ("127.0.0.1", 7) and 2 not in endpoint.addresses
     assert "the address of replica 2" in caplog.text
 
@@ -219,8 +222,8 @@ def test_without_a_secret_nobody_beyond_loopback_is_met(
     """As at the start: a member that was added later is no exception."""
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork({2: addresses[2]}), 2)
-    endpoint.add_peers({1: "192.0.2.7:1"})
-    assert endpoint.addresses == {2: addresses[2]} and not endpoint._dialer._call_at
+    endpoint.meet({1: "192.0.2.7:1"})
+    assert endpoint.addresses == {2: addresses[2]} and not endpoint._call_at
     assert "replica 1 is beyond loopback: a shared secret is required" in caplog.text
 
 
@@ -238,7 +241,7 @@ def test_wake_ends_a_wait_from_another_thread(attach: Callable[..., TcpEndpoint]
 
 
 class HandmadePeer:
-    """Calls a port and speaks the protocol by hand, as the head of ``net/channel.py`` describes it."""
+    """Calls a port and speaks the protocol by hand, as the head of ``net/tcp.py`` describes it."""
 
     def __init__(
         self, address: tuple[str, int], sender: int, receiver: int, secret: bytes = SECRET, source: str = ""
@@ -411,11 +414,11 @@ def test_what_strangers_make_up_cannot_fill_the_log(
                 assert is_over(peer.sock)
     assert len(caplog.records) == 1
     for number in range(1000):
-        endpoint._log.outside(f"10.0.{number % 256}.{number // 256}", "no", "dropped")
-    assert len(caplog.records) == MAX_UNAUTHENTICATED
+        endpoint._complain((f"10.0.{number % 256}.{number // 256}", 1), tcp._Refused("no"))
+    assert len(caplog.records) == MAX_STRANGERS
     for _ in range(2):
-        endpoint._log.own("", "has trouble of its own")
-    assert len(caplog.records) == MAX_UNAUTHENTICATED + 1  # which no crowd keeps out of the log
+        endpoint._warn("", "has trouble of its own")
+    assert len(caplog.records) == MAX_STRANGERS + 1  # which no crowd keeps out of the log
 
 
 def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
@@ -424,7 +427,7 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
     """No byte before a hello, a nonce after it, no proof before the other's; at most 56 bytes are held."""
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
-    monkeypatch.setattr(channel, "decoder", None)
+    monkeypatch.setattr(tcp, "decoder", None)
     with served(endpoint), HandmadePeer(addresses[1], 2, 1) as stranger:
         stranger.sock.sendall(stranger.hello[:55])
         stranger.sock.settimeout(0.3)
@@ -437,13 +440,13 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
         stranger.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             stranger.sock.recv(1)
-        (held,) = endpoint._unauthenticated
-        assert len(held.channel._received) == 31
+        (held,) = endpoint._strangers
+        assert len(held._received) == 31
         stranger.sock.settimeout(20)
         with contextlib.suppress(OSError):  # it may be over before all of it has left
             stranger.sock.sendall(bytes(1 << 20))
         assert is_over(stranger.sock)
-        assert len(held.channel._received) < 56
+        assert len(held._received) < 56
 
 
 @pytest.mark.parametrize(
@@ -548,7 +551,7 @@ def test_a_proof_cannot_be_replayed_on_another_connection(attach: Callable[..., 
     with socket.create_server(addresses[1]) as spy:
         two = attach(network, 2)
         spy.settimeout(20)
-        wait_until(lambda: serve(two) or two._unauthenticated)
+        wait_until(lambda: serve(two) or two._strangers)
         overheard, _ = spy.accept()
     one = attach(network, 1)
     with overheard, socket.create_connection(addresses[1]) as replay:
@@ -559,7 +562,7 @@ def test_a_proof_cannot_be_replayed_on_another_connection(attach: Callable[..., 
         wait_until(lambda: serve(one, two) or one.connected() == {2})
         genuine = one._connections[2].sock.getpeername()
         assert genuine != replay.getsockname()
-        assert {each.peer for each in one._unauthenticated} <= {None}
+        assert {connection.peer for connection in one._strangers} <= {None}
 
 
 @pytest.mark.parametrize(
@@ -637,16 +640,16 @@ def test_strangers_are_few_and_keep_no_member_out(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many call and then say nothing: the newest is let in, and the oldest has to go."""
-    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(2)
     network = TcpNetwork(addresses, secret=SECRET)
     one = attach(network, 1)
     with contextlib.ExitStack() as strangers:
-        for _ in range(MAX_UNAUTHENTICATED + 60):
+        for _ in range(MAX_STRANGERS + 60):
             strangers.enter_context(socket.create_connection(addresses[1]))
             serve(one)
-            assert len(one._unauthenticated) <= MAX_UNAUTHENTICATED
-        assert len(one._unauthenticated) == MAX_UNAUTHENTICATED
+            assert len(one._strangers) <= MAX_STRANGERS
+        assert len(one._strangers) == MAX_STRANGERS
         connect(one, attach(network, 2))
 
 
@@ -655,7 +658,7 @@ def test_a_host_with_many_strangers_pushes_out_its_own(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a member far away has all the time that the handshake needs."""
-    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with (
@@ -664,9 +667,9 @@ def test_a_host_with_many_strangers_pushes_out_its_own(
         HandmadePeer(addresses[1], 2, 1, source="127.0.0.2") as slow,
     ):
         slow.say_hello()
-        for _ in range(2 * MAX_UNAUTHENTICATED):
+        for _ in range(2 * MAX_STRANGERS):
             strangers.enter_context(socket.create_connection(addresses[1]))
-        wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
+        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
         slow.prove()
 
 
@@ -674,18 +677,18 @@ def test_a_handshake_that_drips_is_over_in_time(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then does not buy more of it."""
-    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 0.5)
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with served(endpoint), HandmadePeer(addresses[1], 2, 1) as drip:
         begun = time.monotonic()
-        wait_until(lambda: endpoint._unauthenticated)
+        wait_until(lambda: endpoint._strangers)
         with contextlib.suppress(OSError):
             for byte in drip.hello:
                 drip.sock.sendall(bytes([byte]))
-                wait_until(lambda: True if not endpoint._unauthenticated else (time.sleep(0.05) or True))
+                wait_until(lambda: True if not endpoint._strangers else (time.sleep(0.05) or True))
         assert time.monotonic() - begun < 2.0
-        assert not endpoint._unauthenticated
+        assert not endpoint._strangers
 
 
 def test_a_caller_that_is_gone_before_it_was_answered_harms_nobody(
@@ -696,7 +699,7 @@ def test_a_caller_that_is_gone_before_it_was_answered_harms_nobody(
     network = TcpNetwork(addresses, secret=SECRET)
     one = attach(network, 1)
     with monkeypatch.context() as gone:
-        gone.setattr(tcp, "notice_silence", _invalid_argument)
+        gone.setattr(tcp, "_notice_silence", _invalid_argument)
         with served(one), socket.create_connection(addresses[1], 20) as stranger:
             assert is_over(stranger)
     connect(one, attach(network, 2))
@@ -735,19 +738,17 @@ def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
     rounds: int,
 ) -> None:
     """In whatever order they are served. Nobody is suspected, and nobody calls again."""
-    monkeypatch.setattr(dialer, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
     rng = random.Random(head_start)
     for _ in range(rounds):
         network = TcpNetwork(free_addresses(2), secret=SECRET)
         with contextlib.closing(network.attach(1)) as one, contextlib.closing(network.attach(2)) as two:
             for endpoint in (one, two):
                 endpoint._call_missing(time.monotonic())
-            assert one._unauthenticated and two._unauthenticated  # both have called
+            assert one._strangers and two._strangers  # both have called
             order = [one, two] if head_start == 1 else [two, one]
             deadline = time.monotonic() + 20
-            while not (
-                one.connected() and two.connected() and not one._unauthenticated and not two._unauthenticated
-            ):
+            while not (one.connected() and two.connected() and not one._strangers and not two._strangers):
                 assert time.monotonic() < deadline
                 for endpoint in order if head_start else [rng.choice(order)]:
                     endpoint.wait(0.001)
@@ -756,9 +757,7 @@ def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
             assert two._connections[1].calling == 1 and one._connections[2].calling is None
             for _ in range(5):
                 assert serve(one, two) == []
-            assert (
-                ends(one, 2) == kept == ends(two, 1) and not one._unauthenticated and not two._unauthenticated
-            )
+            assert ends(one, 2) == kept == ends(two, 1) and not one._strangers and not two._strangers
     assert caplog.records == []
 
 
@@ -766,11 +765,11 @@ def test_two_that_called_each_other_do_not_part_again(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than any of the times after which one of them would call."""
-    monkeypatch.setattr(dialer, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
     network = TcpNetwork(free_addresses(3), secret=SECRET)
     members = [attach(network, member) for member in (1, 2, 3)]
     connect(*members)
-    wait_until(lambda: serve(*members) or not any(member._unauthenticated for member in members))
+    wait_until(lambda: serve(*members) or not any(member._strangers for member in members))
     kept = [ends(members[0], 2), ends(members[1], 3), ends(members[2], 1)]
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
@@ -789,7 +788,7 @@ def test_one_of_two_that_knows_the_address_is_enough(
     other = attach(TcpNetwork({knows_not: addresses[knows_not]}, secret=SECRET), knows_not)
     begun = time.monotonic()
     connect(one, other)
-    assert time.monotonic() - begun < dialer.PATIENCE_SECONDS + 3.0
+    assert time.monotonic() - begun < tcp._PATIENCE_SECONDS + 3.0
 
 
 def test_unknown_peers_that_know_the_secret_are_few_and_push_out_no_member(
@@ -819,10 +818,10 @@ def test_an_address_from_the_log_replaces_only_what_came_from_the_log(
     addresses = free_addresses(4)
     endpoint = attach(TcpNetwork({1: addresses[1], 2: addresses[2]}, secret=SECRET), 1)
     elsewhere = "{}:{}".format(*addresses[4])
-    endpoint.add_peers({1: elsewhere, 2: elsewhere, 3: "127.0.0.1:1"})
+    endpoint.meet({1: elsewhere, 2: elsewhere, 3: "127.0.0.1:1"})
     assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: ("127.0.0.1", 1)}
     moved = attach(TcpNetwork({3: addresses[4]}, secret=SECRET), 3)
-    endpoint.add_peers({1: elsewhere, 2: elsewhere, 3: elsewhere})
+    endpoint.meet({1: elsewhere, 2: elsewhere, 3: elsewhere})
     assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: addresses[4]}
     wait_until(lambda: serve(endpoint, moved) or endpoint.connected() == {3})
 

@@ -129,7 +129,7 @@ def test_the_group_goes_on_while_a_snapshot_is_under_way(world: World) -> None:
     assert late.lookup(diskkv.get("old1")) is not None and late.lookup(diskkv.get("k1")) is None
     fill(world, leader, 5, key="meanwhile")
     compact(world, leader)
-    assert late.raft.recovering and not late.raft._may_lead
+    assert late.raft.recovering and not late.raft.may_lead
     assert leader.log.base_index == late.status.transfers[0].index  # what follows is still needed
     world.run_until(caught_up(late, leader))
     assert len(world.assert_equal()) == 115
@@ -549,7 +549,7 @@ def test_a_lost_state_is_reported_and_fetched_from_the_leader(world: World) -> N
     shutil.rmtree(world.folder(victim.id) / "state")
     victim = world.start(victim.id)
     assert "it was lost or rolled back" in (victim.status.error or "")
-    assert victim.raft.needs_state and not victim.raft._may_lead
+    assert victim.raft.needs_state and not victim.raft.may_lead
     world.run_until(world.converged)
     assert victim.status.error is None
     assert len(world.assert_equal()) == 20

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ondisk import diskkv
 from ondisk.diskkv import DiskKV
-from ondisk.net.endpoint import Endpoint
-from ondisk.net.memory import Event, MemoryNetwork
+from ondisk.net.memory import Endpoint, Event, MemoryNetwork
 from ondisk.raft import Timing
 from ondisk.raft.messages import Message
 from ondisk.replica import Replica
@@ -172,7 +171,9 @@ class World:
 
     def elect(self) -> Replica:
         """Run until somebody leads who has committed an entry of its own term."""
-        self.run_until(lambda: self.leader is not None and self.leader.raft.knows_commit_index())
+        self.run_until(
+            lambda: self.leader is not None and self.leader.raft.leader.committed_in_current_term()
+        )
         assert self.leader is not None
         return self.leader
 
@@ -196,7 +197,7 @@ class World:
         replicas = [replica for replica in self.replicas.values() if replica.log is not None]
         return (
             self.leader is not None
-            and self.leader.raft.knows_commit_index()
+            and self.leader.raft.leader.committed_in_current_term()
             and len({replica.raft.applied_index for replica in replicas}) == 1
             and all(replica.raft.applied_index == replica.log.last_index for replica in replicas)
             and not any(replica._running_transfers.busy for replica in replicas)

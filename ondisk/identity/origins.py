@@ -88,7 +88,7 @@ class Origins:
         else:
             self.known[sender] = origin
         self._strangers.pop(sender, None)
-        self._raft.speaks(sender, origin.disk)
+        self._raft.membership.speaks(sender, origin.disk)
         return True
 
     def _is_ours(self, sender: int, origin: Origin, newest: Members, committed: Members) -> bool:

@@ -75,9 +75,9 @@ class Reads:
         if not self._waiting or leader is None or now < self._ask_again_at:
             return
         if self._raft.is_leader:
-            if self._raft.knows_commit_index():
+            if self._raft.leader.committed_in_current_term():
                 batch = drain(self._waiting)
-                self._confirming.append((self._raft.start_round(), self._raft.commit_index, batch))
+                self._confirming.append((self._raft.leader.start_round(), self._raft.commit_index, batch))
             return
         batch = []
         for read in drain(self._waiting):
@@ -99,7 +99,7 @@ class Reads:
                     self._waiting.extend(batch)
                 self._confirming.clear()
             else:
-                confirmed = self._raft.confirmed_round()
+                confirmed = self._raft.leader.confirmed_round()
                 while self._confirming and self._confirming[0][0] <= confirmed:
                     _, index, batch = self._confirming.popleft()
                     for read in batch:

@@ -32,7 +32,7 @@ from ondisk.interrupts import forked
 from ondisk.interrupts.futures import Future
 from ondisk.net.addresses import parse_address
 from ondisk.net.clock import Clock
-from ondisk.net.endpoint import Endpoint
+from ondisk.net.memory import Endpoint
 from ondisk.raft import Raft, Timing
 from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
@@ -436,9 +436,8 @@ class Replica:
             wakeup = min(wakeup, self._founding.next_wakeup())
         if self.status.waiting or self._running_transfers.busy:
             wakeup = min(wakeup, self._look_at_deadlines)
-        alone = (
-            self.raft.is_leader and not self.raft.otherNodes and self.raft.commit_index < self.log.last_index
-        )
+        raft = self.raft
+        alone = raft.is_leader and not raft.membership.others and raft.commit_index < self.log.last_index
         if self._proposals.more_to_take or alone:
             return 0.0
         return max(0.0, wakeup - now)
@@ -463,7 +462,7 @@ class Replica:
             elif not origin.group:
                 self._origins.welcome(sender, origin)
         elif self._founding is not None and origin.group == message.members.group:
-            self._endpoint.add_peers(message.members.addresses)
+            self._endpoint.meet(message.members.addresses)
             if (members := self._founding.on_membership(sender, message)) is not None:
                 self._begin_group(members)
         else:
@@ -484,7 +483,7 @@ class Replica:
 
     def _use_members(self, members: Members) -> None:
         """The members are others from now on."""
-        self._endpoint.add_peers(members.addresses)
+        self._endpoint.meet(members.addresses)
 
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, _ABOUT_PROPOSALS):
@@ -493,12 +492,12 @@ class Replica:
             self._reads.receive(sender, message, self._now)
         elif isinstance(message, SnapshotChunk):
             self._running_transfers.on_chunk(sender, message, self._now)
-        elif isinstance(message, SnapshotAck) and self.raft.counts(sender):
+        elif isinstance(message, SnapshotAck) and self.raft.membership.counts(sender):
             self._running_transfers.on_ack(sender, message, self._now)
         elif isinstance(message, Removed):
             self._removed = True
         elif isinstance(message, Membership):
-            self._endpoint.add_peers(message.members.addresses)
+            self._endpoint.meet(message.members.addresses)
         elif isinstance(message, Refused):
             self._origins.believe(message)
         else:
@@ -624,7 +623,7 @@ class Replica:
         if keep:
             index = min(index, log.start_of_last(_KEEP_ENTRIES, _KEEP_BYTES) - 1)
         if self.raft.is_leader:
-            index = min(index, self.raft.slowest_match(_WAIT_FOR_SLOW_ENTRIES))
+            index = min(index, self.raft.leader.slowest_match(_WAIT_FOR_SLOW_ENTRIES))
         if (sent := self._running_transfers.oldest_index_sent) is not None:
             index = min(index, sent)
         if index > log.base_index:

@@ -10,15 +10,19 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pysyncobj.node import Node
-
 from ondisk.identity.founding import Founding
 from ondisk.identity.origins import Origins
 from ondisk.raft import Raft, Timing
-from ondisk.raft.engine import _Newcomer, _time_of_step
+from ondisk.raft.changes import Changes, _Newcomer
+from ondisk.raft.elections import Elections
+from ondisk.raft.engine import time_of_step
+from ondisk.raft.follower import Follower
+from ondisk.raft.leader import Leader
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.members import Members
+from ondisk.raft.membership import Membership
 from ondisk.raft.messages import AppendReply, Found, Origin, RequestVote, Roster
+from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.snapshot.transfer import Transfers, _Receiving
 
@@ -38,111 +42,112 @@ class Safeguard(NamedTuple):
 # Raft
 
 
-class _CutsTheLogAlways(Raft):
+class _CutsTheLogAlways(Follower):
     def _cut_conflict(self, prev_index: int, entries: list[LogEntry]) -> list[LogEntry]:
-        if prev_index < self.log.last_index:
-            self.log.truncate_from(prev_index + 1)
-            self._use_members()
+        if prev_index < self._log.last_index:
+            self._log.truncate_from(prev_index + 1)
+            self._membership.adopt()
         return entries
 
 
-class _CommitsWithoutAMatch(Raft):
+class _CommitsWithoutAMatch(Follower):
     def _conflict_hint(self, prev_index: int) -> int:
-        self._commit = max(self._commit, min(self._leader_commit or 0, self.log.last_index))
+        engine = self._engine
+        engine.commit = max(engine.commit, min(engine.leader_commit or 0, self._log.last_index))
         return super()._conflict_hint(prev_index)
 
 
-class _CommitsItsOwnTail(Raft):
+class _CommitsItsOwnTail(Follower):
     def _proven_commit(self, commit_index: int, last: int) -> int:
-        return min(commit_index, self.log.last_index)
+        return min(commit_index, self._log.last_index)
 
 
-class _BelievesOldReplies(Raft):
+class _BelievesOldReplies(Leader):
     def _of_this_term(self, message: AppendReply) -> bool:
         return True
 
 
-class _CountsVotesTwice(Raft):
-    def _has_voted(self, node: Node, granted: set[Node]) -> bool:
+class _CountsVotesTwice(Elections):
+    def _has_voted(self, voter: int, granted: set[int]) -> bool:
         return False
 
 
-class _VotesForAnyLog(Raft):
-    def _on_request_vote(self, node: Node, message: RequestVote) -> None:
-        super()._on_request_vote(node, RequestVote(message.term, message.last_index, 1 << 60, message.pre))
+class _VotesForAnyLog(Elections):
+    def on_request_vote(self, sender: int, message: RequestVote) -> None:
+        super().on_request_vote(sender, RequestVote(message.term, message.last_index, 1 << 60, message.pre))
 
 
-class _CommitsOlderTerms(Raft):
+class _CommitsOlderTerms(Leader):
     def _may_commit(self, index: int) -> bool:
         return True
 
 
-class _BacksUpOneByOne(Raft):
+class _BacksUpOneByOne(Follower):
     def _conflict_hint(self, prev_index: int) -> int:
         return prev_index
 
 
-class _ElectsAtOnce(Raft):
+class _ElectsAtOnce(Elections):
     def _ask_before_election(self) -> None:
         super()._ask_before_election()
-        self._prevotes = (self._term + 1, set(self._others))
+        self._prevotes = (self._engine.term + 1, set(self._membership.others))
         self._start_election_if_wanted()
 
 
 class _LeadsWithoutAMajority(Raft):
-    def _fallback_seconds(self, timing: Timing) -> float:
+    def _check_quorum_seconds(self, timing: Timing) -> float:
         return 30.0
 
 
-class _LeavesTheDeposedAlone(Raft):
-    def _tell_deposed(self, node: Node) -> None:
+class _LeavesTheDeposedAlone(Follower):
+    def _tell_deposed(self, sender: int) -> None:
         pass
 
 
-class _ReadsUnconfirmed(Raft):
+class _ReadsUnconfirmed(Leader):
     def confirmed_round(self) -> int:
-        return self.round
+        return self.rounds.newest
 
 
-class _TrustsItsFirstCommitIndex(Raft):
-    def knows_commit_index(self) -> bool:
+class _TrustsItsFirstCommitIndex(Leader):
+    def committed_in_current_term(self) -> bool:
         return True
 
 
-class _ChangesMembersAtAnyTime(Raft):
-    def _may_change_members(self) -> bool:
+class _ChangesMembersAtAnyTime(Changes):
+    def may_change(self) -> bool:
         return True
 
 
-class _AnyAnswerConfirms(Raft):
+class _AnyAnswerConfirms(Leader):
     def _round_of(self, message: AppendReply) -> int:
-        return self.round
+        return self.rounds.newest
 
 
-class _DatesAnswersWhenRead(Raft):
-    def _when_sent(self, round_number: int) -> float:
-        return _time_of_step()
+class _DatesAnswersWhenRead(Rounds):
+    def sent_at(self, number: int) -> float:
+        return time_of_step()
 
 
-class _CountsNumbers(Raft):
+class _CountsNumbers(Membership):
     def _count(self) -> None:
-        self._counted = set(self._others)
+        self.counted = set(self.others)
 
     def counts(self, replica_id: int) -> bool:
         return True
 
 
-class _ChangesMembersUnchecked(Raft):
+class _ChangesMembersUnchecked(Changes):
     def _passes_check(self, change: object, members: Members) -> bool:
         return True
 
 
-class _KeepsProgressOfLostDisks(Raft):
-    def _forget_progress(self, node: Node) -> None:
+class _KeepsProgressOfLostDisks(Membership):
+    def _forget_progress(self, replica_id: int) -> None:
         pass
 
 
-class _ReplacesAtOnce(Raft):
+class _ReplacesAtOnce(Changes):
     def _is_silent(self, newcomer: _Newcomer, now: float) -> bool:
         return True
 
@@ -441,16 +446,26 @@ def replica_without(names: Iterable[str]) -> type[Replica]:
     """A ``Replica`` that lacks these safeguards. Raises ``KeyError`` for an unknown name."""
     classes = [lacking for name in names for lacking in SAFEGUARDS[name].without]
 
-    def mixed(base: type) -> Any:
-        mixins = tuple(lacking for lacking in classes if issubclass(lacking, base))
-        return type(base.__name__, (*mixins, base), {}) if mixins else base
+    def mixed(whole: type, **parts: type) -> Any:
+        """``whole`` with what it is made of: the same class, if nothing of it is to be taken away."""
+        lacking = tuple(each for each in classes if issubclass(each, whole))
+        changed = {name: part for name, part in parts.items() if part is not getattr(whole, name)}
+        return type(whole.__name__, (*lacking, whole), changed) if lacking or changed else whole
 
-    parts = {
-        "raft_type": mixed(Raft),
-        "log_type": mixed(RaftLog),
-        "transfers_type": mixed(Transfers),
-        "origins_type": mixed(Origins),
-        "founding_type": mixed(Founding),
-    }
-    weak: type[Replica] = type("Replica", (mixed(Replica),), parts)
+    raft = mixed(
+        Raft,
+        membership_type=mixed(Membership),
+        elections_type=mixed(Elections),
+        follower_type=mixed(Follower),
+        leader_type=mixed(Leader, rounds_type=mixed(Rounds)),
+        changes_type=mixed(Changes),
+    )
+    weak: type[Replica] = mixed(
+        Replica,
+        raft_type=raft,
+        log_type=mixed(RaftLog),
+        transfers_type=mixed(Transfers),
+        origins_type=mixed(Origins),
+        founding_type=mixed(Founding),
+    )
     return weak

@@ -37,7 +37,7 @@ def wait_for_agreement(group: Hosts) -> None:
 def agrees(group: Hosts) -> bool:
     """Whether there is a leader, and all members have applied all that any log holds."""
     leader = group.leader
-    if leader is None or leader.raft.members.learners or not leader.raft.knows_commit_index():
+    if leader is None or leader.raft.members.learners or not leader.raft.leader.committed_in_current_term():
         return False
     members, places = leader.raft.members, group.places
     for member in sorted(places.instead):  # it was put back in time, and belongs there

@@ -434,7 +434,7 @@ class Transfers:
 
     def on_chunk(self, leader: int, message: SnapshotChunk, now: float) -> None:
         """A leader sends a piece of its state."""
-        if not self._raft.hear(leader, message.term):
+        if not self._raft.on_leader_contact(leader, message.term):
             return
         receiving = self._receiving
         if receiving is not None and (receiving.leader, receiving.stream) == (leader, message.stream):

@@ -1,0 +1,249 @@
+"""Leader: entries for its followers, and what their answers prove (paper, 5.3 and 5.4; thesis, 6.4)."""
+
+from __future__ import annotations
+
+import logging
+
+from ondisk.raft.engine import Engine, time_of_step
+from ondisk.raft.log import LogEntry
+from ondisk.raft.members import short
+from ondisk.raft.membership import Membership
+from ondisk.raft.messages import AppendEntries, AppendReply, Refused
+from ondisk.raft.progress import PROBE, SNAPSHOT, Progress
+from ondisk.raft.rounds import Rounds
+
+logger = logging.getLogger(__name__)
+
+
+class Leader:
+    """Makes the followers' logs equal to its own, and finds out what a majority holds.
+
+    Invariants: nothing is committed by counting but what is of its own term, and held by a majority of the
+    voters, each with the disk that the members name. A read is answered after a majority has confirmed, by
+    answers to what was sent later than it was asked, that this replica still leads.
+    """
+
+    rounds_type: type[Rounds] = Rounds
+
+    def __init__(self, engine: Engine, membership: Membership) -> None:
+        self._engine = engine
+        self._log = engine.log
+        self._membership = membership
+        self.rounds = self.rounds_type(engine.check_quorum_seconds)
+        self.must_send = False
+        self.next_send = 0.0  # when followers must hear of something, in the clock's seconds
+        self._next_probe = 0.0
+
+    def begin_term_of_office(self) -> None:
+        """This replica leads from now on: nothing that it knew of the others as an earlier leader counts."""
+        progress, now, next_index = self._engine.progress, time_of_step(), self._log.last_index + 1
+        progress.clear()
+        for member in self._membership.others | self._membership.learners:
+            progress[member] = Progress(next_index, now)
+        self.rounds.forget_times()
+
+    def append(self, commands: list[bytes]) -> int:
+        """Put entries into the log; return the index of the first one."""
+        first, term = self._log.last_index + 1, self._engine.term
+        self._log.append([LogEntry(index, term, command) for index, command in enumerate(commands, first)])
+        self.must_send = True
+        return first
+
+    # Sending
+
+    def replicate(self) -> None:
+        """Send everybody what it lacks, or a heartbeat."""
+        engine = self._engine
+        self.must_send = False
+        now = time_of_step()
+        self.rounds.begin(now)
+        if now > self._next_probe:
+            self._next_probe = now + engine.timing.heartbeat
+            for progress in engine.progress.values():
+                progress.probe_sent = False  # it may have been lost: try again with each heartbeat
+        self.next_send = engine.heartbeat_sent(now)
+        for member in engine.progress:
+            if member in engine.connected:
+                self._send_entries(member)
+
+    def _send_entries(self, member: int) -> None:
+        engine, log = self._engine, self._log
+        progress = engine.progress[member]
+        timing, last = engine.timing, log.last_index
+        ready = progress.is_ready(timing.window_bytes)
+        while True:
+            next_index = progress.next
+            entries: list[LogEntry] = []
+            if next_index <= log.base_index:
+                progress.become_snapshot()
+            if progress.state is SNAPSHOT:
+                # Probe at the base: a follower that is further ahead rejects with a hint.
+                next_index = log.base_index + 1
+            elif next_index <= last and ready:
+                entries = log.entries(next_index, last, timing.batch_bytes)
+            prev_term = log.term_at(next_index - 1)
+            assert prev_term is not None
+            engine.send(
+                member,
+                AppendEntries(
+                    engine.term, next_index - 1, prev_term, entries, engine.commit, self.rounds.newest
+                ),
+            )
+            progress.probe_sent = progress.state is PROBE
+            if progress.probe_sent or not entries:
+                return
+            progress.in_flight += sum(len(entry.command) for entry in entries)
+            progress.next = entries[-1].index + 1
+            ready = progress.in_flight < timing.window_bytes
+            if entries[-1].index >= last or not ready:
+                return
+
+    def on_new_connection(self, member: int) -> None:
+        """What was under way on the old one is lost."""
+        progress = self._engine.progress.get(member)
+        if self._engine.is_leader and progress is not None:
+            if progress.state is not SNAPSHOT:
+                progress.become_probe()
+            self.must_send = True
+
+    # What comes back
+
+    def on_append_reply(self, sender: int, message: AppendReply) -> None:
+        """A follower's answer: it is equal up to somewhere, or not there, or lacks its state."""
+        engine = self._engine
+        engine.adopt_newer_term(message.term)
+        if not engine.is_leader or not self._of_this_term(message):
+            return
+        if (progress := engine.progress.get(sender)) is None:
+            return
+        if (message.success and message.index > self._log.last_index) or message.round > self.rounds.newest:
+            self._refuse_claim(sender, message)
+            return
+        progress.last_response = max(progress.last_response, self.rounds.sent_at(message.round))
+        progress.acked_round = max(progress.acked_round, self._round_of(message))
+        if not message.success and message.prev_index == 0 and message.index > 0:
+            return  # nobody can deny the beginning: this is meant for a former leader, see ``Follower``
+        if message.success:
+            self.on_match(progress, message.index)
+        elif message.index == 0:
+            progress.become_snapshot()
+        elif progress.state is SNAPSHOT:
+            if message.index > self._log.base_index + 1:  # its log is longer than it seemed
+                progress.next = message.index
+                progress.become_probe()
+        elif message.prev_index <= progress.match:
+            self._refuse_rolled_back(sender, progress, message)
+        elif progress.state is not PROBE or message.prev_index == progress.next - 1:
+            progress.next = max(progress.match + 1, min(message.index, message.prev_index))
+            progress.become_probe()
+            self._send_entries(sender)
+
+    def _of_this_term(self, message: AppendReply) -> bool:
+        return message.term == self._engine.term
+
+    def _round_of(self, message: AppendReply) -> int:
+        """Which round this confirms, with all before: the one that it answers, however late it comes."""
+        return message.round
+
+    def on_match(self, progress: Progress, index: int) -> None:
+        """A follower's log is known to be equal up to ``index``, and durable."""
+        if progress.matches(index):
+            self.must_send = self.must_send or progress.next <= self._log.last_index
+            self._advance_commit()
+
+    def _advance_commit(self) -> None:
+        """What a majority holds is committed, if it is of this term (paper, 5.4.2).
+
+        PySyncObj's tick would find the same, entry by entry.
+        """
+        engine = self._engine
+        progress = engine.progress
+        held = sorted([self._log.last_index, *[progress[voter].match for voter in self._membership.others]])
+        majority = held[(len(held) - 1) // 2]
+        if majority > engine.commit and self._may_commit(majority):
+            engine.commit = majority
+            self.next_send = min(self.next_send, time_of_step() + engine.timing.commit_notice)
+
+    def _may_commit(self, index: int) -> bool:
+        """Only what is of this term: what a majority holds of an older one can still be overwritten."""
+        return self._log.term_at(index) == self._engine.term
+
+    def _refuse_rolled_back(self, sender: int, progress: Progress, message: AppendReply) -> None:
+        """Links keep their order, so this is no old answer: the disk has lost what it had acknowledged."""
+        logger.error("replica %d denies entry %d, which it had acknowledged", sender, message.prev_index)
+        disk = self._membership.disks.get(sender)
+        if disk is not None:
+            reason = (
+                f"replica {sender} (disk {short(disk)}) has acknowledged entry "
+                f"{progress.match} and does not hold entry {message.prev_index} any more: is it an old "
+                "copy of its directory, or has its disk lied? Delete it, and let the others feed it anew"
+            )
+            self._engine.send(sender, Refused(disk, reason))
+
+    def _refuse_claim(self, sender: int, message: AppendReply) -> None:
+        """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""
+        logger.error(
+            "replica %d (disk %s) acknowledges entry %d and round %d, and the log of its leader, replica %d, "
+            "ends at entry %d, round %d: it is not believed",
+            sender,
+            short(self._membership.disks.get(sender, b"")),
+            message.index,
+            message.round,
+            self._engine.id,
+            self._log.last_index,
+            self.rounds.newest,
+        )
+
+    # Who still follows: the read quorum check, and CheckQuorum
+
+    def start_round(self) -> int:
+        """Ask every follower whether this is still its leader; return the number of that round."""
+        self.must_send = True
+        return self.rounds.newest + 1
+
+    def confirmed_round(self) -> int:
+        """A majority has answered this round or a later one, so it follows this leader."""
+        progress, counted = self._engine.progress, self._membership.counted
+        acked = [progress[voter].acked_round if voter in counted else 0 for voter in self._membership.others]
+        rounds = sorted([self.rounds.newest + 1, *acked])  # a leader follows itself
+        return rounds[(len(rounds) - 1) // 2]
+
+    def has_quorum(self) -> bool:
+        """Whether a majority has answered what was sent within an election timeout (CheckQuorum)."""
+        since = time_of_step() - self._engine.check_quorum_seconds
+        progress = self._engine.progress
+        answering = sum(progress[voter].last_response > since for voter in self._membership.others)
+        return answering + 1 >= self._membership.majority
+
+    def committed_in_current_term(self) -> bool:
+        """Whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
+        return bool(self._log.term_at(self._engine.commit) == self._engine.term)
+
+    # Who lags
+
+    def slowest_match(self, patience: int) -> int:
+        """Up to where everybody who answers, and catches up from the log, has the log.
+
+        Who is more than ``patience`` entries behind is waited for only while it comes nearer, from one call
+        to the next: it may have missed that much while it was sent a snapshot.
+        """
+        engine = self._engine
+        recently = time_of_step() - engine.timing.election_min
+        slowest = self._log.last_index
+        for member, progress in engine.progress.items():
+            if (
+                member in engine.connected
+                and progress.last_response > recently
+                and progress.state is not SNAPSHOT
+            ):
+                lag = engine.applied - progress.match
+                if lag < max(patience, progress.lag_at_last_check):
+                    slowest = min(slowest, progress.match)
+                progress.lag_at_last_check = lag
+        return slowest
+
+    def on_snapshot_installed(self, progress: Progress, index: int) -> None:
+        """This member has installed a snapshot, durably."""
+        progress.become_probe()
+        progress.lag_at_last_check = self._log.last_index  # farther than it can be
+        self.on_match(progress, index)
