@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     """A table of promises is worth as much as its tests."""
-    sources = [*(ROOT / "tests").glob("*.py"), ROOT / "ondisk" / "testing" / "battery.py"]
+    sources = [*(ROOT / "tests").glob("*.py"), *(ROOT / "ondisk" / "testing").glob("*.py")]
     defined = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in sources)))
     files = {path.stem for path in sources}
     named = set(re.findall(r"\b(test_\w+)\b(?!\.\.\.)", document.read_text()))

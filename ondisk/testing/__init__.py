@@ -1,9 +1,20 @@
 """What tests a state machine: yours, or ours.
 
-============  ==================================================================
-``battery``   the tests that any ``OnDiskStateMachine`` passes; needs pytest
-``crashing``  a child process that dies at a chosen point of its disk
-============  ==================================================================
+==============  =====================================================================
+``battery``     the tests that any ``OnDiskStateMachine`` passes
+``updates``     of these: ``open``, ``update``, ``lookup``
+``durability``  of these: ``sync``, ``close``, and crashes at any point
+``snapshots``   of these: saved and recovered
+``samples``     what is written for a machine, and what its tests stand on
+``harness``     the machines of one test, and what they should hold
+``streams``     the two ends of a snapshot's stream
+``lookers``     lookups beside everything else
+``crashes``     what a crash leaves of a machine, for every point of its disk
+``work``        what else a child process does with a machine
+``crashing``    a child process that dies at a chosen point of its disk
+==============  =====================================================================
+
+The first five need pytest.
 
 Imports ``statemachine``, ``storage`` and ``errors``; imported by the lab (``crashing``) and tests.
 
