@@ -44,6 +44,8 @@ TESTS = {
     "sessions.py": "sessions",
     "raft/log.py": "log_bookkeeping raftlog members",
     "snapshot/transfer.py": "streams transfer",
+    "snapshot/sender.py": "streams transfer",
+    "snapshot/receiver.py": "streams transfer",
 }
 SECONDS = 60  # that one test may take with a fault in it
 

@@ -59,7 +59,7 @@ from ondisk.raft.messages import (
 from ondisk.replica import replica
 from ondisk.replica.proposals import _in_parts
 from ondisk.sessions import APPLIED_BUT, RESULT_NOT_KEPT
-from ondisk.snapshot import stream, transfer
+from ondisk.snapshot import sender, stream
 from ondisk.snapshot.stream import CHUNK_BYTES, Chunk, Writer, make_header
 from ondisk.statemachine import Entry, Result
 from tests.processes import free_ports
@@ -76,7 +76,7 @@ def test_what_has_two_names_is_one_number() -> None:
     assert limits.MAX_UNSENT_BYTES == tcp.MAX_UNSENT_BYTES
     assert limits.MAX_COMMAND_BYTES == replica.MAX_COMMAND_BYTES  # type: ignore[attr-defined]
     assert limits.MAX_ENTRIES == raftlog._TAIL_ENTRIES
-    assert transfer.WINDOW * stream.CHUNK_BYTES < limits.MAX_UNSENT_BYTES
+    assert sender.WINDOW * stream.CHUNK_BYTES < limits.MAX_UNSENT_BYTES
 
 
 # Times

@@ -14,9 +14,10 @@ from ondisk.interrupts.futures import Future
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import Message, SnapshotAck, SnapshotChunk
-from ondisk.snapshot import transfer
+from ondisk.snapshot import export, receiver, sender, transfer
+from ondisk.snapshot.sender import WINDOW
 from ondisk.snapshot.stream import Chunk, Writer, make_header
-from ondisk.snapshot.transfer import WINDOW, Progress, Transfers
+from ondisk.snapshot.transfer import Progress, Transfers
 from ondisk.storage.disk import Disk
 
 RESEND, REST = 0.5, 0.1
@@ -102,7 +103,7 @@ class FakeRaft:
     def on_snapshot_installed(self, peer: int, index: int) -> None:
         self.installed.append((peer, index))
 
-    def hear(self, leader: int, term: int) -> bool:
+    def on_leader_contact(self, leader: int, term: int) -> bool:
         self.leader_id = leader
         return term >= self.term
 
@@ -134,8 +135,8 @@ class Streams:
 
     def step(self, now: float) -> list[tuple[int, Message]]:
         self.sent.clear()
-        self.streams.look(now)
-        self.streams.serve(now)
+        self.streams.poll(now)
+        self.streams.advance(now)
         return list(self.sent)
 
     def numbers(self, now: float) -> list[int]:
@@ -172,7 +173,8 @@ def chunks(count: int, index: int = 5) -> list[Chunk]:
 
 @pytest.fixture
 def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(transfer, "Job", FakeJob)
+    for module in (sender, receiver, export):
+        monkeypatch.setattr(module, "Job", FakeJob)
     monkeypatch.setattr(FakeJob, "room", True)
     streams = Streams(tmp_path)
     yield streams

@@ -26,8 +26,9 @@ from ondisk.raft.messages import (
 )
 from ondisk.replica import Replica, replica
 from ondisk.snapshot import stream, transfer
+from ondisk.snapshot.sender import WINDOW
 from ondisk.snapshot.stream import Chunk, Reader, Writer, make_header
-from ondisk.snapshot.transfer import GIVE_UP_SECONDS, WINDOW
+from ondisk.snapshot.transfer import GIVE_UP_SECONDS
 from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
 from ondisk.storage.disk import Disk
 from tests.virtual import World

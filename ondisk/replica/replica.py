@@ -400,7 +400,7 @@ class Replica:
             with self.raft.at(now):
                 if self._damage is not None:
                     raise self._damage
-                self._running_transfers.look(now)
+                self._running_transfers.poll(now)
                 self._take_in()
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
@@ -419,7 +419,7 @@ class Replica:
                 self.raft.tick()
                 self._proposals.look_at_hand_over(now)
                 self._do_errands()
-                self._running_transfers.serve(now)
+                self._running_transfers.advance(now)
                 self._reads.serve()
                 self._give_up(now)
                 self._tell_callers()

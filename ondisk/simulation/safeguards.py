@@ -24,7 +24,8 @@ from ondisk.raft.membership import Membership
 from ondisk.raft.messages import AppendReply, Found, Origin, RequestVote, Roster
 from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
-from ondisk.snapshot.transfer import Transfers, _Receiving
+from ondisk.snapshot.receiver import Receiving
+from ondisk.snapshot.transfer import Transfers
 
 
 class Safeguard(NamedTuple):
@@ -185,7 +186,7 @@ class _InstallsOverItsTail(RaftLog):
 
 
 class _AcknowledgesAFailedInstall(Transfers):
-    def _keep_old_state(self, receiving: _Receiving, error: Exception) -> None:
+    def _keep_old_state(self, receiving: Receiving, error: Exception) -> None:
         self._begin_anew(receiving)
 
 

@@ -2,7 +2,10 @@
 
 ==============  ======================================================================
 ``stream``      the stream of a snapshot, in numbered and checked chunks
-``transfer``    streams under way between two replicas, or into a file
+``transfer``    the snapshots of one replica that are under way
+``sender``      the sender's end of a stream to a follower
+``receiver``    the receiver's end
+``export``      a snapshot on its way into a file
 ``restore``     a group out of an exported file
 ``background``  work beside the steps, and the pipe to it
 ==============  ======================================================================

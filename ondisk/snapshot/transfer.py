@@ -1,12 +1,8 @@
-"""Snapshots under way: streamed from a leader to a follower that needs what the log no longer has.
+"""Snapshots under way: which streams one replica sends, receives and exports, and when each of them ends.
 
 Chunks are numbered and acknowledged. The receiver says how far the sender may go (*back-pressure*), so that
 neither side ever holds more than a window of chunks, however large the state and however slow the disk. What
-is not acknowledged in time is sent again, so a lost link only delays a stream. The receiver recovers
-while chunks arrive; nothing is kept elsewhere first.
-
-While entries come in, a stream rests for as long as it works: the disks, the network and the processors are
-for clients first. When nobody writes it goes as fast as it can.
+is not acknowledged in time is sent again, so a lost link only delays a stream.
 
 All here belongs to the step of one replica, except what the jobs do: ``save_snapshot`` and
 ``recover_from_snapshot``, each in a thread of its own.
@@ -17,8 +13,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,30 +21,19 @@ from typing import Any
 from ondisk.errors import Corrupt, Rejected, ResourceError, SnapshotStopped, StorageError, UnknownVersion
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Raft
-from ondisk.raft.limits import WINDOW_CHUNKS
 from ondisk.raft.messages import Chunk, Message, SnapshotAck, SnapshotChunk
 from ondisk.snapshot.background import Job
-from ondisk.snapshot.stream import (
-    Header,
-    Reader,
-    SnapshotFile,
-    Writer,
-    make_header,
-    read_header,
-    write_file,
-)
+from ondisk.snapshot.export import Export
+from ondisk.snapshot.receiver import Receiving
+from ondisk.snapshot.sender import Sending
+from ondisk.snapshot.stream import Header, SnapshotFile, make_header, read_header
 from ondisk.statemachine import OnDiskStateMachine, SnapshotView
 from ondisk.storage.disk import Disk
 
-WINDOW = WINDOW_CHUNKS
 GIVE_UP_SECONDS = 30.0  # without a sign of the other side
-_RESEND_SECONDS = 0.5
-_SIGN_OF_LIFE_SECONDS = 5.0  # while the state machine of either side takes its time
 _TRY_AGAIN_SECONDS = 1.0  # after a stream that was refused or broke off
 _NO_ROOM_SECONDS = 5.0  # after one that could not begin, because there was no thread for it
-_NEWS_CHUNKS = WINDOW // 4  # the sender is told when there is room for that many more
 _QUIET_SECONDS = 0.1  # without a new entry: then a stream need not rest
-_LONGEST_REST = 0.1
 
 # Where an experiment may crash a replica that installs a snapshot.
 POINTS = ("install: noted", "install: state replaced", "install: log begins anew")
@@ -69,202 +52,6 @@ class Progress:
     peer: int
     index: int
     bytes: int
-
-
-class _Sending:
-    """One stream to one follower."""
-
-    def __init__(
-        self,
-        stream: int,
-        term: int,
-        header: Header,
-        machine: OnDiskStateMachine,
-        view: SnapshotView,
-        name: str,
-        wake: Callable[[], None],
-        now: float,
-        *,
-        chunk_bytes: int | None,
-        lockstep: bool,
-    ) -> None:
-        self.stream = stream
-        self.term = term
-        self.header = header
-        self.bytes = 0
-        self.heard_at = now
-        self._unacknowledged: deque[Chunk] = deque()
-        self._newest: Chunk | None = None  # of those that were sent
-        self._next = 0  # the first chunk that was not sent yet
-        self._limit = 1  # until the receiver has seen the header
-        self._end_sent = False
-        self._resend_at = now
-        self._burst_end = WINDOW  # chunks from here on wait until the receiver has taken those before
-        self._burst_at = now
-        self._rest_until: float | None = None
-
-        def work(job: Job[Chunk, None]) -> None:
-            _save(machine, view, Writer(header, job.put, chunk_bytes), job)
-
-        self.job: Job[Chunk, None] = Job(name, work, capacity=4, wake=wake, lockstep=lockstep)
-
-    def on_ack(self, ack: SnapshotAck, now: float) -> None:
-        while self._unacknowledged and self._unacknowledged[0].number < ack.next:
-            self.bytes += len(self._unacknowledged.popleft().data)
-            self._resend_at = now + _RESEND_SECONDS
-        self.heard_at = now
-        self._limit = max(self._limit, ack.limit)
-
-    @property
-    def installed(self) -> bool:
-        return self._end_sent and not self._unacknowledged
-
-    def _end_of_burst(self, now: float) -> int:
-        """A window of chunks goes at once; when it has been taken, the stream rests as long as that took."""
-        if self._next >= self._burst_end and self._limit > self._next + WINDOW - _NEWS_CHUNKS:
-            if self._rest_until is None:
-                self._rest_until = now + min(now - self._burst_at, _LONGEST_REST)
-            if now >= self._rest_until:
-                self._burst_end, self._burst_at, self._rest_until = self._next + WINDOW, now, None
-        return self._burst_end
-
-    def chunks_to_send(self, now: float, *, quiet: bool) -> list[Chunk]:
-        """What the receiver has room for, after what it has not answered to in time."""
-        chunks: list[Chunk] = []
-        if self._unacknowledged and now >= self._resend_at:
-            chunks += self._unacknowledged
-        elif self._newest is not None and now >= self._resend_at + _SIGN_OF_LIFE_SECONDS:
-            chunks.append(self._newest)  # known already, but it will be answered
-        limit = self._limit if quiet else min(self._limit, self._end_of_burst(now))
-        while self._next < limit and (chunk := self.job.poll()) is not None:
-            self._unacknowledged.append(chunk)
-            self._newest = chunk
-            self._next = chunk.number + 1
-            self._end_sent = chunk.is_end
-            chunks.append(chunk)
-        if chunks:
-            self._resend_at = now + _RESEND_SECONDS
-        return chunks
-
-
-class _Receiving:
-    """One stream from a leader, recovered while it arrives."""
-
-    def __init__(
-        self,
-        leader: int,
-        message: SnapshotChunk,
-        header: Header,
-        machine: OnDiskStateMachine,
-        name: str,
-        wake: Callable[[], None],
-        now: float,
-        *,
-        lockstep: bool,
-    ) -> None:
-        self.leader = leader
-        self.term = message.term
-        self.stream = message.stream
-        self.header = header
-        self.bytes = 0
-        self.heard_at = now
-        self._next = 1
-        self._told = 0
-        self._ended = False
-
-        self.job: Job[Chunk, None] = Job(
-            name, lambda job: _recover(machine, job), capacity=WINDOW, wake=wake, lockstep=lockstep
-        )
-        self.job.offer(message.chunk)
-
-    def on_chunk(self, chunk: Chunk, now: float) -> SnapshotAck:
-        """Take a chunk if it is the next one and there is room for it."""
-        self.heard_at = now
-        if chunk.number == self._next and not self._ended and self.job.offer(chunk):
-            self._next += 1
-            self.bytes += len(chunk.data)
-            self._ended = chunk.is_end
-        return self.ack()
-
-    @property
-    def has_news(self) -> bool:
-        return self.job.taken + WINDOW >= self._told + _NEWS_CHUNKS
-
-    def ack(self, *, installed: bool = False) -> SnapshotAck:
-        """How far it has come. The end mark is acknowledged when all is installed."""
-        self._told = self.job.taken + WINDOW
-        return SnapshotAck(self.stream, self._next - (self._ended and not installed), self._told)
-
-
-class _Export:
-    """A snapshot on its way into a file."""
-
-    def __init__(
-        self,
-        path: Path,
-        future: Future[SnapshotFile],
-        stopped: threading.Event,
-        header: Header,
-        machine: OnDiskStateMachine,
-        view: SnapshotView,
-        wake: Callable[[], None],
-        quiet: Callable[[], bool],
-    ) -> None:
-        self.stopped = stopped
-        self.header = header
-        self.bytes = 0
-        self._future = future
-
-        def work(job: Job[Chunk, SnapshotFile]) -> SnapshotFile:
-            def write(put: Callable[[Chunk], None]) -> Header:
-                began = time.monotonic()
-
-                def count(chunk: Chunk) -> None:
-                    nonlocal began
-                    put(chunk)
-                    self.bytes += len(chunk.data)
-                    if not quiet():
-                        job.stopped.wait(min(time.monotonic() - began, _LONGEST_REST))
-                    began = time.monotonic()
-
-                _save(machine, view, Writer(header, count), job)
-                return header
-
-            try:
-                return write_file(path, write)
-            finally:
-                view.close()  # also if the file could not be opened
-
-        self.job: Job[Chunk, SnapshotFile] = Job(f"ondisk-export-{path.name}", work, capacity=1, wake=wake)
-
-    def answer(self) -> None:
-        try:
-            self._future.set_result(self.job.result())
-        except BaseException as error:
-            self._future.set_exception(error)
-
-
-def _save(machine: OnDiskStateMachine, view: SnapshotView, writer: Writer, job: Job[Any, Any]) -> None:
-    try:
-        machine.save_snapshot(view, writer, job.stopped)
-        writer.finish()
-    finally:
-        view.close()
-
-
-def _recover(machine: OnDiskStateMachine, job: Job[Chunk, None]) -> None:
-    """Replace the state by the snapshot whose chunks come in.
-
-    Raises ``Corrupt`` if they are damaged, and ``SnapshotStopped``; then the old state is whole. Raises
-    ``StorageError`` if the disk or the state machine cannot go on.
-    """
-    reader = Reader(job.get)
-    index = machine.recover_from_snapshot(reader, job.stopped)
-    if index != reader.header.index:
-        raise StorageError(
-            f"the snapshot of entry {reader.header.index} brought the state after entry {index}: "
-            f"the state machine does not keep its promise"
-        )
 
 
 class Transfers:
@@ -298,10 +85,10 @@ class Transfers:
         self._rng = rng
         self._disk = disk
         self._lockstep = lockstep
-        self._sending: dict[int, _Sending] = {}
+        self._sending: dict[int, Sending] = {}
         self._again_at: dict[int, float] = {}
-        self._receiving: _Receiving | None = None
-        self._exporting: list[_Export] = []
+        self._receiving: Receiving | None = None
+        self._exporting: list[Export] = []
         self._ending: list[Job[Chunk, Any]] = []  # asked to stop
         self._last_index = raft.log.last_index
         self._written_at = float("-inf")
@@ -309,14 +96,14 @@ class Transfers:
 
     # Every step
 
-    def look(self, now: float) -> None:
+    def poll(self, now: float) -> None:
         """At the beginning of a step: take notice of what the jobs have done."""
         if self._last_index != self._raft.log.last_index:
             self._last_index, self._written_at = self._raft.log.last_index, now
         self._quiet = now > self._written_at + _QUIET_SECONDS
         self._ending = [job for job in self._ending if not job.done]
         if self._receiving is not None:
-            self._look_at_receiving(self._receiving, now)
+            self._poll_receiving(self._receiving, now)
         for export in tuple(self._exporting):
             if export.job.done:
                 self._exporting.remove(export)
@@ -330,7 +117,7 @@ class Transfers:
         jobs += self._ending
         return jobs + ([self._receiving.job] if self._receiving is not None else [])
 
-    def serve(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """As leader: stream to those that need it, and only while they do."""
         needed = self._raft.needs_snapshot
         for peer in [peer for peer, sending in self._sending.items() if sending.term != self._raft.term]:
@@ -393,7 +180,7 @@ class Transfers:
         view, header = self._prepare()
         logger.info("replica %d streams its state after entry %d to replica %d", self._id, header.index, peer)
         try:
-            self._sending[peer] = _Sending(
+            self._sending[peer] = Sending(
                 self._rng.getrandbits(48),
                 self._raft.term,
                 header,
@@ -469,7 +256,7 @@ class Transfers:
         self._raft.recovering = True
         name = f"ondisk-{self._id}-recover"
         try:
-            self._receiving = _Receiving(
+            self._receiving = Receiving(
                 leader, message, header, self._machine, name, self._wake, now, lockstep=self._lockstep
             )
         except ResourceError as error:
@@ -481,7 +268,7 @@ class Transfers:
             return
         self._send(leader, self._receiving.ack())
 
-    def _look_at_receiving(self, receiving: _Receiving, now: float) -> None:
+    def _poll_receiving(self, receiving: Receiving, now: float) -> None:
         if receiving.job.done:
             self._receiving = None
             self._end_receiving(receiving)
@@ -495,7 +282,7 @@ class Transfers:
         elif receiving.has_news:
             self._send(receiving.leader, receiving.ack())
 
-    def _end_receiving(self, receiving: _Receiving) -> None:
+    def _end_receiving(self, receiving: Receiving) -> None:
         try:
             receiving.job.result()
         except (SnapshotStopped, Corrupt, UnknownVersion) as error:
@@ -504,13 +291,13 @@ class Transfers:
             self._begin_anew(receiving)
         self._raft.recovering = False
 
-    def _keep_old_state(self, receiving: _Receiving, error: Exception) -> None:
+    def _keep_old_state(self, receiving: Receiving, error: Exception) -> None:
         logger.warning("replica %d keeps its old state: %s", self._id, error)
         self._raft.log.abandon_install()
         self._raft.log.sync()
         self._refuse(receiving.leader, receiving.stream)
 
-    def _begin_anew(self, receiving: _Receiving) -> None:
+    def _begin_anew(self, receiving: Receiving) -> None:
         header = receiving.header
         self._disk.reach("install: state replaced")
         self._raft.install(header.index, header.term, header.members)
@@ -536,7 +323,7 @@ class Transfers:
             future.set_exception(error)  # no room for a view; if that is not all, the next sync will tell
             return
         try:
-            export = _Export(
+            export = Export(
                 path,
                 future,
                 stopped,
