@@ -15,10 +15,12 @@ from types import ModuleType
 MOVED = {
     "ondisk.histories": "ondisk.linearizability.history",
     "ondisk.lab.exercises_06": "ondisk.lab.exercises.chapter_06",
-    "ondisk.lab.feeding": "ondisk.lab.experiments.catch_up",
+    "ondisk.lab.experiments.catch_up": "ondisk.lab.catch_up",
+    "ondisk.lab.experiments.runs": "ondisk.lab.runs",
+    "ondisk.lab.experiments.sizes": "ondisk.lab.sizes",
+    "ondisk.lab.feeding": "ondisk.lab.catch_up",
+    "ondisk.lab.film": "ondisk.lab.experiments.trace",
     "ondisk.lab.naive": "ondisk.lab.experiments.naive",
-    "ondisk.lab.runs": "ondisk.lab.experiments.runs",
-    "ondisk.lab.sizes": "ondisk.lab.experiments.sizes",
 }
 
 

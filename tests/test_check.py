@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from ondisk.lab import check as module  # the function of that name
-from ondisk.lab import crash, hint
-from ondisk.lab.exercises.chapter_06 import film_of_6_2
+from ondisk.lab import crash, hint, runs
+from ondisk.lab.exercises.chapter_06 import trace_of_6_2
 from ondisk.lab.exercises.check import HINTS, _exercises, check, exercise, exercises
-from ondisk.lab.experiments import runs
 from ondisk.lab.experiments.naive import OneBatch, TwoWrites
-from ondisk.lab.film import Frame
+from ondisk.lab.experiments.trace import Moment
 from ondisk.simulation.faults import Fault
 from tests.test_notebooks import NOTEBOOKS, read, run
 
@@ -213,37 +212,37 @@ def test_6_1_says_what_is_wrong_with_the_years(answer: object, said: str) -> Non
 
 def test_6_2_wants_a_crash_that_loses_something() -> None:
     """Any moment will do in which too few have what is committed."""
-    exposure = runs.longest(film_of_6_2())
+    exposure = runs.longest(trace_of_6_2())
     assert check("6.2", (exposure.since + exposure.until) / 2).right
     assert "Nothing was lost" in check("6.2", 2.0).text
     assert "Give a time" in check("6.2", "soon").text
 
 
-def _as_it_should_be(frame: Frame) -> bool:
-    have = [m for m in frame.members if m.id in frame.voters and m.durable >= frame.committed]
-    return 2 * len(have) <= len(frame.voters)
+def _as_it_should_be(moment: Moment) -> bool:
+    have = [m for m in moment.members if m.id in moment.voters and m.durable >= moment.committed]
+    return 2 * len(have) <= len(moment.voters)
 
 
 @pytest.mark.parametrize(
     ("exposed", "said"),
     [
         (_as_it_should_be, "Right."),
-        (lambda frame: frame.too_few, "Right."),
-        (lambda frame: False, "one of three"),
-        (lambda frame: sum(m.durable >= frame.committed for m in frame.members) < 2, "two of four"),
-        (lambda frame: _as_it_should_be(_without_those_down(frame)), "on its disk"),
-        (lambda frame: sum(m.durable >= frame.committed for m in frame.members) <= 1, "two of four"),
-        (lambda frame: None, "True or False"),
+        (lambda moment: moment.too_few, "Right."),
+        (lambda moment: False, "one of three"),
+        (lambda moment: sum(m.durable >= moment.committed for m in moment.members) < 2, "two of four"),
+        (lambda moment: _as_it_should_be(_without_those_down(moment)), "on its disk"),
+        (lambda moment: sum(m.durable >= moment.committed for m in moment.members) <= 1, "two of four"),
+        (lambda moment: None, "True or False"),
         (3, "function itself"),
     ],
 )
-def test_6_3_tries_frames_of_all_kinds(exposed: object, said: str) -> None:
+def test_6_3_tries_moments_of_all_kinds(exposed: object, said: str) -> None:
     """Ties, replicas that are down, and those that do not count."""
     assert said in check("6.3", exposed).text
 
 
-def _without_those_down(frame: Frame) -> Frame:
-    return frame._replace(members=tuple(m for m in frame.members if m.role != "down"))
+def _without_those_down(moment: Moment) -> Moment:
+    return moment._replace(members=tuple(m for m in moment.members if m.role != "down"))
 
 
 def _fewest(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> list[Fault]:

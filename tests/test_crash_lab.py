@@ -28,7 +28,8 @@ from ondisk.lab import (
 )
 from ondisk.lab.experiments.crash import Crashed, Cut, _evenly
 from ondisk.lab.experiments.naive import DataFirst, IndexFirst, OneBatch, TwoWrites
-from ondisk.lab.pictures.crash import Picture, stretches
+from ondisk.lab.pictures.crash import stretches
+from ondisk.lab.pictures.drawing import Picture
 from ondisk.testing.crashing import Child, ChildFailed, CrashingDisk, Point, scratch_directory
 from tests.waiting import wait_until
 

@@ -37,7 +37,7 @@ def test_imports_point_one_way_and_to_doors_only() -> None:
     ("where", "what", "contract"),
     [
         ("storage/paths.py", "from ondisk.raft.log import RaftLog", "Imports point one way"),
-        ("lab/show.py", "from ondisk.raft.engine import Raft", "The inside of raft/"),
+        ("lab/display.py", "from ondisk.raft.engine import Raft", "The inside of raft/"),
         ("new_on_top.py", "", "Imports point one way"),
     ],
 )

@@ -16,10 +16,10 @@ from ipywidgets.widgets.widget import _instances
 from ondisk import Cluster, NoLeader, lab
 from ondisk.lab.exercises import chapter_02 as exercises_02
 from ondisk.lab.exercises.check import check, exercises, hint
+from ondisk.lab.experiments.absence import Absence
 from ondisk.lab.experiments.load import Cost
-from ondisk.lab.lag import Absence
 from ondisk.lab.pictures import lag as lag_picture
-from ondisk.lab.pictures.plots import figure_picture, new_figure
+from ondisk.lab.pictures.figures import figure_picture, new_figure
 from ondisk.observe import Lag, LagRecorder, Note, Reading, wait_until_level
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
@@ -311,7 +311,7 @@ def test_a_follower_that_does_not_come_back_is_an_error_and_is_reconnected(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The experiment leaves no fault behind."""
-    monkeypatch.setattr("ondisk.lab.lag._CATCH_UP_WITHIN", 0.2)
+    monkeypatch.setattr("ondisk.lab.experiments.absence._CATCH_UP_WITHIN", 0.2)
     follower = followers(cluster)[0]
     reconnect = cluster.network.reconnect
     calls: list[int] = []

@@ -17,6 +17,9 @@ from ipywidgets.widgets.widget import _instances
 from ondisk import Cluster, ReplicaStatus
 from ondisk.lab import Panel, Prediction
 from ondisk.lab.pictures import cluster as picture
+from ondisk.lab.pictures.cards import shape
+from ondisk.lab.pictures.drawing import STYLE
+from ondisk.lab.pictures.messages import MAX_ROWS, message_diagram
 from ondisk.observe import Lag, Seen, View, capture, wait_until_level
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
@@ -47,8 +50,8 @@ def test_every_mark_has_a_label_a_number_and_a_shape_of_its_own() -> None:
     ):
         assert label in said
         assert str(number) in said
-    shapes = {re.sub(r"[\d.]+", "n", picture._shape(name, 0, 0)) for name, _, _ in picture._MARKS}
-    corners = {picture._shape(name, 50, 50) for name, _, _ in picture._MARKS}
+    shapes = {re.sub(r"[\d.]+", "n", shape(mark.kind, 0, 0)) for mark in picture._MARKS.values()}
+    corners = {shape(mark.kind, 50, 50) for mark in picture._MARKS.values()}
     assert len(corners) == 5
     assert len(shapes) >= 4
 
@@ -130,7 +133,7 @@ def test_text_is_at_least_twelve_pixels() -> None:
     """Every font size in the style sheet."""
     sizes = [
         int(size)
-        for size in re.findall(r"(\d+)px (?=var)|font-size: (\d+)px", picture.STYLE)
+        for size in re.findall(r"(\d+)px (?=var)|font-size: (\d+)px", STYLE)
         for size in size
         if size
     ]
@@ -158,7 +161,7 @@ def test_the_diagram_says_what_each_message_carries_proves_and_whether_it_was_lo
         ENTRIES._replace(time=1.2, kind="delivered"),
         reply,
     ]
-    html = picture.message_diagram(events, STATUSES)
+    html = message_diagram(events, STATUSES)
     said = texts(svg_of(html))
     assert "append_entries 17..17" in said
     assert "append_entries 17..17 — lost" in said
@@ -171,9 +174,9 @@ def test_the_diagram_says_what_each_message_carries_proves_and_whether_it_was_lo
 
 def test_a_long_diagram_ends_and_says_how_much_is_missing() -> None:
     """An empty one says so, too."""
-    events = [ENTRIES._replace(number=number) for number in range(picture.MAX_ROWS + 5)]
-    assert "5 later events are not shown" in picture.message_diagram(events, STATUSES)
-    assert "No messages yet" in picture.message_diagram([], STATUSES)
+    events = [ENTRIES._replace(number=number) for number in range(MAX_ROWS + 5)]
+    assert "5 later events are not shown" in message_diagram(events, STATUSES)
+    assert "No messages yet" in message_diagram([], STATUSES)
 
 
 # The panel

@@ -1,4 +1,4 @@
-"""A run is filmed in a bounded number of frames; a frame becomes a picture; the player steps through them."""
+"""A run is traced in a bounded number of moments, a moment becomes a picture, the player steps through."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ondisk.lab.experiments import runs
-from ondisk.lab.film import Film, Filmed, Frame, Member, film
-from ondisk.lab.player import KINDS, Player, frame_picture, frame_table, in_words, record_table
+from ondisk.lab import runs
+from ondisk.lab.experiments import seeds
+from ondisk.lab.experiments.trace import Member, Moment, Trace, Tracer, trace
+from ondisk.lab.pictures.trace import event_table, in_words, moment_picture, moment_table
+from ondisk.lab.player import KINDS, Player
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.run import Report, Setting, run
 from ondisk.simulation.world import Happening
@@ -18,98 +20,98 @@ from tests.pictures import svg_of, texts
 CALM = Setting(replicas=3, seconds=4)
 
 
-def frame(**changes: object) -> Frame:
+def moment(**changes: object) -> Moment:
     members = (
         Member(1, "leader", 2, 9, 9, 9, 8, coming=("from 2: equal to 9 t2",)),
         Member(2, "follower", 2, 9, 9, 8, 8, deaf_to=(3,)),
         Member(3, "down", 1, 4, 4, 4, 4, coming=("from 1: append <b>", "two", "three"), more=2),
     )
-    return Frame(1.25, 7, members, 9, (1, 2, 3))._replace(**changes)
+    return Moment(1.25, 7, members, 9, (1, 2, 3))._replace(**changes)
 
 
 @pytest.fixture(scope="module")
-def lossy() -> Filmed:
+def lossy() -> Trace:
     """A run of stock PySyncObj that loses what it acknowledged."""
-    calm = runs.film_with_an_exposure()
+    calm = runs.trace_with_an_exposure()
     exposure = runs.longest(calm)
     crash = runs.crash_the_leader((exposure.since + exposure.until) / 2)
-    return film(calm.report.seed, runs.STOCK, [*runs.BUSY, crash])
+    return trace(calm.report.seed, runs.STOCK, [*runs.BUSY, crash])
 
 
 @pytest.fixture
-def player(lossy: Filmed) -> Iterator[Player]:
+def player(lossy: Trace) -> Iterator[Player]:
     yield Player(lossy, "a test")
 
 
-# Frames
+# Moments
 
 
 def test_what_a_majority_holds_is_not_exposed() -> None:
     """Voters count, up or down, as far as their logs are durable; others do not."""
-    assert frame().holders == (1, 2) and not frame().too_few
-    assert frame(committed=10).too_few
-    assert frame(voters=(1, 3)).too_few
-    shorter = frame().members[1]._replace(durable=8)
-    assert frame(members=(frame().members[0], shorter, frame().members[2])).too_few
+    assert moment().holders == (1, 2) and not moment().too_few
+    assert moment(committed=10).too_few
+    assert moment(voters=(1, 3)).too_few
+    shorter = moment().members[1]._replace(durable=8)
+    assert moment(members=(moment().members[0], shorter, moment().members[2])).too_few
 
 
-def test_a_film_shows_what_the_record_tells() -> None:
+def test_a_trace_shows_what_the_record_tells() -> None:
     """A crash and a restart are in both, and times do not go back."""
-    filmed = film(0, CALM, (Fault(2.0, "crash", 1.0),))
-    roles = {member.role for each in filmed.frames for member in each.members}
+    traced = trace(0, CALM, (Fault(2.0, "crash", 1.0),))
+    roles = {member.role for each in traced.moments for member in each.members}
     assert {"leader", "follower", "down"} <= roles
-    times = [each.time for each in filmed.frames]
+    times = [each.time for each in traced.moments]
     assert times == sorted(times)
-    assert filmed.frames[-1].lines == len(filmed.report.record)
-    assert any(each.members[0].coming for each in filmed.frames)
-    assert filmed.report == run(0, CALM, (Fault(2.0, "crash", 1.0),))  # who looks on changes nothing
+    assert traced.moments[-1].lines == len(traced.report.record)
+    assert any(each.members[0].coming for each in traced.moments)
+    assert traced.report == run(0, CALM, (Fault(2.0, "crash", 1.0),))  # who looks on changes nothing
 
 
-def test_a_film_is_bounded_and_a_part_of_it_can_be_had_in_full() -> None:
-    """Whoever wants to look closer films the part again."""
-    rough = film(0, CALM, (), most=60)
-    assert 30 <= len(rough.frames) <= 62
+def test_a_trace_is_bounded_and_a_part_of_it_can_be_had_in_full() -> None:
+    """Whoever wants to look closer traces the part again."""
+    rough = trace(0, CALM, (), most=60)
+    assert 30 <= len(rough.moments) <= 62
     close = rough.closer(1.0, 1.5)
-    assert len(close.frames) > sum(1.0 <= each.time <= 1.5 for each in rough.frames)
-    assert all(1.0 <= each.time <= 1.5 for each in close.frames)
+    assert len(close.moments) > sum(1.0 <= each.time <= 1.5 for each in rough.moments)
+    assert all(1.0 <= each.time <= 1.5 for each in close.moments)
 
 
-def test_a_violation_is_the_last_frame() -> None:
+def test_a_violation_is_the_last_moment() -> None:
     """What it looked like when it was found, and the whole record."""
-    filmed = film(0, Setting(without=("restart-keeps-log",)))
-    assert filmed.report.rule is not None
-    assert filmed.frames[-1].time == filmed.report.seconds
-    assert filmed.report.record[filmed.frames[-1].lines - 1].kind == "violation"
+    traced = trace(0, Setting(without=("restart-keeps-log",)))
+    assert traced.report.rule is not None
+    assert traced.moments[-1].time == traced.report.seconds
+    assert traced.report.record[traced.moments[-1].lines - 1].kind == "violation"
 
 
-def test_stock_pysyncobj_exposes_and_loses_what_ours_keeps(lossy: Filmed) -> None:
+def test_stock_pysyncobj_exposes_and_loses_what_ours_keeps(lossy: Trace) -> None:
     """The same faults, the same crash."""
     assert lossy.report.rule == "acknowledged write lost"
     assert lossy.exposures()
     assert any(member.last < before.last for member, before in _successive(lossy) if member.role != "down")
-    ours = film(lossy.report.seed, runs.OURS, lossy.report.faults)
+    ours = trace(lossy.report.seed, runs.OURS, lossy.report.faults)
     assert ours.report.rule is None
     assert ours.exposures() == []
 
 
-def _successive(filmed: Filmed) -> Iterator[tuple[Member, Member]]:
-    for before, after in itertools.pairwise(filmed.frames):
+def _successive(traced: Trace) -> Iterator[tuple[Member, Member]]:
+    for before, after in itertools.pairwise(traced.moments):
         yield from zip(after.members, before.members, strict=True)
 
 
-def test_acknowledged_keys_are_counted_in_every_replica(lossy: Filmed) -> None:
+def test_acknowledged_keys_are_counted_in_every_replica(lossy: Trace) -> None:
     """At the end none has all of them."""
-    last = lossy.frames[-1]
+    last = lossy.moments[-1]
     assert last.acknowledged
     for member in last.members:
-        assert member.held is not None and member.held < last.acknowledged
+        assert member.keys is not None and member.keys < last.acknowledged
 
 
-def test_watching_does_not_change_the_run(lossy: Filmed) -> None:
+def test_watching_does_not_change_the_run(lossy: Trace) -> None:
     assert run(lossy.report.seed, runs.STOCK, lossy.report.faults).record == lossy.report.record
-    camera = Film(until=-1)
-    run(lossy.report.seed, runs.STOCK, lossy.report.faults, camera)
-    assert camera.frames == []
+    tracer = Tracer(until=-1)
+    run(lossy.report.seed, runs.STOCK, lossy.report.faults, tracer)
+    assert tracer.moments == []
 
 
 # Pictures
@@ -117,50 +119,50 @@ def test_watching_does_not_change_the_run(lossy: Filmed) -> None:
 
 def test_a_picture_says_everything_in_words_too() -> None:
     """Roles, numbers, messages; and nothing of them is taken for HTML."""
-    html = frame_picture(frame(), "Some run")
+    html = moment_picture(moment(), "Some run")
     picture = svg_of(html)
     shown = texts(picture)
     assert "Replica 1: leader" in shown and "Replica 3: down" in shown
     assert "Some run: 1.250 s" in shown
     assert "from 1: append <b>" in "".join(shown) and "<b>" not in html
     assert "and 2 more messages" in "".join(shown)
-    assert picture.get("aria-label") == in_words(frame())
+    assert picture.get("aria-label") == in_words(moment())
     for words in (
         "Replica 2: follower, term 2, log to 9",
         "hears nothing from 3",
         "its log lacks 5 committed",
     ):
-        assert words in in_words(frame())
+        assert words in in_words(moment())
 
 
 def test_too_few_copies_are_told_in_words() -> None:
     """Not by colour alone."""
-    assert "no majority" in in_words(frame(committed=10))
-    assert "no majority" not in in_words(frame())
-    assert "Nothing is committed yet" in in_words(frame(committed=0))
+    assert "no majority" in in_words(moment(committed=10))
+    assert "no majority" not in in_words(moment())
+    assert "Nothing is committed yet" in in_words(moment(committed=0))
 
 
 def test_an_empty_group_and_five_replicas_can_be_drawn() -> None:
-    svg_of(frame_picture(Frame(0.0, 0, (), 0, ())))
+    svg_of(moment_picture(Moment(0.0, 0, (), 0, ())))
     five = tuple(Member(number, "follower") for number in range(1, 6))
-    assert len(texts(svg_of(frame_picture(Frame(0.0, 0, five, 0, (1, 2, 3, 4, 5)))))) > 20
+    assert len(texts(svg_of(moment_picture(Moment(0.0, 0, five, 0, (1, 2, 3, 4, 5)))))) > 20
 
 
 def test_the_table_has_the_same_numbers() -> None:
-    assert "acknowledged keys" not in frame_table(frame())
-    held = tuple(member._replace(held=3) for member in frame().members)
-    assert "acknowledged keys" in frame_table(frame(members=held, acknowledged=4))
+    assert "acknowledged keys" not in moment_table(moment())
+    with_keys = tuple(member._replace(keys=3) for member in moment().members)
+    assert "acknowledged keys" in moment_table(moment(members=with_keys, acknowledged=4))
 
 
 def test_the_record_marks_what_is_now_and_leaves_out_what_is_not_wanted() -> None:
     record = [
         Happening(number / 10, "sent" if number % 2 else "fault", f"<{number}>") for number in range(40)
     ]
-    html = record_table(record, 20, 22, lambda line: True)
+    html = event_table(record, 20, 22, lambda line: True)
     assert html.count("▶ now") == 2
     assert "&lt;20&gt;" in html and "&lt;22&gt;" in html and "&lt;39&gt;" not in html
-    assert "sent" not in record_table(record, 20, 22, lambda line: line.kind == "fault")
-    assert "no such line" in record_table(record, 20, 22, lambda line: False)
+    assert "sent" not in event_table(record, 20, 22, lambda line: line.kind == "fault")
+    assert "no such line" in event_table(record, 20, 22, lambda line: False)
 
 
 # The player
@@ -169,12 +171,12 @@ def test_the_record_marks_what_is_now_and_leaves_out_what_is_not_wanted() -> Non
 def test_back_and_forward_and_the_slider_show_other_moments(player: Player) -> None:
     assert player.back.disabled and player.beginning.disabled
     player.forward.click()
-    assert player.place.value == 2 and f"{player.frame.time:.3f} s" in player.picture.value
+    assert player.place.value == 2 and f"{player.moment.time:.3f} s" in player.picture.value
     player.back.click()
     assert player.place.value == 1
     player.place.value = 30
-    assert player.frame is player.filmed.frames[29]
-    assert f"At {player.frame.time:.3f} s" in player.table.value
+    assert player.moment is player.trace.moments[29]
+    assert f"At {player.moment.time:.3f} s" in player.table.value
     player.end.click()
     assert player.end.description == "Violation"
     assert player.forward.disabled and "acknowledged write lost" in player.record.value
@@ -185,19 +187,19 @@ def test_the_next_fault_and_the_next_exposure_are_found(player: Player) -> None:
     seen = []
     while "none" not in player.answer.value:
         player.next_fault.click()
-        seen.append(player.frame.time)
+        seen.append(player.moment.time)
     assert len(set(seen)) >= 7
     assert seen[-1] == seen[-2]
     player.beginning.click()
     assert "none" not in player.answer.value
     player.next_exposure.click()
-    assert player.frame.too_few and "no majority" in player.picture.value
+    assert player.moment.too_few and "no majority" in player.picture.value
 
 
 def test_a_time_is_shown_as_the_moment_at_or_before_it(player: Player) -> None:
     player.go_to(3.5)
     number = player.place.value
-    assert player.filmed.frames[number - 1].time <= 3.5 < player.filmed.frames[number].time
+    assert player.trace.moments[number - 1].time <= 3.5 < player.trace.moments[number].time
     assert player.go_to(1e9).forward.disabled
     assert player.go_to(-1).back.disabled
 
@@ -212,23 +214,23 @@ def test_the_record_is_filtered_by_kind_and_by_words(player: Player) -> None:
     assert "3 -&gt; 2 append" in player.record.value and "2 -&gt; 3" not in player.record.value
 
 
-def test_every_kind_of_line_can_be_filtered(lossy: Filmed) -> None:
+def test_every_kind_of_line_can_be_filtered(lossy: Trace) -> None:
     """Or is always shown."""
     known = {kind for kinds in KINDS.values() for kind in kinds} | {"violation"}
     ours = {line.kind for seed in (0, 2) for line in run(seed).record}
     assert {line.kind for line in lossy.report.record} | ours <= known
 
 
-def test_a_second_player_of_the_same_title_closes_the_first(player: Player, lossy: Filmed) -> None:
+def test_a_second_player_of_the_same_title_closes_the_first(player: Player, lossy: Trace) -> None:
     """So that a cell can be run again."""
     other = Player(lossy, "a test")
     assert player.box.comm is None
     assert "text/plain" in other._repr_mimebundle_()
 
 
-def test_a_film_without_frames_is_refused(lossy: Filmed) -> None:
-    with pytest.raises(ValueError, match="no frame"):
-        Player(lossy._replace(frames=()))
+def test_a_trace_without_moments_is_refused(lossy: Trace) -> None:
+    with pytest.raises(ValueError, match="no moment"):
+        Player(lossy._replace(moments=()))
 
 
 # Many runs
@@ -253,11 +255,11 @@ def test_a_run_that_is_interrupted_leaves_what_was_found(monkeypatch: pytest.Mon
     def interrupted(*_: object, **__: object) -> Report:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "run", interrupted)
+    monkeypatch.setattr(seeds, "run", interrupted)
     assert runs.try_seeds(range(5), CALM).seeds == 0
     report = run(0, CALM, ())
-    monkeypatch.setattr(runs.runs, "reduce", interrupted)
-    monkeypatch.setattr(runs.runs, "run", interrupted)
+    monkeypatch.setattr(seeds.runs, "reduce", interrupted)
+    monkeypatch.setattr(seeds.runs, "run", interrupted)
     assert runs.reduce(report, CALM) is report
 
 

@@ -1,4 +1,4 @@
-"""What notebook 4 measures and draws: sizes, views, a replica that is fed, its exercises."""
+"""What notebook 4 measures and draws: sizes, views, a replica that catches up, its exercises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,24 @@ import pytest
 from ondisk import Cluster
 from ondisk.diskkv import DiskKV, incr
 from ondisk.errors import DirectoryInUse
-from ondisk.lab import check
+from ondisk.lab import catch_up, check, sizes
 from ondisk.lab.exercises import chapter_04 as exercises_04
 from ondisk.lab.exercises.check import exercises
-from ondisk.lab.experiments import catch_up, sizes
+from ondisk.lab.experiments.bank import Bank, Use
 from ondisk.lab.experiments.faults import undo_faults
+from ondisk.lab.experiments.growth import Sizes
+from ondisk.lab.experiments.lagging import Answers, Moment
+from ondisk.lab.pictures import catch_up as pictures
+from ondisk.lab.pictures.catch_up import catch_up_picture
 from ondisk.observe import wait_until_level
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.stream import CHUNK_BYTES
 from ondisk.snapshot.transfer import Progress
 from ondisk.storage.generations import _pointer
+from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
 
 SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions" / "04-snapshots.ipynb"
-
-
-def svg_of(html: Any) -> ET.Element:
-    """The picture itself; fails unless it is well formed."""
-    found = re.search(r"<svg.*</svg>", html.data, re.DOTALL)
-    assert found
-    return ET.fromstring(found.group())
-
-
-def texts(element: ET.Element) -> str:
-    return " | ".join("".join(text.itertext()) for text in element.iter("text"))
 
 
 # Sizes
@@ -77,10 +70,8 @@ def test_the_dump_holds_every_key() -> None:
 
 def test_the_plot_says_its_values_as_text_and_as_a_table() -> None:
     """For those who do not see the picture."""
-    found = [
-        sizes.Sizes(keys, *[keys * 100] * 4, 19, keys / 1e6, 0.01, 0.004, 1, 1) for keys in (1_000, 100_000)
-    ]
-    html = sizes.plot_growth(found).data
+    found = [Sizes(keys, *[keys * 100] * 4, 19, keys / 1e6, 0.01, 0.004, 1, 1) for keys in (1_000, 100_000)]
+    html = sizes.plot_growth(found).html
     words = re.search(r'alt="([^"]*)"', html)
     assert words and "compaction record from 19 B to 19 B" in words[1]
     assert "to dump the state takes 1.0 ms, then 100.0 ms" in words[1]
@@ -95,14 +86,14 @@ def test_sizes_in_words(size: int, said: str) -> None:
     assert sizes.in_bytes(size) == said
 
 
-def test_a_directory_says_what_is_shared_and_what_the_pointer_names(bank: sizes.Bank) -> None:
+def test_a_directory_says_what_is_shared_and_what_the_pointer_names(bank: Bank) -> None:
     """Sizes, files and links of each name."""
     view = bank.machine.prepare_snapshot()
-    html = sizes.show_directory(bank.directory).data
+    html = sizes.show_directory(bank.directory).html
     assert "“ondisk-current 1 db-000001 " in html
     assert html.count("of them hard links") == 2
     view.close()
-    html = sizes.show_directory(bank.directory).data
+    html = sizes.show_directory(bank.directory).html
     assert "hard links" not in html and "view-" not in html
 
 
@@ -110,12 +101,12 @@ def test_a_directory_says_what_is_shared_and_what_the_pointer_names(bank: sizes.
 
 
 @pytest.fixture
-def bank() -> Iterator[sizes.Bank]:
-    with sizes.Bank() as opened:
+def bank() -> Iterator[Bank]:
+    with Bank() as opened:
         yield opened
 
 
-def test_a_dump_page_by_page_loses_money_and_a_view_does_not(bank: sizes.Bank) -> None:
+def test_a_dump_page_by_page_loses_money_and_a_view_does_not(bank: Bank) -> None:
     """Money that moves from a page to come to a page that was read is in neither."""
     whole = bank.ACCOUNTS * bank.BALANCE
     assert bank.total_page_by_page(transfers=10) < whole == bank.total()
@@ -127,7 +118,7 @@ def test_a_dump_page_by_page_loses_money_and_a_view_does_not(bank: sizes.Bank) -
     assert bank.total_page_by_page(transfers=0) == whole
 
 
-def test_a_view_is_the_same_bytes_after_thousands_of_writes(bank: sizes.Bank) -> None:
+def test_a_view_is_the_same_bytes_after_thousands_of_writes(bank: Bank) -> None:
     """And the fingerprint would tell: a view from later has another one."""
     view = bank.machine.prepare_snapshot()
     first, index = bank.save(view), bank.index
@@ -137,7 +128,7 @@ def test_a_view_is_the_same_bytes_after_thousands_of_writes(bank: sizes.Bank) ->
     assert bank.save(later).sha256 != first.sha256
 
 
-def test_a_view_costs_little_at_first_and_its_tables_once_they_are_rewritten(bank: sizes.Bank) -> None:
+def test_a_view_costs_little_at_first_and_its_tables_once_they_are_rewritten(bank: Bank) -> None:
     """Then closing it gives them back."""
     before = bank.use("before")
     view = bank.machine.prepare_snapshot()
@@ -153,7 +144,7 @@ def test_a_view_costs_little_at_first_and_its_tables_once_they_are_rewritten(ban
     assert closed.view == 0 and closed.total == closed.live < rewritten.total
 
 
-def test_a_bank_that_is_never_rewritten_is_reported(bank: sizes.Bank) -> None:
+def test_a_bank_that_is_never_rewritten_is_reported(bank: Bank) -> None:
     """Instead of waiting for ever."""
     view = bank.machine.prepare_snapshot()
     with pytest.raises(TimeoutError):
@@ -163,16 +154,16 @@ def test_a_bank_that_is_never_rewritten_is_reported(bank: sizes.Bank) -> None:
 
 def test_the_bars_of_a_view_have_words_and_a_style_each() -> None:
     """Nothing by colour alone."""
-    uses = [sizes.Use("before <1>", 5_000_000, 0, 0, 5_000_000)]
-    uses += [sizes.Use("later", 9_000_000, 5_000_000, 1_000_000, 13_000_000)]
-    svg = svg_of(sizes.show_use(uses))
-    assert "live only 8.0 MB, both 1.0 MB, view only 4.0 MB" in texts(svg)
-    assert "before <1>" in texts(svg)
+    uses = [Use("before <1>", 5_000_000, 0, 0, 5_000_000)]
+    uses += [Use("later", 9_000_000, 5_000_000, 1_000_000, 13_000_000)]
+    svg = svg_of(sizes.show_use(uses).html)
+    assert "live only 8.0 MB, both 1.0 MB, view only 4.0 MB" in " | ".join(texts(svg))
+    assert "before <1>" in " | ".join(texts(svg))
     assert len({bar.attrib["class"] for bar in svg.iter("rect")}) == 3
     assert "later: 13.0 MB on disk" in svg.attrib["aria-label"]
 
 
-# A replica that is fed
+# A replica that catches up
 
 
 STATUSES = {
@@ -187,27 +178,27 @@ STATUSES = {
         transfers=(Progress("from", 1, 5_201, CHUNK_BYTES + 1),),
     ),
 }
-MOMENT = catch_up.Moment(1.5, STATUSES, CHUNK_BYTES + 1, catch_up.Answers(574, 3, 0, 0, 0.009))
+MOMENT = Moment(1.5, STATUSES, CHUNK_BYTES + 1, Answers(574, 3, 0, 0, 0.009))
 
 
-def test_the_picture_of_a_feeding_says_all_of_its_numbers_in_words() -> None:
+def test_the_picture_of_catching_up_says_all_of_its_numbers_in_words() -> None:
     """In the picture, in its alternative text, and in the table."""
-    html = catch_up.feeding_picture(MOMENT, 3, expected=4 * CHUNK_BYTES)
+    html = catch_up_picture(MOMENT, 3, expected=4 * CHUNK_BYTES).html
     svg = svg_of(html)
-    for said in (texts(svg), svg.attrib["aria-label"]):
+    for said in (" | ".join(texts(svg)), svg.attrib["aria-label"]):
         assert "log empty, next is 5,202" in said
         assert "log 4,001 to 5,101" in said
         assert "262.1 kB, 2 chunks so far" in said
         assert "old 574, new 3, mixed 0, failed 0; slowest 9.0 ms" in said
-    assert "<td>574</td><td>3</td><td>0</td><td>0</td>" in html.data
+    assert "<td>574</td><td>3</td><td>0</td><td>0</td>" in html
 
 
 def test_the_bar_is_as_long_as_what_has_arrived() -> None:
     """Half of it, and never more than all of it."""
     for arrived, part in ((0, 0.0), (500, 0.5), (2_000, 1.0)):
-        svg = svg_of(catch_up.feeding_picture(MOMENT._replace(arrived=arrived), 3, expected=1_000))
+        svg = svg_of(catch_up_picture(MOMENT._replace(arrived=arrived), 3, expected=1_000).html)
         bar = [rect for rect in svg.iter("rect") if rect.attrib["class"] == "mark"]
-        assert float(bar[0].attrib["width"]) == pytest.approx(part * catch_up._WIDTH)
+        assert float(bar[0].attrib["width"]) == pytest.approx(part * pictures._WIDTH)
 
 
 @pytest.fixture
@@ -221,13 +212,13 @@ def watch(cluster: Cluster, old: str, new: str) -> catch_up.Watch:
     return catch_up.Watch(cluster, 3, old=old, new=new, expected=1_000_000)
 
 
-async def feed(watching: catch_up.Watch, cluster: Cluster) -> catch_up.Moment:
+async def let_it_catch_up(watching: catch_up.Watch, cluster: Cluster) -> Moment:
     with watching:
         cluster.network.reconnect(3)
-        return await watching.until_fed()
+        return await watching.until_caught_up()
 
 
-def test_a_replica_that_was_left_behind_is_fed_while_it_answers(cluster: Cluster) -> None:
+def test_a_replica_that_was_left_behind_catches_up_while_it_answers(cluster: Cluster) -> None:
     """By a stream, not by the log; no lookup fails and none sees two states."""
     catch_up.stamp(cluster, "red")
     catch_up.leave_behind(cluster, 3, lambda: catch_up.stamp(cluster, "green"))
@@ -236,12 +227,12 @@ def test_a_replica_that_was_left_behind_is_fed_while_it_answers(cluster: Cluster
     assert cluster.stale_get("stamp 00", via=3) == b"red"
     watching = watch(cluster, "red", "green")
     cluster.network.set_latency(0.1)  # the stream takes several round trips: longer than between two looks
-    fed = asyncio.run(feed(watching, cluster))
-    assert fed.answers.old > 0 and fed.answers.new >= 100
-    assert fed.answers.mixed == fed.answers.failed == 0
+    last = asyncio.run(let_it_catch_up(watching, cluster))
+    assert last.answers.old > 0 and last.answers.new >= 100
+    assert last.answers.mixed == last.answers.failed == 0
     assert any(moment.arrived is not None for moment in watching.moments)
     assert cluster.status()[3].first_index > status[3].last_index + 1
-    assert "swapped at second" in watching.plot().data
+    assert "swapped at second" in watching.plot().html
 
 
 def test_a_mixture_and_an_error_are_counted_as_what_they_are(cluster: Cluster) -> None:
@@ -272,7 +263,7 @@ def test_a_process_that_is_killed_while_it_recovers_leaves_an_orphan_that_open_r
     cluster.stop(3)
     assert catch_up.kill_while_recovering(cluster, 3, snapshot.path, pieces=3) == "recover: piece written"
     assert {path.name for path in state.glob("db-*")} == {"db-000001", "db-000002"}
-    assert "db-000002/" in sizes.show_directory(state).data
+    assert "db-000002/" in sizes.show_directory(state).html
     cluster.start(3)
     assert {path.name for path in state.glob("db-*")} == {"db-000001"}
     assert cluster.stale_get("stamp 00", via=3) == b"red"

@@ -1,17 +1,22 @@
 """What only the notebooks need.
 
 ================  ===============================================================
-``panel``         a cluster to be clicked on
+``panel/``        a cluster to be clicked on
 ``lag``           the lag of its replicas, live
-``player``        a simulated run as a film (``film``)
+``player``        a simulated run, step by step, back and forth
 ``predict``       the reader's answer before an experiment
-``show``          a picture as the output of a cell
-``pictures/``     values go in, SVG comes out
-``experiments/``  what is made to happen
+``sizes``         notebook 4: what is measured in bytes, drawn
+``catch_up``      notebook 4: a replica that catches up, watched
+``runs``          notebook 6: many runs of the simulator, with a bar that moves
 ``exercises/``    what is asked, and how an answer is looked at
+``display``       pictures as the output of a cell
+``widgets``       what all widgets do alike
+``pictures/``     values go in, SVG comes out
+``experiments/``  what is made to happen; values come out
 ================  ===============================================================
 
-Imports everything else; nothing else imports it, nor ipywidgets, matplotlib or IPython.
+Imports everything else; nothing else imports it, nor ipywidgets, matplotlib or IPython. Inside, experiments
+know no picture, pictures no widget, and neither knows what stands above it.
 
 Invariant: a server can use ondisk without Jupyter, and a cell can be run twice.
 """
@@ -27,15 +32,19 @@ from ondisk.lab.pictures.crash import crash_picture, crash_table, cut_picture, c
 from ondisk.observe import Recorder, wait_until, wait_until_level
 
 if TYPE_CHECKING:
-    from ondisk.lab.experiments.failures import Clients, RecordingClient, fail_the_leader, show_outages
+    from ondisk.lab.display import show_messages, show_status
+    from ondisk.lab.experiments.absence import go_away
+    from ondisk.lab.experiments.clients import Clients, RecordingClient
+    from ondisk.lab.experiments.failures import fail_the_leader
     from ondisk.lab.experiments.faults import SlowDisk, slow, stall, undo_faults
     from ondisk.lab.experiments.load import Load, measure_puts
-    from ondisk.lab.lag import LagPanel, compare_absences, go_away
+    from ondisk.lab.lag import LagPanel
     from ondisk.lab.panel import Panel
+    from ondisk.lab.pictures.costs import plot_group_commit, plot_latencies
+    from ondisk.lab.pictures.failures import show_outages
     from ondisk.lab.pictures.history import judge
-    from ondisk.lab.pictures.plots import plot_group_commit, plot_lag, plot_latencies
+    from ondisk.lab.pictures.lag_plot import compare_absences, plot_lag
     from ondisk.lab.predict import Prediction
-    from ondisk.lab.show import show_messages, show_status
 
     predict = Prediction
 
@@ -80,25 +89,25 @@ __all__ = [
 # Imported when the first of them is used: a child process that is going to be crashed needs no widgets, and
 # neither does a machine without Jupyter.
 _WITH_WIDGETS = {
-    "Clients": "experiments.failures.Clients",
+    "Clients": "experiments.clients.Clients",
     "LagPanel": "lag.LagPanel",
     "Load": "experiments.load.Load",
     "Panel": "panel.Panel",
     "Prediction": "predict.Prediction",
-    "RecordingClient": "experiments.failures.RecordingClient",
+    "RecordingClient": "experiments.clients.RecordingClient",
     "SlowDisk": "experiments.faults.SlowDisk",
-    "compare_absences": "lag.compare_absences",
+    "compare_absences": "pictures.lag_plot.compare_absences",
     "fail_the_leader": "experiments.failures.fail_the_leader",
-    "go_away": "lag.go_away",
+    "go_away": "experiments.absence.go_away",
     "judge": "pictures.history.judge",
     "measure_puts": "experiments.load.measure_puts",
-    "plot_group_commit": "pictures.plots.plot_group_commit",
-    "plot_lag": "pictures.plots.plot_lag",
-    "plot_latencies": "pictures.plots.plot_latencies",
+    "plot_group_commit": "pictures.costs.plot_group_commit",
+    "plot_lag": "pictures.lag_plot.plot_lag",
+    "plot_latencies": "pictures.costs.plot_latencies",
     "predict": "predict.Prediction",
-    "show_messages": "show.show_messages",
-    "show_outages": "experiments.failures.show_outages",
-    "show_status": "show.show_status",
+    "show_messages": "display.show_messages",
+    "show_outages": "pictures.failures.show_outages",
+    "show_status": "display.show_status",
     "slow": "experiments.faults.slow",
     "stall": "experiments.faults.stall",
     "undo_faults": "experiments.faults.undo_faults",

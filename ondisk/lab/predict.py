@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as w
 from IPython.display import HTML
 
-from ondisk.lab.panel import close_widgets
+from ondisk.lab.widgets import close_widgets
 
 # The question is the label of the control, so that it is read out with it; here it may take several lines.
 # (The class is named twice to win over the style sheet of ipywidgets.)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ondisk.lab.exercises.check import exercise
-from ondisk.lab.experiments import runs
-from ondisk.lab.film import Film, Filmed, Frame, Member
+from ondisk.lab.experiments.exposure import BUSY, STOCK, crash_the_leader, trace_with_an_exposure
+from ondisk.lab.experiments.trace import Member, Moment, Trace, Tracer
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.run import run
 
@@ -58,12 +58,12 @@ def a_moment_that_loses_an_acknowledged_write(answer: float) -> str | None:
     """``answer`` is when the power of the leader is cut, in virtual seconds."""
     if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
         return "Give a time in virtual seconds."
-    seed = film_of_6_2().report.seed
-    camera = Film(until=answer)
-    report = run(seed, runs.STOCK, [*runs.BUSY, runs.crash_the_leader(answer)], camera)
+    seed = trace_of_6_2().report.seed
+    tracer = Tracer(until=answer)
+    report = run(seed, STOCK, [*BUSY, crash_the_leader(answer)], tracer)
     if report.rule == "acknowledged write lost":
         return None
-    holders = camera.frames[-1].holders if camera.frames else ()
+    holders = tracer.moments[-1].holders if tracer.moments else ()
     if len(holders) < 2:
         return "Nothing acknowledged was lost, though few had it. Try a moment nearby."
     return (
@@ -72,59 +72,64 @@ def a_moment_that_loses_an_acknowledged_write(answer: float) -> str | None:
     )
 
 
-def film_of_6_2() -> Filmed:
+def trace_of_6_2() -> Trace:
     """The run that exercise 6.2 is about, without the crash."""
-    return runs.film_with_an_exposure(_FIRST_SEED)
+    return trace_with_an_exposure(_FIRST_SEED)
+
+
+film_of_6_2 = trace_of_6_2  # as notebooks called it that somebody may have copied
 
 
 # 6.3: an invariant
 
 
-def _frame(committed: int, durable: Sequence[int], voters: Iterable[int], down: Sequence[int] = ()) -> Frame:
+def _moment(
+    committed: int, durable: Sequence[int], voters: Iterable[int], down: Sequence[int] = ()
+) -> Moment:
     members = tuple(
         Member(number, "down" if number in down else "follower", 1, index, index, min(index, committed))
         for number, index in enumerate(durable, 1)
     )
-    return Frame(1.0, 1, members, committed, tuple(voters))
+    return Moment(1.0, 1, members, committed, tuple(voters))
 
 
-_FRAMES = (
-    (_frame(5, (5, 5, 2), (1, 2, 3)), False, "Entry 5 is in two of three logs."),
-    (_frame(5, (5, 4, 2), (1, 2, 3)), True, "Entry 5 is in one of three logs."),
-    (_frame(5, (9, 9, 2), (1, 2, 3)), False, "Entry 5 is in two of three logs, which go on to entry 9."),
+_MOMENTS = (
+    (_moment(5, (5, 5, 2), (1, 2, 3)), False, "Entry 5 is in two of three logs."),
+    (_moment(5, (5, 4, 2), (1, 2, 3)), True, "Entry 5 is in one of three logs."),
+    (_moment(5, (9, 9, 2), (1, 2, 3)), False, "Entry 5 is in two of three logs, which go on to entry 9."),
     (
-        _frame(5, (5, 5, 2, 2), (1, 2, 3, 4)),
+        _moment(5, (5, 5, 2, 2), (1, 2, 3, 4)),
         True,
         "Entry 5 is in two of four logs. Two of four are no majority.",
     ),
     (
-        _frame(5, (5, 5, 2), (1, 2, 3), down=(2,)),
+        _moment(5, (5, 5, 2), (1, 2, 3), down=(2,)),
         False,
         "Replica 2 is down, and the entry is on its disk: it will be there when it starts.",
     ),
     (
-        _frame(5, (5, 2, 2, 5), (1, 2, 3)),
+        _moment(5, (5, 2, 2, 5), (1, 2, 3)),
         True,
         "Replica 4 has the entry, and is no voter: it counts for nothing.",
     ),
-    (_frame(0, (0, 0, 0), (1, 2, 3)), False, "Nothing is committed, so nothing can be lost."),
+    (_moment(0, (0, 0, 0), (1, 2, 3)), False, "Nothing is committed, so nothing can be lost."),
 )
 
 
 @exercise(
     "6.3",
     hints=[
-        "Count the members whose id is in frame.voters and whose log reaches frame.committed.",
+        "Count the members whose id is in moment.voters and whose log reaches moment.committed.",
         "member.durable says how far a log reaches. Whether the replica is up does not matter.",
-        "It is exposed if twice that number is at most len(frame.voters).",
+        "It is exposed if twice that number is at most len(moment.voters).",
     ],
 )
 def says_when_too_few_have_what_is_committed(answer: object) -> str | None:
-    """``answer`` takes a frame and says whether something committed is exposed."""
+    """``answer`` takes a moment and says whether something committed is exposed."""
     if not callable(answer):
         return "Give the function itself: check(..., exposed), without parentheses."
-    for frame, right, why in _FRAMES:
-        said = answer(frame)
+    for moment, right, why in _MOMENTS:
+        said = answer(moment)
         if not isinstance(said, bool):
             return f"Return True or False, not {said!r}."
         if said is not right:

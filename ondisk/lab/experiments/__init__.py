@@ -1,17 +1,26 @@
 """Experiments of the notebooks: each makes something happen and hands out what came of it.
 
-============  ======================================================================
-``crash``     a process that dies at a chosen point of its disk
-``naive``     state machines that keep their index in the wrong way
-``faults``    stalled messages, slow disks, and the way back
-``failures``  a leader that fails under load, and what clients saw of it
-``load``      many puts, and what they cost
-``sizes``     logs, states and snapshots in bytes
-``catch_up``  a replica that lags so far that it needs a snapshot
-``runs``      many runs of the simulator, and what was found
-============  ======================================================================
+===============  ======================================================================
+``faults``       stalled messages, slow disks, and the way back
+``load``         many puts, and what they cost
+``absence``      a follower whose links fail for a while
+``crash``        a process that dies at a chosen point of its disk
+``naive``        state machines that keep their index in the wrong way
+``growth``       logs, states and snapshots in bytes, as the state grows
+``bank``         a bank whose total must never change, and a view of it
+``fingerprint``  a snapshot, by its length and its hash
+``directories``  what a directory holds
+``compaction``   the log of a replica, filled and compacted
+``lagging``      a replica that lags so far that it needs a snapshot
+``clients``      clients that write down what they ask
+``failures``     a leader that fails, and what its client hears
+``seeds``        many runs of the simulator, and what was found
+``trace``        what every replica of a run was at each moment
+``exposure``     how long something committed is in too few logs
+===============  ======================================================================
 
-Imports the library and ``pictures``; imported by the panel, the exercises and the notebooks.
+Imports the library; imported by ``pictures`` and what stands above.
 
-Invariant: what an experiment did to a cluster is undone when it ends, however it ends.
+Invariant: nothing is drawn here, and what an experiment did to a cluster is undone when it ends, however
+it ends.
 """

@@ -1,15 +1,26 @@
 """Pictures: values go in, SVG and a table come out.
 
-===========  =======================================================
-``cluster``  the replicas, their logs and links; what all share
-``lag``      how far each replica is behind, over time
-``history``  what clients saw, with the verdict
-``crash``    what crashes left: the index against the data
-``plots``    what was recorded, by matplotlib
-===========  =======================================================
+============  ============================================================
+``drawing``   what all are made of: text, lines, marks, tables, words
+``figures``   figures by matplotlib
+``cards``     a card for a replica, with a bar for each kind of index
+``cluster``   the replicas, their logs and links
+``messages``  who told whom what
+``lag``       how far each replica is behind, live
+``lag_plot``  the same when an experiment is over
+``costs``     what puts cost
+``failures``  what clients heard when a leader failed
+``history``   what clients saw, with the verdict
+``crash``     what crashes left: the index against the data
+``sizes``     logs, states and views in bytes
+``catch_up``  a replica that catches up by a snapshot
+``trace``     a moment of a simulated run, and the events around it
+``runs``      what came of simulated runs
+``rules``     what they are judged by
+============  ============================================================
 
-Imports what it draws (``observe``, ``linearizability``, results of ``experiments``); imported by
-the rest of the lab.
+Imports what it draws (``observe``, ``linearizability``, ``simulation``, results of ``experiments``);
+imported by the rest of the lab.
 
 Invariant: no widget, no clock, no cluster: the same values give the same picture, which says them
 as text, too."""

@@ -11,9 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from ondisk.lab.pictures.cluster import Picture, svg, table
+from ondisk.lab.pictures.drawing import (
+    Picture,
+    box,
+    clip,
+    cross,
+    disc,
+    line,
+    lines,
+    polygon,
+    svg,
+    table,
+    text,
+    titled,
+)
 from ondisk.linearizability import KEY_VALUE, Model, Verdict, check, conflict
 from ondisk.linearizability.history import Operation
 
@@ -49,22 +61,16 @@ def history_picture(
     shown = _shown(operations, marked, from_the_end=bad)
     layout = _Layout(shown, [each for each in order if each in shown])
     style, sign = ("bold bad", "✗") if bad else ("bold", "✓")
-    parts = [f'<text class="{style}" x="8" y="20">{sign} {escape(headline)}</text>']
-    if len(shown) < len(operations):
-        parts.append(
-            f'<text class="small" x="8" y="40">{len(operations) - len(shown)} '
-            f"{'earlier' if bad else 'later'} operations are in the table only</text>"
-        )
+    parts = [text(8, 20, f"{sign} {headline}", style)]
+    if (more := len(operations) - len(shown)) > 0:
+        parts.append(text(8, 40, f"{more} {'earlier' if bad else 'later'} operations are in the table only"))
     parts += _lanes(layout)
     for place, operation in enumerate(shown):
         style = "" if operation not in marked else "answer" if operation == answer else "conflict"
         parts.append(_bar(layout, place, operation, style))
     for place, x in layout.instants:
         number, y = order.index(shown[place]) + 1, layout.y(place)
-        parts.append(
-            f'<circle class="mark" cx="{x:.0f}" cy="{y}" r="8.5"/>'
-            f'<text class="small bold number" x="{x:.0f}" y="{y + 4}" text-anchor="middle">{number}</text>'
-        )
+        parts.append(disc(x, y, 8.5) + text(x, y + 4, number, "small bold number", "middle"))
     width, height = max(840, layout.width + 8), layout.bottom + 34
     parts.append(_legend(height - 10, bad, begins=answer is not None))
     rows = [
@@ -115,8 +121,7 @@ def _shortened(value: object) -> str:
     """Without what cannot be shown, and not too long."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "yes", False: "no"}[value]
-    text = "".join(letter if letter.isprintable() else "�" for letter in str(value)) or "(empty)"
-    return text if len(text) <= 16 else text[:15] + "…"
+    return clip("".join(letter if letter.isprintable() else "�" for letter in str(value)) or "(empty)", 16)
 
 
 def _client(client: int | str) -> str:
@@ -244,9 +249,8 @@ def _lanes(layout: _Layout) -> list[str]:
         y = layout.middle(number)
         if row == 0:
             top = y - 32
-            name = escape(_shortened(_client(client)))
-            parts.append(f'<line class="faint" x1="8" y1="{top}" x2="{layout.right:.0f}" y2="{top}"/>')
-            parts.append(f'<text class="bold" x="8" y="{y + 5}">{name}</text>')
+            parts.append(line("faint", 8, top, layout.right, top))
+            parts.append(text(8, y + 5, _shortened(_client(client)), "bold"))
     return parts
 
 
@@ -257,52 +261,48 @@ def _bar(layout: _Layout, place: int, operation: Operation, style: str) -> str:
     width = ' stroke-width="3"' if style else ""
     if end is None:
         edge = layout.right
-        outline = (
-            f'<path class="card off{bad}"{width} d="M{edge:.0f} {y - 8}H{x:.0f}v16H{edge:.0f}"/>'
-            f'<polyline class="line" points="{edge - 6:.0f},{y - 4} {edge:.0f},{y} {edge - 6:.0f},{y + 4}"/>'
-        )
+        outline = f'<path class="card off{bad}"{width} d="M{edge:.0f} {y - 8}H{x:.0f}v16H{edge:.0f}"/>'
+        outline += lines("line", [(edge - 6, y - 4), (edge, y), (edge - 6, y + 4)])
     else:
-        outline = (
-            f'<rect class="card{bad}"{width} x="{x:.0f}" y="{y - 8}" '
-            f'width="{end - x:.0f}" height="16" rx="2"/>'
-        )
+        outline = box(f"card{bad}", x, y - 8, end - x, 16, f'{width} rx="2"')
     sign = ""
     if style:
         middle = (x + (end or layout.right)) / 2
         sign = _cross(middle, y) if style == "answer" else _triangle(middle, y)
-    text = (
-        f'<text class="small{" bold" if style else ""}" x="{x:.0f}" y="{y - 13}">'
-        f"{escape(label(operation))}</text>"
-    )
-    return f"<g><title>{escape(f'{_client(operation.client)}: {operation}')}</title>{outline}{sign}{text}</g>"
+    name = text(x, y - 13, label(operation), "small bold" if style else "small")
+    return titled(f"{_client(operation.client)}: {operation}", outline + sign + name)
 
 
 def _cross(x: float, y: float) -> str:
-    return f'<path class="line bad" stroke-width="3" d="M{x - 6:.0f} {y - 6:.0f}l12 12m0 -12l-12 12"/>'
+    return cross(x, y, half=6, width=3)
 
 
 def _triangle(x: float, y: float) -> str:
-    points = f"{x:.0f},{y - 7:.0f} {x + 8:.0f},{y + 6:.0f} {x - 8:.0f},{y + 6:.0f}"
-    return f'<polygon class="badfill" points="{points}"/>'
+    return polygon("badfill", [(x, y - 7), (x + 8, y + 6), (x - 8, y + 6)])
 
 
 def _legend(y: int, bad: bool, begins: bool) -> str:
     if bad and not begins:
-        return (
-            f"{_triangle(16, y - 4)}"
-            f'<text class="small" x="30" y="{y}">what contradicts itself, whatever became of the rest; '
-            "with which answer that begins takes too long to find</text>"
+        return _triangle(16, y - 4) + text(
+            30,
+            y,
+            "what contradicts itself, whatever became of the rest; "
+            "with which answer that begins takes too long to find",
         )
     if bad:
         return (
-            f"{_cross(16, y - 4)}"
-            f'<text class="small" x="30" y="{y}">the answer that no order explains</text>'
-            f"{_triangle(258, y - 4)}"
-            f'<text class="small" x="272" y="{y}">what it contradicts, whatever became of the rest; '
-            "an open end: outcome unknown then</text>"
+            _cross(16, y - 4)
+            + text(30, y, "the answer that no order explains")
+            + _triangle(258, y - 4)
+            + text(
+                272,
+                y,
+                "what it contradicts, whatever became of the rest; an open end: outcome unknown then",
+            )
         )
-    return (
-        f'<circle class="mark" cx="16" cy="{y - 4}" r="7"/>'
-        f'<text class="small" x="30" y="{y}">the order, and when each can have happened; '
-        "an open end: outcome unknown; time runs to the right, not to scale</text>"
+    return disc(16, y - 4, 7) + text(
+        30,
+        y,
+        "the order, and when each can have happened; "
+        "an open end: outcome unknown; time runs to the right, not to scale",
     )

@@ -1,13 +1,12 @@
-"""Lag, live: time runs to the right, one line per replica. Readings go in, SVG and a table come out."""
+"""Lag, live: time runs to the right, one line per replica."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from html import escape
 
-from ondisk.lab.pictures.cluster import svg, table
+from ondisk.lab.pictures.drawing import line, lines, moved, svg, table, text
 from ondisk.observe import Lag, Note, Reading
 
 _PLOT_LEFT, _PLOT_WIDTH, _PLOT_TOP, _PLOT_HEIGHT = 52, 240, 34, 120
@@ -27,7 +26,7 @@ def lag_picture(
     width, height = len(_MEASURES) * _CHART_WIDTH, _PLOT_TOP + _PLOT_HEIGHT + 26 + 18 * len(recent)
     parts = []
     for number, (field, unit, least) in enumerate(_MEASURES):
-        lines = {
+        of_replicas = {
             replica_id: [
                 (reading.time, float(getattr(reading.lags[replica_id], field)))
                 for reading in (*worst, now)
@@ -35,14 +34,11 @@ def lag_picture(
             ]
             for replica_id in sorted(now.lags)
         }
-        chart = _chart(lines, unit, least, now.time, seconds, recent, leader_id)
-        parts.append(f'<g transform="translate({number * _CHART_WIDTH},0)">{chart}</g>')
+        chart = _chart(of_replicas, unit, least, now.time, seconds, recent, leader_id)
+        parts.append(moved(number * _CHART_WIDTH, 0, chart))
     for row, note in enumerate(recent):
-        ago = f"{now.time - note.time:.1f} s ago"
-        parts.append(
-            f'<text class="small" x="{_PLOT_LEFT}" y="{_PLOT_TOP + _PLOT_HEIGHT + 36 + 18 * row}">'
-            f"{row + 1}: {escape(note.text)} ({ago})</text>"
-        )
+        said = f"{row + 1}: {note.text} ({now.time - note.time:.1f} s ago)"
+        parts.append(text(_PLOT_LEFT, _PLOT_TOP + _PLOT_HEIGHT + 36 + 18 * row, said))
     words = lag_in_words(worst, now, leader_id, seconds)
     return svg("Replication lag", words, width, height, parts)
 
@@ -85,7 +81,7 @@ def _most(worst: Sequence[Reading], now: Reading, replica_id: int) -> Lag:
 
 
 def _chart(
-    lines: dict[int, list[tuple[float, float]]],
+    of_replicas: dict[int, list[tuple[float, float]]],
     unit: str,
     least: int,
     now: float,
@@ -93,7 +89,7 @@ def _chart(
     notes: Sequence[Note],
     leader_id: int | None,
 ) -> str:
-    top = _round_up(max([float(least), *(value for line in lines.values() for _, value in line)]))
+    top = _round_up(max([float(least), *(value for points in of_replicas.values() for _, value in points)]))
     left, right, bottom = _PLOT_LEFT, _PLOT_LEFT + _PLOT_WIDTH, _PLOT_TOP + _PLOT_HEIGHT
 
     def across(time: float) -> float:
@@ -103,35 +99,28 @@ def _chart(
         return bottom - value / top * _PLOT_HEIGHT
 
     parts = [
-        f'<text class="bold" x="{left}" y="14">behind, in {unit}</text>',
-        f'<text class="small" x="{left}" y="{bottom + 16}">{seconds:.0f} s ago</text>',
-        f'<text class="small" x="{right}" y="{bottom + 16}" text-anchor="end">now</text>',
+        text(left, 14, f"behind, in {unit}", "bold"),
+        text(left, bottom + 16, f"{seconds:.0f} s ago"),
+        text(right, bottom + 16, "now", anchor="end"),
     ]
     for value in (0, top / 2, top):
-        parts.append(f'<line class="faint" x1="{left}" y1="{up(value)}" x2="{right}" y2="{up(value)}"/>')
-        parts.append(
-            f'<text class="small" x="{left - 6}" y="{up(value) + 4}" text-anchor="end">{value:g}</text>'
-        )
+        parts.append(line("faint", left, up(value), right, up(value)))
+        parts.append(text(left - 6, up(value) + 4, f"{value:g}", anchor="end"))
     for number, note in enumerate(notes, 1):
         x = across(note.time)
-        parts.append(f'<line class="faint" x1="{x:.0f}" y1="{_PLOT_TOP}" x2="{x:.0f}" y2="{bottom}"/>')
-        parts.append(
-            f'<text class="small" x="{x:.0f}" y="{_PLOT_TOP - 4}" text-anchor="middle">{number}</text>'
-        )
+        parts.append(line("faint", x, _PLOT_TOP, x, bottom))
+        parts.append(text(x, _PLOT_TOP - 4, number, anchor="middle"))
     label_at = bottom + 14.0
-    dashes = dict(zip(lines, itertools.cycle(_DASHES)))
-    for replica_id, line in sorted(lines.items(), key=lambda item: item[1][-1][1]):
-        end = line[-1][1]
-        style = f'class="line" stroke-width="2" stroke-dasharray="{dashes[replica_id]}"'
-        points = " ".join(f"{across(time):.1f},{up(value):.1f}" for time, value in line)
-        parts.append(f'<polyline {style} points="{points}"/>')
+    dashes = dict(zip(of_replicas, itertools.cycle(_DASHES)))
+    for replica_id, points in sorted(of_replicas.items(), key=lambda item: item[1][-1][1]):
+        end = points[-1][1]
+        dashed = f' stroke-width="2" stroke-dasharray="{dashes[replica_id]}"'
+        parts.append(lines("line", [(across(time), up(value)) for time, value in points], dashed))
         # Names stand where the lines end, the lowest first, and make room for each other.
         label_at = min(up(end) + 4, label_at - 15)
         y, who = label_at - 4, f"{replica_id} (leader)" if replica_id == leader_id else replica_id
-        parts.append(
-            f'<line {style} x1="{right + 4}" y1="{y:.1f}" x2="{right + 26}" y2="{y:.1f}"/>'
-            f'<text class="small" x="{right + 30}" y="{label_at:.1f}">{who}: {end:.0f}</text>'
-        )
+        parts.append(line("line", right + 4, y, right + 26, y, dashed))
+        parts.append(text(right + 30, label_at, f"{who}: {end:.0f}"))
     return "".join(parts)
 
 

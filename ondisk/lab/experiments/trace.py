@@ -1,8 +1,8 @@
-"""A film of a simulated run: what every replica was at each moment, in a bounded number of frames.
+"""The trace of a simulated run: what every replica was at each moment, in a bounded number of moments.
 
-A frame is taken after a step if it differs from the one before. When there are too many of them every second
+A moment is kept after a step if it differs from the one before. When there are too many of them every second
 one is dropped, and from then on only every second one is kept. Nothing is lost by that: the seed brings the
-run back as often as you like, so whoever wants to look closer films a part of it.
+run back as often as you like, so whoever wants to look closer traces a part of it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ondisk.simulation.stock import StockReplica, StockSimulation
 from ondisk.simulation.stock import describe as describe_stock
 from ondisk.simulation.world import World
 
-MOST_FRAMES = 1_000
-_MOST_MESSAGES = 3  # to one replica, in one frame
+MOST_MOMENTS = 1_000
+_MOST_MESSAGES = 3  # to one replica, at one moment
 _STATES = ("follower", "candidate", "leader")
 
 
 class Member(NamedTuple):
-    """One replica in a frame. Of one that is down the numbers are the last that were seen.
+    """One replica at a moment. Of one that is down the numbers are the last that were seen.
 
-    ``durable``: its log would survive a crash up to here. ``held``: how many acknowledged keys its state
+    ``durable``: its log would survive a crash up to here. ``keys``: how many acknowledged keys its state
     machine has (stock PySyncObj only). ``coming``: messages under way to it, the oldest first, of which there
     are ``more``. ``deaf_to``: whose messages do not reach it.
     """
@@ -40,13 +40,13 @@ class Member(NamedTuple):
     durable: int = 0
     commit: int = 0
     applied: int = 0
-    held: int | None = None
+    keys: int | None = None
     coming: tuple[str, ...] = ()
     more: int = 0
     deaf_to: tuple[int, ...] = ()
 
 
-class Frame(NamedTuple):
+class Moment(NamedTuple):
     """All replicas at one moment. ``time``: in virtual seconds since the beginning.
 
     ``lines``: how long the record was. ``committed``: the newest entry that anybody ever took for committed.
@@ -82,12 +82,12 @@ class Exposure(NamedTuple):
         return self.until - self.since
 
 
-class Film:
-    """Takes the frames: give it to ``run`` as ``observe``."""
+class Tracer:
+    """Keeps the moments: give it to ``run`` as ``observe``."""
 
-    def __init__(self, *, since: float = 0.0, until: float = math.inf, most: int = MOST_FRAMES) -> None:
-        """Frames from ``since`` to ``until``, at most so many."""
-        self.frames: list[Frame] = []
+    def __init__(self, *, since: float = 0.0, until: float = math.inf, most: int = MOST_MOMENTS) -> None:
+        """Moments from ``since`` to ``until``, at most so many."""
+        self.moments: list[Moment] = []
         self._since, self._until, self._most = since, until, most
         self._every, self._turn = 1, 0
         self._committed = 0
@@ -117,7 +117,7 @@ class Film:
         ]
         acknowledged = len(world.acknowledged) if isinstance(world, StockSimulation) else None
         self._keep(
-            Frame(
+            Moment(
                 world.elapsed,
                 len(world.record),
                 tuple(members),
@@ -127,21 +127,21 @@ class Film:
             )
         )
 
-    def _keep(self, frame: Frame) -> None:
-        if self.frames and frame == self.frames[-1]._replace(time=frame.time, lines=frame.lines):
+    def _keep(self, moment: Moment) -> None:
+        if self.moments and moment == self.moments[-1]._replace(time=moment.time, lines=moment.lines):
             return
         self._turn += 1
         if self._turn % self._every:
             return
-        self.frames.append(frame)
-        if len(self.frames) > self._most:
-            del self.frames[1::2]
+        self.moments.append(moment)
+        if len(self.moments) > self._most:
+            del self.moments[1::2]
             self._every *= 2
 
     def end(self, report: Report) -> None:
-        """The last frame is the end of the run, if that is in the film."""
-        if self.frames and self._since <= report.seconds <= self._until:
-            self.frames.append(self.frames[-1]._replace(time=report.seconds, lines=len(report.record)))
+        """The last moment is the end of the run, if that is in the trace."""
+        if self.moments and self._since <= report.seconds <= self._until:
+            self.moments.append(self.moments[-1]._replace(time=report.seconds, lines=len(report.record)))
 
     # What the replicas are
 
@@ -182,8 +182,8 @@ class Film:
             role = _STATES[status["state"]] + ", no processor" * world.computers[member].paused
             length = status["log_len"]  # its first entry is the first of all: so short a run drops none
             numbers = length, length, status["commit_idx"], status["last_applied"]
-            held = len(world.acknowledged) - self._missed(world, member, replica, new)
-            found.append(Member(member, role, status["raft_term"], *numbers, held))
+            keys = len(world.acknowledged) - self._missed(world, member, replica, new)
+            found.append(Member(member, role, status["raft_term"], *numbers, keys))
         return found
 
     def _missed(self, world: StockSimulation, member: int, replica: StockReplica, new: list[str]) -> int:
@@ -211,47 +211,50 @@ def _in_words(event: Event) -> str:
     return f"from {event.sender}: {said}"
 
 
-class Filmed(NamedTuple):
+class Trace(NamedTuple):
     """A run, and what it looked like."""
 
     report: Report
     setting: Setting
-    frames: tuple[Frame, ...]
+    moments: tuple[Moment, ...]
 
     def exposures(self) -> list[Exposure]:
         """When too few logs had what was committed."""
-        return list(_exposures(self.frames))
+        return list(_exposures(self.moments))
 
-    def closer(self, since: float, until: float) -> Filmed:
+    def closer(self, since: float, until: float) -> Trace:
         """The same run once more, and only this part of it. That is what a seed is good for."""
-        again = film(self.report.seed, self.setting, self.report.faults, since=since, until=until)
+        again = trace(self.report.seed, self.setting, self.report.faults, since=since, until=until)
         assert again.report.record == self.report.record
         return again
 
 
-def film(
+def trace(
     seed: int,
     setting: Setting = Setting(),  # noqa: B008  an immutable value
     faults: Sequence[Fault] | None = None,
     *,
     since: float = 0.0,
     until: float = math.inf,
-    most: int = MOST_FRAMES,
-) -> Filmed:
-    """Run it as ``run`` does, and film it."""
-    camera = Film(since=since, until=until, most=most)
-    report = run(seed, setting, faults, camera)
-    camera.end(report)
-    return Filmed(report, setting, tuple(camera.frames))
+    most: int = MOST_MOMENTS,
+) -> Trace:
+    """Run it as ``run`` does, and keep its moments."""
+    tracer = Tracer(since=since, until=until, most=most)
+    report = run(seed, setting, faults, tracer)
+    tracer.end(report)
+    return Trace(report, setting, tuple(tracer.moments))
 
 
-def _exposures(frames: Sequence[Frame]) -> Iterator[Exposure]:
+def _exposures(moments: Sequence[Moment]) -> Iterator[Exposure]:
     began: float | None = None
-    for frame in frames:
-        if frame.too_few and began is None:
-            began = frame.time
-        elif not frame.too_few and began is not None:
-            yield Exposure(began, frame.time)
+    for moment in moments:
+        if moment.too_few and began is None:
+            began = moment.time
+        elif not moment.too_few and began is not None:
+            yield Exposure(began, moment.time)
             began = None
     if began is not None:
-        yield Exposure(began, frames[-1].time)
+        yield Exposure(began, moments[-1].time)
+
+
+film = trace  # as notebooks called it that somebody may have copied

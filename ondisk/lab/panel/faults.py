@@ -1,0 +1,87 @@
+"""What a panel does to its cluster: replicas are stopped and started, links cut, messages held back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ondisk.cluster import Cluster
+from ondisk.lab.experiments.faults import stall
+from ondisk.lab.panel.answers import Answers
+from ondisk.lab.panel.controls import Controls
+from ondisk.lab.panel.requests import in_thread
+from ondisk.lab.panel.screen import Screen
+from ondisk.lab.panel.watched import Watched
+from ondisk.observe import describe
+
+Act = Callable[[Cluster, int], str | None]
+"""What happens to a replica; and what to say of that, if it is more than that it is done."""
+
+
+class Faults:
+    """Carries out what the buttons of the replicas and of the network say."""
+
+    def __init__(self, controls: Controls, answers: Answers, screen: Screen, watched: Watched) -> None:
+        self._answers = answers
+        self._screen = screen
+        self._watched = watched
+        for button, act in (
+            (controls.pause, self._pause),
+            (controls.resume, self._resume),
+            (controls.step, self._step),
+            (controls.heal, self._heal),
+        ):
+            answers.connect(button, act)
+        controls.latency.observe(self._on_latency, "value")
+
+        of_replicas: tuple[tuple[dict[int, Any], Act], ...] = (
+            (controls.stop, Cluster.stop),
+            (controls.crash, Cluster.crash),
+            (controls.start, Cluster.start),
+            (controls.cut_off, lambda cluster, i: cluster.network.isolate(i)),
+            (controls.stall, stall),
+            (controls.reconnect, lambda cluster, i: cluster.network.reconnect(i)),
+            (controls.compact, _compact),
+        )
+        for buttons, change in of_replicas:
+            for replica_id, button in buttons.items():
+                answers.connect(
+                    button, partial(self._control, button.description.lower(), change, replica_id)
+                )
+
+    def _control(self, what: str, act: Act, replica_id: int) -> None:
+        async def request() -> str:
+            return await in_thread(partial(act, self._watched.cluster, replica_id)) or "done"
+
+        if self._answers.begin(what, request):
+            self._screen.go_live()
+
+    def _on_latency(self, change: dict[str, Any]) -> None:
+        seconds = float(change["new"])
+        self._answers.on_loop(lambda: self._watched.cluster.network.set_latency(seconds))
+
+    def _pause(self) -> None:
+        self._watched.cluster.network.pause()
+        self._screen.go_live()
+
+    def _resume(self) -> None:
+        self._watched.cluster.network.resume()
+        self._screen.go_live()
+
+    def _step(self) -> None:
+        event = self._watched.cluster.network.step_one_message()
+        said = "no message is under way"
+        if event is not None:
+            said = f"{event.sender} → {event.receiver}: {describe(event).label}, {event.kind}"
+        self._answers.say("step", said, replace=True)  # many steps share one line
+        self._screen.go_live()
+
+    def _heal(self) -> None:
+        self._watched.cluster.network.heal()
+        self._answers.say("heal", "all links are connected")
+        self._screen.go_live()
+
+
+def _compact(cluster: Cluster, replica_id: int) -> str:
+    return f"the log now begins after entry {cluster.compact(replica_id)}"

@@ -1,0 +1,128 @@
+"""The panel: put, get and every fault at the press of a button, with a live picture.
+
+What is asked and answered here makes a history: was it linearizable?
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from pathlib import Path
+
+from ondisk.cluster import Cluster
+from ondisk.errors import ConfigurationError
+from ondisk.lab.panel.answers import Answers, error_in_words
+from ondisk.lab.panel.controls import Controls
+from ondisk.lab.panel.faults import Faults
+from ondisk.lab.panel.requests import Requests
+from ondisk.lab.panel.screen import Screen
+from ondisk.lab.panel.watched import Watched
+from ondisk.lab.pictures.cluster import in_words
+from ondisk.lab.widgets import close_widgets
+from ondisk.linearizability.history import History
+from ondisk.observe import Recorder
+
+_panels: weakref.WeakValueDictionary[Path, Panel] = weakref.WeakValueDictionary()
+
+
+class Panel(Controls):
+    """A cluster under your hands. Show it as the last value of a cell, as often as you like.
+
+    There is one panel for a data directory: a new one closes the former, so a cell can be run again. The
+    widgets are public, so that a program can press them: ``panel.put.click()``, ``await panel.idle()``.
+
+    ``history`` holds what was asked here and answered, since *Forget* was pressed: an operation a request,
+    whose client is the replica that was asked. A stale get is in it as a get: whether it is as good as one is
+    the question. What a key held before comes first, as a put. What other clients write is not in it.
+    """
+
+    def __init__(self, cluster: Cluster, *, every: float = 0.1) -> None:
+        """Watch ``cluster``, looking every ``every`` seconds. Needs a running loop, as every cell has."""
+        loop = asyncio.get_running_loop()
+        self._closed = False
+        self._poller: asyncio.Task[None] | None = None
+        self._answers = Answers(loop)
+        if (former := _panels.get(cluster.data_dir)) is not None:
+            former.close()
+        self._watched = Watched(cluster, Recorder(cluster))
+        _panels[cluster.data_dir] = self
+        self._every = every
+        self.make_widgets(cluster.members, self._answers.widget)
+        self._screen = Screen(self, self._answers, self._watched)
+        Requests(self, self._answers, self._screen, self._watched)
+        Faults(self, self._answers, self._screen, self._watched)
+        self.refresh()
+        self._poller = loop.create_task(self._poll(), name="ondisk-panel")
+
+    @property
+    def cluster(self) -> Cluster:
+        """The one that is watched."""
+        return self._watched.cluster
+
+    @property
+    def recorder(self) -> Recorder:
+        """What was seen of the cluster."""
+        return self._watched.recorder
+
+    @property
+    def history(self) -> History:
+        """What was asked here and answered, since *Forget* was pressed."""
+        return self._watched.history
+
+    @property
+    def last_answer(self) -> str:
+        """The newest line of answers, as plain text."""
+        return self._answers.newest
+
+    def in_words(self) -> str:
+        """All that the picture shows, as sentences."""
+        return in_words(self.recorder.sample())
+
+    def watch(self, cluster: Cluster) -> None:
+        """Turn to another cluster, with the same members: the former one may have been closed."""
+        if cluster.members != self.cluster.members:
+            raise ConfigurationError(
+                f"this panel has buttons for {list(self.cluster.members)}, not {list(cluster.members)}"
+            )
+        self.recorder.close()
+        self._forget()
+        self._watched.cluster, self._watched.recorder = cluster, Recorder(cluster)
+        _panels[cluster.data_dir] = self
+        self._screen.go_live()
+
+    def _forget(self) -> None:
+        if _panels.get(self.cluster.data_dir) is self:
+            del _panels[self.cluster.data_dir]
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                self.refresh()
+            except Exception as error:  # show it, and go on looking
+                self._answers.say("watching", error_in_words(error))
+
+    def refresh(self) -> None:
+        """Look at the cluster and show it, or show what was recorded. What did not change costs nothing."""
+        self._screen.refresh()
+
+    async def idle(self) -> None:
+        """Return when every button that was pressed has been answered."""
+        await self._answers.idle()
+        self.refresh()
+
+    def close(self) -> None:
+        """Stop watching and take the widgets away; the cluster goes on. A second call does nothing.
+
+        Also of a panel that an interrupt left half made.
+        """
+        if self._closed:
+            return
+        if self._poller is not None:
+            self._poller.cancel()
+        self._answers.cancel()
+        self.recorder.close()
+        if self.box is not None:
+            close_widgets(self.box)
+        self._forget()  # last: whoever is interrupted before closes it again
+        self._closed = True

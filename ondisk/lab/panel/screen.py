@@ -1,0 +1,97 @@
+"""What a panel shows: the cluster as it is now or as it was recorded, messages, and the verdict."""
+
+from __future__ import annotations
+
+from functools import partial
+from html import escape
+
+from ondisk.lab.panel.answers import Answers, error_in_words
+from ondisk.lab.panel.controls import Controls
+from ondisk.lab.panel.watched import Watched
+from ondisk.lab.pictures.cluster import cluster_picture, status_table
+from ondisk.lab.pictures.history import history_picture
+from ondisk.lab.pictures.messages import message_diagram
+from ondisk.linearizability import Undecided, check
+from ondisk.linearizability.history import History, Operation
+from ondisk.observe import View
+
+_CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
+
+
+class Screen:
+    """Draws into the widgets of a panel. What did not change costs nothing."""
+
+    def __init__(self, controls: Controls, answers: Answers, watched: Watched) -> None:
+        self._controls = controls
+        self._watched = watched
+        self._recorded: list[View] = []  # empty: the picture is live
+        self._judged: tuple[Operation, ...] | None = None
+        answers.connect(controls.back, partial(self._move, -1))
+        answers.connect(controls.forward, partial(self._move, +1))
+        answers.connect(controls.live, self.go_live)
+        answers.connect(controls.forget, self._forget)
+        controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
+        for switch in (controls.with_messages, controls.with_verdict):
+            switch.observe(lambda _: self.refresh(), "value")
+
+    def refresh(self) -> None:
+        """Look at the cluster and show it, or show what was recorded."""
+        controls, recorder = self._controls, self._watched.recorder
+        view = recorder.sample()
+        if self._recorded:
+            shown = self._recorded[controls.place.value - 1]
+            controls.picture.value = _recorded(shown, view) + cluster_picture(shown)
+            controls.table.value = status_table(shown)
+        else:
+            controls.picture.value = cluster_picture(view)
+            controls.table.value = status_table(view, recorder.lag())
+        wanted = controls.with_messages.value
+        controls.messages.value = message_diagram(recorder.messages(), view.statuses) if wanted else ""
+        self._judge()
+        if controls.latency.value != view.latency:
+            controls.latency.value = view.latency
+        controls.pause.disabled, controls.resume.disabled = view.paused, not view.paused
+        controls.step.disabled = not view.paused
+        at_the_end = not self._recorded or controls.place.value == len(self._recorded)
+        controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
+
+    def go_live(self) -> None:
+        """Show the cluster as it is now."""
+        self._recorded = []
+        self._controls.place.disabled = True
+        self.refresh()
+
+    def _move(self, steps: int) -> None:
+        """Back and forward over what was recorded."""
+        place = self._controls.place
+        if not self._recorded:  # what is looked at stands still, whatever is recorded meanwhile
+            self._recorded = self._watched.recorder.samples
+            place.max = len(self._recorded)
+            place.value = len(self._recorded)
+            place.disabled = False
+        place.value += steps  # a slider stays within its bounds
+        self.refresh()
+
+    def _judge(self) -> None:
+        """Draw the verdict, if it is wanted and something was asked or answered since it was drawn."""
+        verdict = self._controls.verdict
+        asked = self._watched.history.operations if self._controls.with_verdict.value else None
+        if asked == self._judged:
+            return
+        self._judged = asked
+        if not asked:
+            verdict.value = "" if asked is None else "Nothing was asked yet."
+            return
+        try:
+            verdict.value = history_picture(asked, check(asked, limit=_CONFIGURATIONS)).html
+        except Undecided as error:
+            verdict.value = escape(error_in_words(error))
+
+    def _forget(self) -> None:
+        self._watched.history = History()
+        self.refresh()
+
+
+def _recorded(shown: View, now: View) -> str:
+    ago = f"{now.time - shown.time:.0f} s ago"
+    return f"<b>Recorded {ago}.</b> The cluster has gone on: press <i>Live</i> to see it as it is."
