@@ -29,7 +29,7 @@ from ondisk.observe import (
     wait_until_level,
     without_repeats,
 )
-from ondisk.observe.recorder import _worse
+from ondisk.observe.lag import _worse
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,

@@ -1,0 +1,125 @@
+"""Messages as they are watched: without their payload, and without those that tell nothing new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ondisk.net.memory import Event
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    AskReadIndex,
+    Outcomes,
+    Propose,
+    ReadIndex,
+    RequestVote,
+    Vote,
+)
+
+
+class Seen(NamedTuple):
+    """One event of one message, without its payload.
+
+    ``number`` is the same for all events of a message; ``time`` is in seconds of the cluster's clock;
+    ``kind`` is ``sent``, ``delivered`` or ``lost``. ``label`` says in a word or two what it carries.
+    """
+
+    number: int
+    time: float
+    kind: str
+    sender: int
+    receiver: int
+    name: str
+    label: str
+    first: int = 0  # entries first..last; in a reply, last is the index that is answered
+    last: int = 0
+    commit: int = 0
+    round: int = 0  # of a leader's check that it still leads
+    success: bool = False
+    empty: bool = False  # a heartbeat, or the answer to one
+    term: int = 0
+
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What it tells its receiver: two messages on one link with the same news are as good as one."""
+        return self.term, self.last if self.name == "reply" else self.commit, self.success
+
+
+def describe(event: Event) -> Seen:
+    """A network event without its payload, and with a label such as ``append_entries 17..17``."""
+
+    def seen(name: str, label: str) -> Seen:
+        return Seen(event.number, event.time, event.kind, event.sender, event.receiver, name, label)
+
+    match event.message:
+        case AppendEntries(entries=entries) as m:
+            empty = not entries
+            if empty:
+                what = seen("heartbeat", f"heartbeat, commit {m.commit_index}")
+            else:
+                first, last = entries[0].index, entries[-1].index
+                what = seen("append_entries", f"append_entries {first}..{last}")
+                what = what._replace(first=first, last=last)
+            return what._replace(term=m.term, commit=m.commit_index, round=m.round, empty=empty)
+        case AppendReply() as m:
+            what = seen("reply", f"reply {'ok' if m.success else 'no, try'} {m.index}")
+            empty = m.success and m.index == m.prev_index
+            return what._replace(term=m.term, last=m.index, round=m.round, success=m.success, empty=empty)
+        case RequestVote() as m:
+            name = "pre_vote" if m.pre else "request_vote"
+            return seen(name, f"{name} for term {m.term}")
+        case Vote() as m:
+            return seen("vote", f"vote {'yes' if m.granted else 'no'} in term {m.term}")
+        case Propose(commands=commands):
+            return seen("propose", f"propose {len(commands)}")
+        case Outcomes(outcomes=outcomes):
+            done = sum(outcome.result is not None for outcome in outcomes)
+            return seen("outcomes", f"outcome: {done} of {len(outcomes)} done")
+        case AskReadIndex():
+            return seen("ask_read_index", "ask_read_index")
+        case ReadIndex(index=None):
+            return seen("read_index", "read_index: not leader")
+        case ReadIndex(index=int(index)):
+            return seen("read_index", f"read_index {index}")._replace(last=index)
+        case other:
+            name = type(other).__name__
+            return seen(name, name)
+
+
+# A heartbeat that follows another message sooner than this is no routine: it asks whether its sender still
+# leads, for a read. Seconds; a little less than ``Timing.heartbeat``.
+_BEFORE_ITS_TIME = 0.08
+
+
+class News:
+    """Tells, message by message, which ones are worth keeping: see ``without_repeats``."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[int, int], tuple[int, ...]] = {}  # on each link
+        self._told_at: dict[tuple[int, int], float] = {}
+        self._under_way: set[int] = set()  # kept, and not yet delivered or lost
+
+    def __call__(self, event: Seen) -> bool:
+        if event.kind != "sent":
+            known = event.number in self._under_way
+            self._under_way.discard(event.number)
+            return known
+        if event.name in ("append_entries", "heartbeat", "reply"):
+            link = event.sender, event.receiver
+            before = self._told.get(link, event.news)
+            self._told[link] = event.news
+            since, self._told_at[link] = self._told_at.get(link, float("-inf")), event.time
+            if event.empty and before == event.news and event.time >= since + _BEFORE_ITS_TIME:
+                return False
+        self._under_way.add(event.number)
+        return True
+
+
+def without_repeats(events: Iterable[Seen]) -> list[Seen]:
+    """Leave out heartbeats, and answers to them, that tell nothing the same link has not told before.
+
+    What is kept are entries, votes, requests, and the heartbeat that carries a new commit index or asks
+    "am I still your leader?" for a read.
+    """
+    return list(filter(News(), events))

@@ -1,0 +1,87 @@
+"""View: the whole cluster at one moment, and what changed between two of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ondisk.cluster import Cluster
+from ondisk.errors import ConfigurationError
+from ondisk.net.memory import Event
+from ondisk.observe.messages import Seen, describe
+from ondisk.replica import ReplicaStatus
+
+MAX_IN_FLIGHT = 200  # messages under way in one view
+
+
+class Note(NamedTuple):
+    """Something that changed, in words. ``time`` is in seconds of the cluster's clock."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True)
+class View:
+    """The whole cluster at one moment, as near to one as can be had without stopping it.
+
+    ``time`` is in seconds of the cluster's clock, which stands still while the network is paused;
+    ``latency`` is in seconds. ``cut`` and ``held`` are one-way links as (sender, receiver).
+    ``in_flight`` (the oldest first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
+    """
+
+    time: float
+    statuses: Mapping[int, ReplicaStatus]
+    leader_id: int | None
+    cut: frozenset[tuple[int, int]] = frozenset()
+    latency: float = 0.0
+    paused: bool = False
+    in_flight: tuple[Seen, ...] = ()
+    messages: tuple[Seen, ...] = ()
+    notes: tuple[Note, ...] = ()
+    held: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def commit_index(self) -> int:
+        """The newest entry that some replica knows to be committed."""
+        return max(status.commit_index for status in self.statuses.values())
+
+
+def capture(cluster: Cluster, describe: Callable[[Event], Seen] = describe) -> View:
+    """Look at the cluster now. ``messages`` and ``notes`` stay empty: see ``Recorder.view``."""
+    try:
+        network = cluster.network
+    except ConfigurationError:  # TCP, which nobody can look into
+        return View(time.monotonic(), cluster.status(), cluster.leader_id)
+    under_way = network.in_flight()[:MAX_IN_FLIGHT]
+    return View(
+        network.clock(),
+        cluster.status(),
+        cluster.leader_id,
+        network.cut_links(),
+        network.latency,
+        network.paused,
+        tuple(describe(event) for event in under_way),
+        held=network.stalled_links(),
+    )
+
+
+def changes(before: View, after: View) -> list[str]:
+    """What a reader should hear about between two views, in words."""
+    said = []
+    for replica_id, new in after.statuses.items():
+        old = before.statuses.get(replica_id)
+        if old is None:
+            said.append(f"replica {replica_id} joined")
+        elif old.role != new.role or (new.role == "leader" and old.term != new.term):
+            reason = f": {new.error}" if new.error else ""
+            said.append(f"replica {replica_id}: {old.role} -> {new.role}, term {new.term}{reason}")
+    said += [f"link {a}->{b} cut" for a, b in sorted(after.cut - before.cut)]
+    said += [f"link {a}->{b} healed" for a, b in sorted(before.cut - after.cut)]
+    if before.latency != after.latency:
+        said.append(f"latency {after.latency * 1000:.0f} ms")
+    if before.paused != after.paused:
+        said.append("network paused" if after.paused else "network resumed")
+    return said
