@@ -1,4 +1,4 @@
-"""``python -m ondisk``: see ``cli.py``."""
+"""``python -m ondisk``: see ``cli/``."""
 
 from ondisk.cli import main
 

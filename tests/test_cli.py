@@ -697,7 +697,7 @@ def test_bind_is_where_it_listens_and_addr_what_it_tells(
         raise ConfigurationError("enough")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ondisk.cli.TcpNetwork", network)
+    monkeypatch.setattr("ondisk.cli.serve.TcpNetwork", network)
     for more in ([], ["--bind", "0.0.0.0:7000"]):
         arguments = ["--replica-id", "2", "--members", "a:1,b:2", "--addr", "c:3", *more]
         with pytest.raises(ConfigurationError, match="enough"):

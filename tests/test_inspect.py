@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Cluster(path / "data") as cluster:
         for number in range(50):
             cluster.put(f"k{number}", "v" * 1000)
+        cluster.get("k49", via=1)  # so that it has applied all of them
         cluster.compact(1)
         cluster.session().incr("n")
         for member in (1, 2, 3):

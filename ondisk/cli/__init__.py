@@ -1,0 +1,33 @@
+"""The ``ondisk`` command: one replica of a key-value store in a terminal. Three of them make a group.
+
+============  ==============================================================
+``command``   the command: what goes wrong is one line and a status
+``serve``     ``ondisk``: opens a replica and serves it
+``inspect``   ``ondisk inspect``: prints what a stopped replica holds
+``console``   a line into a request, and its outcome into text
+``input``     where lines come from: a prompt, a pipe, or nowhere
+``waiting``   what is said while a replica waits for others
+``process``   signals, standard streams and the log of the process
+============  ==============================================================
+
+After Dragonboat's ``ondisk`` example, whose flags and answers it keeps.
+
+Imports ``node``, ``inspect`` and what is below. Imported by nobody but ``python -m ondisk``.
+
+Invariant: whatever goes wrong is said in one line, and no stored value can move the cursor.
+"""
+
+import sys
+
+try:
+    import click  # noqa: F401
+    import prompt_toolkit  # noqa: F401
+except ModuleNotFoundError as missing:
+    print(f"error: {missing.name} is missing: pip install 'ondisk[cli]'", file=sys.stderr)
+    raise SystemExit(2) from None
+
+from ondisk.cli.command import main
+from ondisk.cli.console import COMMANDS, USAGE, Console, show
+from ondisk.cli.serve import run
+
+__all__ = ["COMMANDS", "USAGE", "Console", "main", "run", "show"]

@@ -1,0 +1,36 @@
+"""The command: whatever goes wrong becomes one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from ondisk.cli.inspect import inspect_command
+from ondisk.cli.process import keep_standard_streams
+from ondisk.cli.serve import run
+from ondisk.errors import ConfigurationError, OndiskError
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
+    keep_standard_streams()
+    command, arguments = run, sys.argv[1:]
+    if arguments[:1] == ["inspect"]:
+        command, arguments = inspect_command, arguments[1:]
+    try:
+        sys.exit(command(arguments, standalone_mode=False))
+    except click.Abort:  # Ctrl-C
+        sys.exit(130)
+    except click.ClickException as error:
+        complaint, status = error.format_message(), error.exit_code
+    except ConfigurationError as error:
+        complaint, status = str(error), 2
+    except Exception as error:
+        logging.getLogger(__name__).debug("the end", exc_info=True)
+        known = isinstance(error, OndiskError)
+        complaint, status = str(error) if known else f"{type(error).__name__}: {error}", 1
+    hint = " (see --help)" if status == 2 else ""
+    print(f"error: {' '.join(complaint.split()).rstrip('.')}{hint}", file=sys.stderr)
+    sys.exit(status)

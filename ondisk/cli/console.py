@@ -1,0 +1,204 @@
+"""Console: a line becomes a request, and its outcome text. It knows neither terminal nor process."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+
+from ondisk.client import Client
+from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown
+from ondisk.net.addresses import parse_address
+from ondisk.node import Node
+from ondisk.replica import ReplicaStatus
+from ondisk.snapshot.transfer import Progress
+
+COMMANDS = {
+    "put key value": "set a key",
+    "get key": "what a majority agrees on; (none) if the key is missing",
+    "stale key": "what this replica has now, maybe old; also: get --stale key",
+    "delete key": "remove a key",
+    "incr key [by]": "add 1, or another whole number, to a number",
+    "scan [prefix] [limit]": "keys in order, 100 if no limit is given",
+    "status": "this replica's part in the group, and how far its log has come",
+    "members": "who belongs to the group, and where they are",
+    "add id host:port": "make a new replica a member; start it with --join",
+    "remove id": "take a member out, for good: its id is never let in again",
+    "move id host:port": "say where a member is from now on, also while it is away",
+    "replace id": "take the disk of a member for lost: it never counts again",
+    "found id id ...": "found a new group with these only: the other first ones do not come",
+    "transfer id": "let another member lead",
+    "compact": "drop the log up to what the state of this replica holds",
+    "export file": "write the state of this replica into a file",
+    "help": "this text",
+    "exit": "close the replica; Ctrl-D does it too",
+}
+USAGE = "\n".join(["Usage - ", *COMMANDS])
+HELP = "\n".join(
+    [f"{command:<23}{what}" for command, what in COMMANDS.items()]
+    + [
+        "",
+        "Quote as in a shell: put 'two words' \"\"",
+        "Bytes that are not text, and control characters, are shown as \\xff.",
+        "A request without an answer in 3 s is given up. 'not done' means: it had no effect, try again;",
+        "'outcome unknown' means: it may have happened, get the key before you try again.",
+    ]
+)
+_SHORT_NAME = 8  # digits of a group or a disk, as in messages
+
+# A stored value must not be able to move the cursor, or to look like another line.
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def show(data: bytes) -> str:
+    """Stored bytes as one line of text: what is not UTF-8, and control characters, as ``\\xff``."""
+    return data.decode("utf-8", "backslashreplace").translate(_CONTROL_CHARACTERS)
+
+
+class Console:
+    """Lines in, answers out: all that a user of the command line can ask of a ``Client``."""
+
+    def __init__(
+        self, client: Client, status: Callable[[], Iterable[ReplicaStatus]], node: Node | None = None
+    ) -> None:
+        """``status`` tells what the command ``status`` shows: one row for each replica.
+
+        ``node`` is the replica that ``compact``, ``export`` and ``found`` are about.
+        """
+        self._client = client
+        self._node = node
+        self._status = status
+
+    def execute(self, line: str) -> str:
+        """Carry out one line and return the answer, without a newline at its end.
+
+        Whatever goes wrong is an answer too. Only ``exit`` raises: ``EOFError``, as if the input had ended.
+        """
+        try:
+            return self._execute(shlex.split(line))
+        except NotDone as error:
+            return f"not done: {error}"
+        except OutcomeUnknown as error:
+            return f"outcome unknown: {error}: it may have happened, get the key before trying again"
+        except OndiskError as error:
+            return f"error: {error}"
+        except ValueError as error:  # of the line: a quote without its other half, not a number
+            return f"invalid input: {error}\n{USAGE}"
+
+    def _execute(self, words: list[str]) -> str:
+        match words:
+            case []:
+                return ""
+            case ["put", key, value]:
+                self._client.put(key, value)
+                return "ok"
+            case ["get", key]:
+                return self._found(key, self._client.get(key))
+            case ["stale", key] | ["get", "--stale", key]:
+                return self._found(key, self._client.stale_get(key))
+            case ["delete", key]:
+                return "ok" if self._client.delete(key).value else "ok (there was none)"
+            case ["incr", key]:
+                return str(self._client.incr(key).value)
+            case ["incr", key, by]:
+                return str(self._client.incr(key, _whole_number(by)).value)
+            case ["scan", *rest] if len(rest) <= 2:
+                prefix, limit = rest + ["", "100"][len(rest) :]
+                return self._scan(prefix, _whole_number(limit))
+            case ["status"]:
+                return self._table()
+            case ["members"]:
+                return self._members()
+            case ["add", replica_id, address]:
+                self._client.add_replica(_whole_number(replica_id), _address(address))
+                return "ok: it is fed from now on, and counts when it has caught up (see members)"
+            case ["remove", replica_id]:
+                self._client.remove_replica(_whole_number(replica_id))
+                return "ok"
+            case ["move", replica_id, address]:
+                self._client.move_replica(_whole_number(replica_id), _address(address))
+                return "ok: who is started with --members later is to be told the new address there, too"
+            case ["replace", replica_id]:
+                return self._replace(_whole_number(replica_id))
+            case ["found", *ids] if ids and self._node is not None:
+                self._node.found([_whole_number(each) for each in ids])
+                return f"ok: the group is founded when all of {', '.join(ids)} are there (see status)"
+            case ["transfer", replica_id]:
+                self._client.transfer_leadership(_whole_number(replica_id))
+                return "ok"
+            case ["compact"] if self._node is not None:
+                return f"ok: the log begins after entry {self._node.compact()}"
+            case ["export", file] if self._node is not None:
+                snapshot = self._node.export_snapshot(file)
+                return f"ok: the state after entry {snapshot.index}, {snapshot.bytes:,} bytes"
+            case ["help"]:
+                return HELP
+            case ["exit"]:
+                raise EOFError
+        raise ValueError(shlex.join(words))
+
+    def _found(self, key: str, value: bytes | None) -> str:
+        result = "(none)" if value is None else show(value)
+        return f"query key: {show(key.encode())}, result: {result}"
+
+    def _scan(self, prefix: str, limit: int) -> str:
+        pairs = self._client.scan(prefix, limit=limit)
+        lines = [f"{show(key)} = {show(value)}" for key, value in pairs]
+        if len(pairs) == limit:
+            lines.append(f"(stopped at the limit of {limit})")
+        return "\n".join(lines or ["(no keys)"])
+
+    def _replace(self, replica_id: int) -> str:
+        self._client.replace_replica(replica_id)
+        return (
+            f"ok: its disk counts no more. Now end replica {replica_id} if it runs, delete its directory "
+            f"replica-{replica_id}, and start it again: it is fed, and counts when it has caught up"
+        )
+
+    def _table(self) -> str:
+        numbers = ["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]
+        rows = [[*numbers, "group", "disk"]]
+        errors: list[str] = []
+        transfers = []
+        for status in self._status():
+            names = [name[:_SHORT_NAME] or "-" for name in (status.group, status.disk)]
+            rows.append(["-" if field is None else str(field) for field in status[: len(numbers)]] + names)
+            if status.error is not None:
+                errors.append(f"replica {status.id}: {status.error}")
+            for under_way in status.transfers:
+                transfers.append(_describe(under_way))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += transfers
+        return "\n".join(lines + errors)
+
+    def _members(self) -> str:
+        newest = max(self._status(), key=lambda status: (status.term, status.last_index))
+        node = self._node
+        where = node.configuration[1].addresses if node is not None and node.status.running else {}
+        kinds = {"voters": newest.voters, "learners": newest.learners}
+        lines = [
+            f"{kind}: " + ", ".join(f"{i} ({where[i]})" if i in where else str(i) for i in ids)
+            for kind, ids in kinds.items()
+            if ids
+        ]
+        return "; ".join(lines) or "(none: it belongs to no group)"
+
+
+def _describe(under_way: Progress) -> str:
+    other = f" replica {under_way.peer}" if under_way.peer else ""
+    return f"snapshot of entry {under_way.index} {under_way.kind}{other}: {under_way.bytes:,} bytes so far"
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.60} is not a whole number") from None

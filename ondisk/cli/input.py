@@ -1,0 +1,66 @@
+"""Where lines come from: a person with history and completion, or a program that sees no election."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from ondisk.cli.console import COMMANDS, Console
+from ondisk.cli.waiting import Hints, wait_for_leader
+from ondisk.node import Node
+
+_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "move", "replace", "transfer")
+
+
+def typed_lines(replica_id: int) -> Iterator[str]:
+    """From a person, with history, editing and completion."""
+    session: PromptSession[str] = PromptSession(
+        f"replica {replica_id}> ",
+        completer=WordCompleter(
+            [name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS)],
+            sentence=True,
+        ),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+    )
+    while True:
+        try:
+            with patch_stdout():  # a warning goes above the prompt, not into it
+                line = session.prompt()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not session.default_buffer.text:
+                raise
+            continue  # as in a shell: the line is forgotten
+        yield from line.split("\n")  # several, if they were pasted
+
+
+def piped_lines(node: Node, hints: Hints) -> Iterator[str]:
+    """From a program or a file, which cannot see the first election going on: wait for its end."""
+    waited = False
+    for line in sys.stdin:
+        if not waited and line.lstrip().startswith(_ASK_THE_LEADER):
+            wait_for_leader(node, hints)
+            waited = True
+        yield line
+
+
+def carry_out(console: Console, lines: Iterable[str], *, typed: bool) -> None:
+    """Answer each line on stdout, until the lines end. An interrupt ends a pipe, and of a person one line."""
+    for line in lines:
+        try:
+            answer = console.execute(line)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not typed:
+                raise
+            answer = "interrupted: a write may have happened, get the key before trying again"
+        if answer:
+            print(answer, flush=True)

@@ -1,0 +1,165 @@
+"""``ondisk``: opens one replica and serves it, until its input ends or a signal comes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ondisk.cli.console import USAGE, Console
+from ondisk.cli.input import carry_out, piped_lines, typed_lines
+from ondisk.cli.process import end, log_to_stderr, speak_utf8
+from ondisk.cli.waiting import Hints, run_until_signal, wait_for_group
+from ondisk.errors import StorageError
+from ondisk.net.addresses import Address, format_address, parse_address
+from ondisk.net.tcp import TcpNetwork
+from ondisk.node import Node
+from ondisk.snapshot.restore import import_snapshot
+from ondisk.storage.paths import read_regular
+
+
+def _secret(path: Path) -> bytes:
+    """What the file holds. A FIFO would keep everybody waiting, a device might never end."""
+    try:
+        return read_regular(path).strip()
+    except (OSError, StorageError) as error:
+        raise click.BadParameter(f"{path}: cannot be read ({error})", param_hint="'--secret-file'") from None
+
+
+def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: int) -> None:
+    with click.progressbar(length=file.stat().st_size, label=f"replica {replica_id}", file=sys.stderr) as bar:
+
+        def progress(_: int, done: int) -> None:
+            bar.update(done - bar.pos)
+
+        snapshot = import_snapshot(
+            file, data_dir, members=members, replica_ids=(replica_id,), progress=progress
+        )
+    print(f"replica {replica_id} holds the state after entry {snapshot.index}")
+    print("do the same with the same file for every other member, then start them without --import-snapshot")
+
+
+def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
+    addresses = {i: parse_address(text) for i, text in enumerate(members.split(","), 1)}
+    if own is not None:
+        addresses[replica_id] = parse_address(own)
+    if replica_id not in addresses:
+        last = len(addresses)
+        raise click.UsageError(
+            f"replica {replica_id} has no address: --members ends with replica {last}; give --addr HOST:PORT"
+        )
+    return addresses
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--replica-id", "-replicaid", type=click.IntRange(min=1), required=True, help="1, 2, 3, ...")
+@click.option(
+    "--members",
+    metavar="HOST:PORT,...",
+    default="localhost:63001,localhost:63002,localhost:63003",
+    help="The addresses of all replicas, in the order of their ids. The same for every replica.",
+)
+@click.option(
+    "--addr",
+    "-addr",
+    metavar="HOST:PORT",
+    help="Where others call this replica, instead of what --members says.",
+)
+@click.option(
+    "--bind",
+    metavar="HOST:PORT",
+    help="Listen here, if that is not the address that the others call: 0.0.0.0:63001, a container.",
+)
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Run as a service: read no input, until SIGTERM or SIGINT.",
+)
+@click.option(
+    "--join",
+    "-join",
+    is_flag=True,
+    help="A new replica for a running group: it waits until a member is told `add ID HOST:PORT`.",
+)
+@click.option(
+    "--import-snapshot",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Replace what this replica has by an exported snapshot, then exit. Do it for every member.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("example-data"),
+    help="Where data is kept. One may serve all: each replica has a folder of its own in it.",
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="ONDISK_SECRET_FILE",
+    show_envvar=True,
+    help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    help="What to tell on stderr.",
+)
+def run(
+    replica_id: int,
+    members: str,
+    addr: str | None,
+    bind: str | None,
+    serve: bool,
+    join: bool,
+    import_snapshot: Path | None,
+    data_dir: Path,
+    secret_file: Path | None,
+    log_level: str,
+) -> None:
+    """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
+
+    Each line of input is a command: `put key value`, `get key`, ...; `help` lists them. The end of input,
+    `exit` and SIGTERM close the replica with status 0, Ctrl-C with 130. Status 2 means wrong use, 1 that it
+    could not start or that its disk failed. A request that fails ends nothing. With --serve no input is read:
+    SIGTERM and SIGINT close the replica with status 0.
+    """
+    log_to_stderr(log_level)
+    speak_utf8()
+    addresses = _addresses(members, replica_id, addr)
+    if import_snapshot is not None:
+        _import(import_snapshot, data_dir, tuple(addresses), replica_id)
+        return
+    if sys.stdin is None and not serve:
+        raise click.UsageError("standard input is closed: to run as a service, give --serve")
+    secret = _secret(secret_file) if secret_file else None
+    options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
+    network = TcpNetwork(addresses, secret=secret, **options)
+    node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
+    for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):
+        signal.signal(number, end)
+    try:
+        node.start()
+        hints = Hints()
+        address = format_address(addresses[replica_id])
+        print(f"node address: {address}" if serve else f"node address: {address}\n{USAGE}", flush=True)
+        if join and not node.status.group:
+            hints.say(f"waiting until a member is told: add {replica_id} {address}")
+        elif not serve:
+            wait_for_group(node, hints)
+        if serve:
+            run_until_signal(node, hints)
+        else:
+            typed = sys.stdin.isatty() and sys.stdout.isatty()
+            lines = typed_lines(replica_id) if typed else piped_lines(node, hints)
+            carry_out(Console(node, lambda: [node.status], node), lines, typed=typed)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
+        node.stop()
+    if node.status.role == "failed":
+        raise StorageError(f"replica {replica_id} failed: {node.status.error}")
