@@ -2,6 +2,7 @@
 
 ==============  =============================================
 ``check``       how an answer is looked at, and the hints
+``answers``     kinds of answers: a function, a number, some names
 ``chapter_NN``  the exercises of notebook NN
 ==============  =============================================
 

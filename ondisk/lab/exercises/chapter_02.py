@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ondisk.lab.exercises.answers import Wrong, near, number
 from ondisk.lab.exercises.check import exercise
 from ondisk.observe import Commits, Reading
 
@@ -51,12 +52,9 @@ def milliseconds_behind(answer: Callable[[Sequence[Reading], int], Any]) -> str 
             commits.see(reading.commit_index, reading.time)
         right = commits.lag(readings[-1].applied[_REPLICA], readings[-1].time).milliseconds
         found = answer(list(readings), _REPLICA)
-        if found in (None, ...):
-            return "Your function returns no number yet."
-        if not math.isclose(found, right, abs_tol=0.001):
-            if right and math.isclose(found * 1000, right):
-                return "That is seconds. Milliseconds are asked for."
-            return f"You return {found:g}, and that is not right where {case}."
+        if isinstance(found, int | float) and right and math.isclose(found * 1000, right):
+            return "That is seconds. Milliseconds are asked for."
+        _compare(found, right, case, tolerance=0.001)
     return None
 
 
@@ -82,12 +80,16 @@ def commit_latency(answer: Callable[[float, list[float]], Any]) -> str | None:
     ]
     for case, leader, followers in cases:
         needed = sorted(followers)[: (1 + len(followers)) // 2]
-        found = answer(leader, list(followers))
-        if found in (None, ...):
-            return "Your function returns no number yet."
-        if not math.isclose(found, leader + (needed[-1] if needed else 0)):
-            return f"You return {found:g}, and that is not right where {case}."
+        _compare(answer(leader, list(followers)), leader + (needed[-1] if needed else 0), case)
     return None
+
+
+def _compare(found: Any, right: float, case: str, *, tolerance: float = 0.0) -> None:
+    """``Wrong`` if the reader's function has not returned the right number of milliseconds."""
+    if found in (None, ...):
+        raise Wrong("Your function returns no number yet.")
+    if not math.isclose(found, right, abs_tol=tolerance):
+        raise Wrong(f"You return {found:g}, and that is not right where {case}.")
 
 
 @exercise(
@@ -100,15 +102,14 @@ def commit_latency(answer: Callable[[float, list[float]], Any]) -> str | None:
 )
 def puts_per_second(answer: object) -> str | None:
     """``answer`` is a number: 5 ms for an fsync, 50 puts under way."""
-    if not isinstance(answer, int | float):
-        return "A number is asked for, without a unit."
-    if math.isclose(answer, 5_000):
-        return None
-    if math.isclose(answer, 10_000):
-        return "A put waits for more than one fsync."
-    if math.isclose(answer, 100) or math.isclose(answer, 200):
-        return "So it is when every put has its fsyncs to itself. Here they are shared."
-    return "No. " + ("More is possible." if answer < 5_000 else "Nobody can be answered that fast.")
+    alone = "So it is when every put has its fsyncs to itself. Here they are shared."
+    return near(
+        number(answer, "A number is asked for, without a unit."),
+        5_000,
+        [(10_000, "A put waits for more than one fsync."), (100, alone), (200, alone)],
+        large="No. Nobody can be answered that fast.",
+        small="No. More is possible.",
+    )
 
 
 @exercise(

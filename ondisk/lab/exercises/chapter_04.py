@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ondisk.diskkv import DiskKV, put
+from ondisk.lab.exercises.answers import function, names, near, number
 from ondisk.lab.exercises.check import exercise
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
 from ondisk.statemachine import Entry
@@ -24,22 +25,22 @@ _STATE, _PUT, _EVERY = 40e9, 200, 5_000
         "Divide the bytes of one dump by the bytes of 5,000 puts.",
     ],
 )
-def bytes_written_for_each_byte_put(answer: float) -> str | None:
+def bytes_written_for_each_byte_put(answer: object) -> str | None:
     """``answer`` is the factor."""
     right = _STATE / (_EVERY * _PUT)
-    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
-        return "Give a number."
-    if abs(answer - right) <= right / 100:
-        return None
-    for wrong, why in (
-        (1 / right, "It is the other way round: bytes of the dumps for each byte that was put."),
-        (_STATE / _EVERY, "These are the bytes for each put. A put has 200 bytes."),
-        (_STATE / _PUT, "That would be so if every single put were followed by a dump."),
-        (_STATE, "So much is written by one dump, whatever the clients put since the one before."),
-    ):
-        if abs(answer - wrong) <= wrong / 100:
-            return why
-    return "It is too large." if answer > right else "It is too small."
+    return near(
+        number(answer),
+        right,
+        [
+            (1 / right, "It is the other way round: bytes of the dumps for each byte that was put."),
+            (_STATE / _EVERY, "These are the bytes for each put. A put has 200 bytes."),
+            (_STATE / _PUT, "That would be so if every single put were followed by a dump."),
+            (_STATE, "So much is written by one dump, whatever the clients put since the one before."),
+        ],
+        large="It is too large.",
+        small="It is too small.",
+        tolerance=0.01,
+    )
 
 
 # 4.2: in which order
@@ -79,10 +80,9 @@ class _FailingDisk(Disk):
 )
 def compacts_in_an_order_that_loses_nothing(answer: object) -> str | None:
     """``answer`` takes a log, a state machine and an index."""
-    if not callable(answer):
-        return "Give the function itself: check(..., compact), without parentheses."
+    compact = function(answer, "compact")
     disk = _FailingDisk()
-    base, applied = _compact(answer, disk, fail_at=0)
+    base, applied = _compact(compact, disk, fail_at=0)
     if base < _ENTRIES:
         return (
             f"Without any power cut, the log should have dropped the entries up to {_ENTRIES}, durably. "
@@ -92,7 +92,7 @@ def compacts_in_an_order_that_loses_nothing(answer: object) -> str | None:
     if applied < base:
         return f"{_lost(base, applied)} A power cut right after your function is enough."
     for place, point in enumerate(points, 1):
-        base, applied = _compact(answer, disk, fail_at=place)
+        base, applied = _compact(compact, disk, fail_at=place)
         if applied < base:
             return f"{_lost(base, applied)} The power was cut at point {place} of {len(points)}: {point!r}."
     return None
@@ -146,8 +146,7 @@ def _compact(compact: Compact, disk: _FailingDisk, *, fail_at: int) -> tuple[int
 )
 def bytes_that_closing_a_view_frees(answer: object) -> str | None:
     """``answer`` takes the directory of a view."""
-    if not callable(answer):
-        return "Give the function itself: check(..., freed), without parentheses."
+    freed = function(answer, "freed")
     with TemporaryDirectory(prefix="ondisk-") as name:
         live, view, other = (Path(name) / each for each in ("db-000001", "view-000001", "view-000002"))
         for directory in (live, view, other):
@@ -159,18 +158,18 @@ def bytes_that_closing_a_view_frees(answer: object) -> str | None:
             (90_000, live / "000020.sst"),
         ):
             _write(file, size, more)
-        if (said := answer(view)) != 530:
+        if (said := freed(view)) != 530:
             return (
                 "A fresh view: one table of 7,000 bytes that the live database has too, and 530 bytes of "
                 f"small files of its own. Closing it frees 530 bytes, and you say {said!r}."
             )
         (live / "000010.sst").unlink()
-        if (said := answer(view)) != 7_530:
+        if (said := freed(view)) != 7_530:
             return (
                 f"Now the live database has dropped that table. 7,530 bytes would be freed; you say {said!r}."
             )
         os.link(view / "000010.sst", other / "000010.sst")
-        if (said := answer(view)) != 530:
+        if (said := freed(view)) != 530:
             return f"Now a second view has that table as well. 530 bytes would be freed; you say {said!r}."
     return None
 
@@ -198,11 +197,8 @@ _LEFTOVERS = {"current.new", "db-000005", "db-000007", "view-000002"}
 )
 def what_the_next_open_removes(answer: Iterable[str]) -> str | None:
     """``answer`` names files and directories."""
-    if isinstance(answer, str):
-        return 'Give several names: {"one", "another"}.'
-    named = {name.rstrip("/") for name in answer}
-    if unknown := named - set(FILES):
-        return f"There is no {sorted(unknown)[0]} in this directory."
+    listed = answer if isinstance(answer, str) else [name.rstrip("/") for name in answer]
+    named = names(listed, FILES, "There is no {} in this directory.")
     if LIVE in named:
         return "You would remove the state."
     if "current" in named:

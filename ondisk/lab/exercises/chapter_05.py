@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from ondisk.lab.exercises.answers import function, names
 from ondisk.lab.exercises.check import exercise
 from ondisk.lab.pictures.history import label
 from ondisk.linearizability import KEY_VALUE, check, conflict
@@ -39,11 +40,7 @@ def may_answer(value: str | None) -> bool:
 )
 def what_a_get_may_answer(answer: Iterable[str | None]) -> str | None:
     """``answer`` names values."""
-    if isinstance(answer, str):
-        return 'Give all of them: {"one", "another"}.'
-    named = set(answer)
-    if unknown := named - set(_VALUES):
-        return f"Nobody put {next(iter(unknown))!r}."
+    named = names(answer, _VALUES, "Nobody put {!r}.")
     for value in _VALUES:
         if value in named and not may_answer(value):
             return f"{value!r} contradicts what has ended before the get, or was called after it."
@@ -116,13 +113,12 @@ def _is_explained_by(order: Sequence[Operation]) -> str | None:
 )
 def explains_an_order(answer: object) -> str | None:
     """``answer`` takes a list of operations in an order, and says whether it explains them."""
-    if not callable(answer):
-        return "Give the function itself: check(..., explains), without parentheses."
+    explains = function(answer, "explains")
     draw = random.Random(5)
     orders = [_an_order(draw, few=number < _TRIALS // 2) for number in range(_TRIALS)]
     for order in [*orders, _NOT_NEIGHBOURS]:
         wrong = _is_explained_by(order)
-        said = answer(list(order))
+        said = explains(list(order))
         if said is None or said is ...:
             return "It returns nothing. It should return True or False."
         if bool(said) != (wrong is None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ondisk.lab.exercises.answers import function, near, number
 from ondisk.lab.exercises.check import exercise
 from ondisk.lab.experiments.exposure import BUSY, STOCK, crash_the_leader, trace_with_an_exposure
 from ondisk.lab.experiments.trace import Member, Moment, Trace, Tracer
@@ -23,22 +24,22 @@ _PART, _GROUPS = 0.004, 50
         "50 groups have 600 crashes of a leader in a year. Divide.",
     ],
 )
-def years_until_a_write_is_lost(answer: float) -> str | None:
+def years_until_a_write_is_lost(answer: object) -> str | None:
     """``answer`` is a number of years."""
     right = 1 / _PART / 12 / _GROUPS
-    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
-        return "Give a number."
-    if abs(answer - right) <= right / 20:
-        return None
-    for wrong, why in (
-        (right * 12, "That is in months."),
-        (right * _GROUPS, "So long would a single group wait. There are 50."),
-        (1 / _PART, "So many crashes it takes. How long do all groups together need for them?"),
-        (1 / right, "So many writes are lost in a year. How long does one take?"),
-    ):
-        if abs(answer - wrong) <= wrong / 20:
-            return why
-    return "It is too long." if answer > right else "It is too short."
+    return near(
+        number(answer),
+        right,
+        [
+            (right * 12, "That is in months."),
+            (right * _GROUPS, "So long would a single group wait. There are 50."),
+            (1 / _PART, "So many crashes it takes. How long do all groups together need for them?"),
+            (1 / right, "So many writes are lost in a year. How long does one take?"),
+        ],
+        large="It is too long.",
+        small="It is too short.",
+        tolerance=0.05,
+    )
 
 
 # 6.2: when to cut the power
@@ -54,13 +55,12 @@ _FIRST_SEED = 4
         "mine.exposures() has the times. Take one of some length, and a moment in the middle of it.",
     ],
 )
-def a_moment_that_loses_an_acknowledged_write(answer: float) -> str | None:
+def a_moment_that_loses_an_acknowledged_write(answer: object) -> str | None:
     """``answer`` is when the power of the leader is cut, in virtual seconds."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):  # type: ignore[redundant-expr]
-        return "Give a time in virtual seconds."
+    at = number(answer, "Give a time in virtual seconds.")
     seed = trace_of_6_2().report.seed
-    tracer = Tracer(until=answer)
-    report = run(seed, STOCK, [*BUSY, crash_the_leader(answer)], tracer)
+    tracer = Tracer(until=at)
+    report = run(seed, STOCK, [*BUSY, crash_the_leader(at)], tracer)
     if report.rule == "acknowledged write lost":
         return None
     holders = tracer.moments[-1].holders if tracer.moments else ()
@@ -126,10 +126,9 @@ _MOMENTS = (
 )
 def says_when_too_few_have_what_is_committed(answer: object) -> str | None:
     """``answer`` takes a moment and says whether something committed is exposed."""
-    if not callable(answer):
-        return "Give the function itself: check(..., exposed), without parentheses."
+    exposed = function(answer, "exposed")
     for moment, right, why in _MOMENTS:
-        said = answer(moment)
+        said = exposed(moment)
         if not isinstance(said, bool):
             return f"Return True or False, not {said!r}."
         if said is not right:
@@ -167,8 +166,7 @@ class _Counted:
 )
 def finds_the_fewest_faults(answer: object) -> str | None:
     """``answer`` takes faults, and a function that says whether such a list breaks it; it returns few."""
-    if not callable(answer):
-        return "Give the function itself: check(..., fewest), without parentheses."
+    fewest = function(answer, "fewest")
     for words, breaks in (
         ("Fault 12 alone is enough", lambda times: 12 in times),
         ("Faults 3 and 28 together do it", lambda times: {3, 28} <= times),
@@ -180,7 +178,7 @@ def finds_the_fewest_faults(answer: object) -> str | None:
         ),
     ):
         tried = _Counted(breaks)
-        left = answer(list(_SCHEDULE), tried)
+        left = fewest(list(_SCHEDULE), tried)
         if left is None:
             return "Your function returned nothing."
         times = {int(fault.at) for fault in left}

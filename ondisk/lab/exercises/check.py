@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ondisk.lab.exercises.answers import Wrong
+
 HINTS = 3
 
 Decide = Callable[..., str | None]
@@ -56,8 +58,9 @@ _exercises: dict[str, _Exercise] = {}
 def exercise(number: str, *, hints: Sequence[str]) -> Callable[[Decide], Decide]:
     """Register the function below as the one that decides about exercise ``number``, such as ``"3.2"``.
 
-    It may raise whatever it likes when an answer is not of the kind it expects: the reader is shown the error
-    as part of the feedback. ``hints`` are three, each one clearer than the one before.
+    It returns what is wrong, or raises it as ``Wrong``. Any other error is shown to the reader as part of the
+    feedback: the answer is not of the kind that was expected. ``hints`` are three, each one clearer than the
+    one before.
     """
     chapter = _chapter(number)
     if len(hints) != HINTS:
@@ -86,6 +89,8 @@ def check(number: str, *answer: Any) -> Feedback:
         return Feedback(number, False, "No answer yet: put yours in place of the three dots.")
     try:
         wrong = found.decide(*answer)
+    except Wrong as error:
+        wrong = str(error)
     except Exception as error:
         wrong = f"Your answer could not be checked. {type(error).__name__}: {error}"
     return Feedback(number, wrong is None, "Right." if wrong is None else wrong)
