@@ -62,14 +62,14 @@ MUTANTS = (
         "replica/replica.py",
         "        self._sync_machine()\n        self._disk.reach",
         "        self._disk.reach",
-        "test_transfer.py::test_compaction_syncs_the_state_first_and_makes_no_snapshot",
+        "test_compaction.py::test_compaction_syncs_the_state_first_and_makes_no_snapshot",
     ),
     Mutant(
         "Raft's own entries after the last command are compacted away",
         "replica/replica.py",
         "        index = self._machine_index  # not",
         "        index = self.raft.applied_index  # not",
-        "test_transfer.py::test_compaction_never_passes_what_the_state_holds_when_it_is_reopened",
+        "test_compaction.py::test_compaction_never_passes_what_the_state_holds_when_it_is_reopened",
     ),
     Mutant(
         "a forwarded command is said to be undone when the leader goes away",
@@ -194,7 +194,7 @@ MUTANTS = (
         "diskkv.py",
         "            if entry.index <= applied:",
         "            if entry.index <= applied - 1000:",
-        "test_diskkv.py",
+        "test_diskkv_durability.py",
     ),
     Mutant(
         "the pointer to the live database is replaced without waiting for the disk",
@@ -231,21 +231,21 @@ MUTANTS = (
         "snapshot/stream.py",
         "        if chunk.checksum != _checksum(chunk, self._before):",
         "        if False:",
-        "test_transfer.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
+        "test_transfer_damage.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
     ),
     Mutant(
         "a frame is believed whoever has sealed it",
         "net/tcp.py",
         "        if not hmac.compare_digest(mac, bytes(self._received[end - _MAC_BYTES : end])):",
         "        if False:",
-        "test_tcp.py::test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all",
+        "test_tcp_unauthenticated.py::test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all",
     ),
     Mutant(
         "a caller is believed without a proof",
         "net/tcp.py",
         "        if not hmac.compare_digest(proof, self._proof(peer)):",
         "        if False:",
-        "test_tcp.py::test_without_the_secret_nobody_joins",
+        "test_tcp_unauthenticated.py::test_without_the_secret_nobody_joins",
     ),
     # The judge
     Mutant(

@@ -43,9 +43,9 @@ TESTS = {
     "raft/members.py": "configuration",
     "sessions.py": "sessions",
     "raft/log.py": "log_bookkeeping raftlog members",
-    "snapshot/transfer.py": "streams transfer",
-    "snapshot/sender.py": "streams transfer",
-    "snapshot/receiver.py": "streams transfer",
+    "snapshot/transfer.py": "streams transfer transfer_damage compaction",
+    "snapshot/sender.py": "streams transfer transfer_damage compaction",
+    "snapshot/receiver.py": "streams transfer transfer_damage compaction",
 }
 SECONDS = 60  # that one test may take with a fault in it
 

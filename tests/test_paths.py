@@ -21,8 +21,8 @@ from ondisk.snapshot.stream import Chunk, Header, Writer, make_header, write_fil
 from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import read_regular, resolved
 from ondisk.storage.store import Store
+from tests.kvsnapshots import filled, recover
 from tests.machines import everything, opened
-from tests.test_diskkv_snapshots import filled, recover
 
 HEADER = make_header(7, 1, Members((1,)))
 CONTENT = b"some bytes" * 1000

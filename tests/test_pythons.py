@@ -12,7 +12,14 @@ import pytest
 from tests.digests import digest
 
 ROOT = Path(__file__).parent.parent
-CORE = ["test_raft.py", "test_raftlog.py", "test_diskkv.py", "test_network.py", "test_cluster.py"]
+CORE = [
+    "test_raft.py",
+    "test_raftlog.py",
+    "test_diskkv.py",
+    "test_diskkv_durability.py",
+    "test_network.py",
+    "test_cluster.py",
+]
 
 
 def find_python(version: str) -> str | None:

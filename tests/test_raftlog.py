@@ -21,7 +21,7 @@ from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.storage import rocksdb
 from ondisk.storage.disk import Disk
 from ondisk.storage.store import Store
-from tests.test_disk import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
+from tests.stores import FullDisk, copy_live, flip, largest_table, newest_wal, record_starts
 
 
 class State(NamedTuple):

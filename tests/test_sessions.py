@@ -49,7 +49,7 @@ from ondisk.storage.store import Store
 from ondisk.testing.crashing import Child, CrashingDisk, Point, scratch_directory
 from tests.lengths import short_and_long
 from tests.machines import apply, everything, opened
-from tests.test_disk import newest_wal, record_starts
+from tests.stores import newest_wal, record_starts
 from tests.virtual import World
 
 FOREVER = float("inf")

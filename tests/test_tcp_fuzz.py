@@ -53,7 +53,7 @@ from ondisk.statemachine import Result
 from tests.lengths import short_and_long
 from tests.processes import Terminal, free_ports
 from tests.proxy import Proxy
-from tests.test_tcp import SECRET, HandmadePeer, free_addresses, is_over, served
+from tests.tcp import SECRET, HandmadePeer, free_addresses, is_over, served
 from tests.waiting import wait_until
 
 LONG_SECONDS = float(os.environ.get("ONDISK_FUZZ_SECONDS", "60"))

@@ -19,7 +19,7 @@ from ondisk.net.addresses import canonical_host, neighbourhood
 from ondisk.net.resolver import MAX_LOOK_UPS, Resolver
 from ondisk.net.tcp import MAX_STRANGERS, MEMBERS_PLACES, TcpEndpoint, TcpNetwork
 from ondisk.raft.messages import AskReadIndex
-from tests.test_tcp import SECRET, HandmadePeer, attach, connect, free_addresses, serve, served
+from tests.tcp import SECRET, HandmadePeer, attach, connect, free_addresses, serve, served
 from tests.waiting import wait_until
 
 __all__ = ["attach"]  # the fixture

@@ -20,7 +20,7 @@ import pytest
 from ondisk.diskkv import _APPLIED_INDEX, MAX_SCAN_ITEMS, DiskKV, compare_and_set, delete, incr, put, scan
 from ondisk.statemachine import Entry, Result
 from tests.lengths import short_and_long
-from tests.test_disk import newest_wal, record_starts
+from tests.stores import newest_wal, record_starts
 
 PROCESSES = 2
 

@@ -1,97 +1,45 @@
-"""Compaction, and the snapshots that it makes necessary: in virtual time, on real replicas."""
+"""Snapshots that compaction makes necessary, on their way: in virtual time, on real replicas."""
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from ondisk import diskkv
 from ondisk.diskkv import DiskKV
-from ondisk.errors import Corrupt, OutcomeUnknown, Rejected
+from ondisk.errors import OutcomeUnknown, Rejected
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
-    AppendEntries,
     Message,
     RemoveReplica,
     SnapshotAck,
-    SnapshotChunk,
     TransferLeadership,
 )
-from ondisk.replica import Replica, replica
-from ondisk.snapshot import stream, transfer
+from ondisk.replica import replica
+from ondisk.snapshot import transfer
 from ondisk.snapshot.sender import WINDOW
-from ondisk.snapshot.stream import Chunk, Reader, Writer, make_header
 from ondisk.snapshot.transfer import GIVE_UP_SECONDS
-from ondisk.statemachine import SnapshotReader, SnapshotView, SnapshotWriter
+from ondisk.statemachine import SnapshotReader
 from ondisk.storage.disk import Disk
+from tests.lagging import (
+    FOREVER,
+    _small_chunks,
+    caught_up,
+    chunks,
+    compact,
+    fill,
+    lagging,
+    leftovers,
+    until_chunk,
+)
 from tests.virtual import World
 
-FOREVER = float("inf")
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small state has many chunks."""
-    monkeypatch.setattr(stream, "CHUNK_BYTES", 100)
-
-
-def fill(world: World, leader: Replica, count: int, *, key: str = "k", size: int = 100) -> None:
-    """Put ``count`` keys and wait until they are acknowledged."""
-    futures = [leader.propose(diskkv.put(f"{key}{n}", "v" * size), FOREVER) for n in range(count)]
-    world.run_until(lambda: all(future.done() for future in futures))
-
-
-def compact(world: World, *replicas: Replica) -> None:
-    """Drop all that these replicas' states hold."""
-    for each in replicas:
-        future = each.compact()
-        world.run_until(future.done)
-
-
-def lagging(world: World) -> tuple[Replica, Replica, Replica]:
-    """The leader, a follower that needs a snapshot when its links are healed, and the third replica."""
-    leader = world.elect()
-    fill(world, leader, 10, key="old")
-    world.run(0.5)
-    late, third = (world.replicas[member] for member in world.others(leader.id))
-    world.network.isolate(late.id)
-    fill(world, leader, 100)
-    world.run(1.2)  # until it does not count as somebody who answers
-    compact(world, leader, third)
-    assert leader.log.base_index > late.log.last_index
-    return leader, late, third
-
-
-def chunks(world: World) -> list[SnapshotChunk]:
-    return [message for message in world.messages(SnapshotChunk) if isinstance(message, SnapshotChunk)]
-
-
-def caught_up(late: Replica, leader: Replica) -> Callable[[], bool]:
-    return lambda: late.raft.applied_index == leader.raft.applied_index
-
-
-def until_chunk(world: World, number: int) -> None:
-    """Run until this chunk has been sent."""
-    world.run_until(lambda: any(message.chunk.number >= number for message in chunks(world)))
-
-
-def leftovers(world: World, *members: int) -> list[str]:
-    """What must not be there when no snapshot is under way: threads, views, databases, jobs."""
-    found = [thread.name for thread in threading.enumerate() if thread.name.startswith("ondisk-")]
-    for member in members or world.replicas:
-        state = world.folder(member) / "state"
-        found += [str(path) for path in state.glob("view-*")] + [str(path) for path in state.glob("db-*")][1:]
-        if member in world.replicas and world.replicas[member].log is not None:
-            found += [str(job) for job in world.replicas[member]._running_transfers._jobs()]
-            found += map(str, world.replicas[member].machine._views)
-    return found
+__all__ = ["_small_chunks"]  # fixtures
 
 
 # Streams
@@ -307,134 +255,6 @@ def test_a_receiver_that_does_not_read_bounds_what_is_sent(make_world: Callable[
     world.run_until(caught_up(late, leader))
     assert chunks(world)[sent].chunk.number == max(numbers) + 1  # it said at once that there is room again
     assert len(world.assert_equal()) == 110
-
-
-# Damage on the way
-
-
-def corrupted(chunk: SnapshotChunk) -> Iterable[SnapshotChunk]:
-    data = bytes([chunk.chunk.data[0] ^ 1]) + chunk.chunk.data[1:]
-    yield msgspec.structs.replace(chunk, chunk=msgspec.structs.replace(chunk.chunk, data=data))
-
-
-def missing(chunk: SnapshotChunk) -> Iterable[SnapshotChunk]:
-    return ()
-
-
-def doubled(chunk: SnapshotChunk) -> Iterable[SnapshotChunk]:
-    return chunk, chunk
-
-
-def renumbered(chunk: SnapshotChunk) -> Iterable[SnapshotChunk]:
-    """Skips one, unnoticed by the numbers."""
-    number = chunk.chunk.number - 1
-    yield msgspec.structs.replace(chunk, chunk=msgspec.structs.replace(chunk.chunk, number=number))
-
-
-def ended(chunk: SnapshotChunk) -> Iterable[SnapshotChunk]:
-    """Claims that this is the end."""
-    yield msgspec.structs.replace(chunk, chunk=msgspec.structs.replace(chunk.chunk, kind=2))
-
-
-@pytest.mark.parametrize("damage", [corrupted, missing, doubled, renumbered, ended])
-@pytest.mark.parametrize("number", [0, 1, 7, 25])
-def test_damage_on_the_way_never_installs_anything_wrong(
-    world: World, damage: Callable[[SnapshotChunk], Iterable[SnapshotChunk]], number: int
-) -> None:
-    """The receiver keeps its old state or gets the new one whole, and is equal in the end."""
-    leader, late, _ = lagging(world)
-    done = []
-
-    def edit(sender: int, to: int, message: Message) -> Iterable[Message]:
-        if done or not isinstance(message, SnapshotChunk) or message.chunk.number != number:
-            return [message]
-        done.append(message)
-        return damage(message)
-
-    world.edit = edit
-    world.network.heal()
-    old = world.content(late.id)
-    states = [old, world.content(leader.id)]
-    while not caught_up(late, leader)():
-        world.run(0.02)
-        assert world.content(late.id) in states
-    assert done
-    assert late.status.error is None
-    assert world.assert_equal() == states[1]
-    world.run_until(lambda: not leader._running_transfers.busy)
-    assert leftovers(world) == []
-
-
-@pytest.mark.parametrize("at", [0, 1, 3, 5])
-@pytest.mark.parametrize("damage", [corrupted, missing, doubled, renumbered, ended])
-def test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it(
-    damage: Callable[[SnapshotChunk], Iterable[SnapshotChunk]], at: int
-) -> None:
-    """The machine may take any bytes for a state, so nothing that is not whole must reach it."""
-    sent: list[Chunk] = []
-    writer = Writer(make_header(7, 1, Members((1, 2, 3))), sent.append)
-    writer.write(bytes(450))
-    writer.finish()
-    damaged = [message.chunk for message in damage(SnapshotChunk(1, 1, sent[at]))]
-    arriving = iter(sent[:at] + damaged + sent[at + 1 :])
-
-    with pytest.raises(Corrupt):
-        reader = Reader(lambda: next(arriving))
-        while reader.read(64):
-            pass
-
-
-def test_chunks_that_arrive_in_another_order_are_asked_for_again(world: World) -> None:
-    """Each pair changes places."""
-    leader, late, _ = lagging(world)
-    held: list[Message] = []
-
-    def swap(sender: int, to: int, message: Message) -> Iterable[Message]:
-        if not isinstance(message, SnapshotChunk):
-            return [message]
-        if held:
-            return [message, held.pop()]
-        held.append(message)
-        return []
-
-    world.edit = swap
-    world.network.heal()
-    world.run_until(caught_up(late, leader), 120)
-    assert len(world.assert_equal()) == 110
-
-
-def test_chunks_of_an_earlier_stream_are_not_taken_for_this_one(world: World) -> None:
-    """Recorded from a stream that broke off, and played again into the next one."""
-    leader, late, _ = lagging(world)
-    world.network.heal()
-    until_chunk(world, 20)
-    former = chunks(world)[1:]
-    world.crash(late.id)
-    fill(world, leader, 3, key="more")
-    late = world.start(late.id)
-    world.run_until(lambda: late.raft.recovering)
-    for message in former:
-        late._receive(leader.id, message)
-    world.run_until(caught_up(late, leader))
-    assert len(world.assert_equal()) == 113
-
-
-def test_a_snapshot_is_installed_only_if_it_is_newer(world: World) -> None:
-    """A stream that comes again is refused, and changes nothing."""
-    leader, late, _ = lagging(world)
-    world.network.heal()
-    world.run_until(lambda: caught_up(late, leader)() and not leader._running_transfers.busy)
-    old = chunks(world)
-    fill(world, leader, 1, key="newer")
-    world.run(0.5)
-    index = late.raft.applied_index
-    with late.raft.at(world.now):
-        for message in old:
-            late._receive(leader.id, message)
-    answers = [message for _, message in late._outbox if isinstance(message, SnapshotAck)]
-    assert answers and all(answer.refused for answer in answers)
-    assert not late.raft.recovering and late.raft.applied_index == index
-    assert late.lookup(diskkv.get("newer0")) is not None
 
 
 # Crashes
@@ -663,181 +483,3 @@ def test_an_export_ends_when_its_replica_does(world: World, tmp_path: Path) -> N
     assert future.done()
     assert list(tmp_path.glob("snapshot*")) in ([], [tmp_path / "snapshot"])
     assert leftovers(world) == []
-
-
-# Compaction
-
-
-class ListeningKV(DiskKV):
-    """Notes what it is asked to do."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.calls: list[str] = []
-
-    def sync(self) -> None:
-        self.calls.append("sync")
-        super().sync()
-
-    def prepare_snapshot(self) -> diskkv.DiskKVView:
-        self.calls.append("prepare")
-        return super().prepare_snapshot()
-
-    def save_snapshot(self, view: SnapshotView, writer: SnapshotWriter, stopped: threading.Event) -> None:
-        self.calls.append("save")
-        super().save_snapshot(view, writer, stopped)
-
-
-@pytest.fixture
-def alone(make_world: Callable[..., World]) -> World:
-    """One replica with a listening machine."""
-    return make_world(members=1, machine=ListeningKV)
-
-
-def test_compaction_syncs_the_state_first_and_makes_no_snapshot(alone: World) -> None:
-    """Metadata only: it calls neither prepare nor save, and it drops nothing before the state is durable."""
-    leader = alone.elect()
-    fill(alone, leader, 20)
-    machine, log = leader.machine, leader.log
-    assert isinstance(machine, ListeningKV) and log is not None
-    machine.calls.clear()
-    drop = log.compact
-    log.compact = lambda index: (machine.calls.append(f"drop {index}"), drop(index))[1]  # type: ignore
-    compact(alone, leader)
-    assert machine.calls == ["sync", f"drop {machine._applied}"]
-
-
-def test_compaction_never_passes_what_the_state_holds_when_it_is_reopened(alone: World) -> None:
-    """Raft's own entries after the last command are no part of the index that open() returns."""
-    leader = alone.elect()
-    fill(alone, leader, 5)
-    for _ in range(3):
-        alone.crash(1)
-        alone.start(1)
-        leader = alone.elect()
-    assert leader.raft.applied_index > leader.machine._applied
-    compact(alone, leader)
-    assert leader.log.base_index == leader.machine._applied
-    alone.crash(1)
-    leader = alone.start(1)
-    assert leader.status.error is None and leader.opened_index == leader.log.base_index
-    alone.elect()
-    assert len(alone.content(1)) == 5
-
-
-def test_compaction_never_passes_what_the_state_has_made_durable(world: World) -> None:
-    """Whatever is applied meanwhile, a power cut finds the log where the state ends."""
-    leader = world.elect()
-    for number in range(20):
-        leader.propose(diskkv.put(f"k{number}", "v"), FOREVER)
-        for each in world.replicas.values():
-            each.compact()
-        world.run(0.01)
-        for each in world.replicas.values():
-            assert each.log.base_index <= each._synced_index
-    for member in world.members:
-        world.crash(member)
-        reopened = world.start(member)
-        assert reopened.status.error is None and reopened.log.base_index <= reopened.opened_index
-    world.elect()
-    world.run_until(world.converged)
-    assert len(world.assert_equal()) == 20
-
-
-def test_the_record_of_a_compaction_is_small_whatever_the_size_of_the_state(alone: World) -> None:
-    """Some dozens of bytes, for a state of 1 KB as for one of 1 MB."""
-    leader = alone.elect()
-    sizes = []
-    for size in (10, 10_000):
-        fill(alone, leader, 100, size=size)
-        compact(alone, leader)
-        sizes.append(len(leader.log.compaction_record()))
-    assert max(sizes) < 100
-    assert abs(sizes[1] - sizes[0]) <= 8  # longer numbers
-
-
-@pytest.mark.parametrize("by", ["length", "bytes"])
-def test_the_log_is_compacted_by_itself_and_keeps_its_newest_entries(
-    world: World, monkeypatch: pytest.MonkeyPatch, by: str
-) -> None:
-    """When it has many entries, or much in them. No snapshot is made for that."""
-    if by == "length":
-        monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
-        monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)
-    else:
-        monkeypatch.setattr(replica, "_COMPACT_AFTER_BYTES", 10_000)
-        monkeypatch.setattr(replica, "_KEEP_BYTES", 2_000)
-    leader = world.elect()
-    fill(world, leader, 45, size=10)
-    world.run(3)
-    assert all(each.log.base_index == 0 for each in world.replicas.values())
-    fill(world, leader, 200, size=100)
-    world.run(3)
-    for each in world.replicas.values():
-        kept = each.log.last_index - each.log.base_index
-        assert 5 <= kept <= 60
-    assert chunks(world) == []
-
-
-def test_compaction_keeps_what_a_follower_that_answers_still_lacks(world: World) -> None:
-    """It is fed from the log; for one that does not answer nothing is kept."""
-    leader = world.elect()
-    fill(world, leader, 10)
-    world.run(0.5)
-    slow, _ = (world.replicas[member] for member in world.others(leader.id))
-    last = slow.log.last_index
-
-    def feed_nothing(sender: int, to: int, message: Message) -> Iterable[Message]:
-        if to == slow.id and isinstance(message, AppendEntries) and message.prev_index + 1 > last:
-            return [msgspec.structs.replace(message, entries=[])] if message.prev_index == last else []
-        return [message]
-
-    world.edit = feed_nothing
-    fill(world, leader, 50, key="new")
-    world.run(0.5)
-    compact(world, leader)
-    assert leader.log.base_index <= last
-    world.edit = None
-    world.run_until(caught_up(slow, leader))
-    assert chunks(world) == []
-    world.network.isolate(slow.id)
-    fill(world, leader, 50, key="newer")
-    world.run(1.2)
-    compact(world, leader)
-    assert leader.log.base_index > slow.log.last_index
-
-
-def test_a_follower_that_was_fed_finds_in_the_log_what_it_missed_meanwhile(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though the log has grown, while the stream was under way, beyond what anybody is waited for.
-
-    Else it would be fed again and again, as long as somebody writes.
-    """
-    monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
-    monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)
-    monkeypatch.setattr(replica, "_WAIT_FOR_SLOW_ENTRIES", 100)
-    world = make_world(latency=0.25)
-    leader = world.elect()
-    timing = leader.raft.timing._replace(batch_bytes=10_000, window_bytes=80_000)  # 160 entries in a second
-    leader.raft.timing = timing
-    late = world.others(leader.id)[0]
-    numbers = itertools.count()
-
-    def write(until: Callable[[], bool]) -> None:
-        """Some 80 entries a second."""
-        while not until():
-            for _ in range(8):
-                leader.propose(diskkv.put(f"k{next(numbers) % 50}", bytes(1_000)), FOREVER)
-            world.run(0.1)
-            assert next(numbers) < 5_000
-
-    world.crash(late)
-    write(lambda: leader.raft.applied_index > 400)
-    leader.compact()
-    world.tick()
-    follower = world.start(late)
-    write(lambda: follower.raft.applied_index > 0)
-    assert leader.raft.applied_index - follower.raft.applied_index > 150
-    write(lambda: leader.raft.applied_index - follower.raft.applied_index < 100)
-    assert len({message.stream for message in chunks(world)}) == 1

@@ -1,0 +1,196 @@
+"""The command line as a service: no input, signals, standard streams."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from ondisk.cli import run
+from ondisk.errors import ConfigurationError
+from tests.processes import Terminal, free_ports
+from tests.terminals import LAST_LINE_OF_USAGE, alone, ondisk
+from tests.waiting import wait_until
+
+__all__ = ["alone"]  # fixtures
+
+
+def test_a_service_reads_no_input(tmp_path: Path) -> None:
+    """With standard input closed, empty, or full of commands: it runs until it is told to end."""
+    (tmp_path / "commands").write_text("exit\n")
+    for feed in ("<&-", "</dev/null", "<commands"):
+        (port,) = free_ports(1)
+        with Service(f"--replica-id 1 --members 127.0.0.1:{port} --serve {feed}", tmp_path) as service:
+            service.expect(f"node address: 127.0.0.1:{port}\n")
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.wait(0.7)
+            assert service.end(signal.SIGTERM) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_ends_cleanly(tmp_path: Path, number: int) -> None:
+    """Status 0 for the signals of an init system and of a person; what was written is there again."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").stdout.endswith("\nok\n")
+    with Service(f"{alone} --serve <&-", tmp_path) as service:
+        service.expect("node address: ")
+        assert service.end(number)[0::2] == (0, "")
+    assert "result: v" in ondisk(*alone.split(), cwd=tmp_path, text="get k").stdout
+
+
+def test_services_say_who_is_missing_and_make_a_group(tmp_path: Path) -> None:
+    """On stderr, for the journal. Two services and a person at the third one are a group."""
+    members = ",".join(f"127.0.0.1:{port}" for port in free_ports(3))
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(Service(f"--replica-id {i} --members {members} --serve <&-", tmp_path))
+            for i in (1, 2)
+        )
+        third = stack.enter_context(Terminal("--replica-id", "3", "--members", members, cwd=tmp_path))
+        third.expect(LAST_LINE_OF_USAGE)
+        assert third.ask("put k v") == "ok"
+        assert two.end(signal.SIGTERM)[0] == 0
+        assert third.ask("get k") == "query key: k, result: v"
+        status, _, errors = one.end(signal.SIGTERM)
+        assert status == 0 and "waiting for replica" in errors and "a group is founded when all" in errors
+
+
+def test_a_service_whose_disk_fails_ends_with_status_1(tmp_path: Path) -> None:
+    """An init system cannot see a status, but it sees an exit."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    code = (
+        "import sys; from ondisk import cli, diskkv\n"
+        "def fail(*_): raise OSError('the disk is gone')\n"
+        "diskkv.DiskKV.sync = fail; diskkv.DiskKV.update = fail\n"
+        "cli.main()"
+    )
+    assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code, *alone.split(), "--serve"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 1, done
+    assert "error: replica 1 failed: OSError: the disk is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_standard_input_needs_serve(tmp_path: Path) -> None:
+    """Status 2 and one line; nothing is left in the directory. An empty input is just the end of it."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port}"
+    with Service(f"{alone} <&-", tmp_path) as closed:
+        assert closed.wait() == 2
+        assert closed.output == ""
+        assert (
+            closed.errors
+            == "error: standard input is closed: to run as a service, give --serve (see --help)\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+    with Service(f"{alone} </dev/null", tmp_path) as empty:
+        assert empty.wait() == 0
+
+
+def test_no_file_gets_the_number_of_a_closed_standard_stream(tmp_path: Path) -> None:
+    """What a library writes to the terminal must not land in the database."""
+    (port,) = free_ports(1)
+    alone = f"--replica-id 1 --members 127.0.0.1:{port} --serve"
+    with Service(f"{alone} <&- >&- 2>&-", tmp_path) as service:
+        folder = Path(f"/proc/{service.pid}/fd")
+        if not folder.exists():
+            pytest.skip("this system does not tell which files a process has open")
+        wait_until(lambda: list(tmp_path.glob("example-data/replica-1/state/*")))
+        assert [os.readlink(folder / str(number)) for number in range(3)] == ["/dev/null"] * 3
+        assert service.end(signal.SIGTERM)[0] == 0
+
+
+def test_bind_is_where_it_listens_and_addr_what_it_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is given both; without ``--bind`` it is not told about one."""
+    told: list[tuple[Any, Any]] = []
+
+    def network(addresses: Any, **options: Any) -> Any:
+        told.append((addresses, options))
+        raise ConfigurationError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ondisk.cli.serve.TcpNetwork", network)
+    for more in ([], ["--bind", "0.0.0.0:7000"]):
+        arguments = ["--replica-id", "2", "--members", "a:1,b:2", "--addr", "c:3", *more]
+        with pytest.raises(ConfigurationError, match="enough"):
+            run.main(arguments, standalone_mode=False)
+    addresses = {1: ("a", 1), 2: ("c", 3)}
+    assert told == [
+        (addresses, {"secret": None}),
+        (addresses, {"secret": None, "bind": {2: ("0.0.0.0", 7000)}}),
+    ]
+
+
+class Service:
+    """``python -m ondisk ARGUMENTS`` as a shell starts it, with its redirections. A context manager."""
+
+    def __init__(self, arguments: str, cwd: Path) -> None:
+        cwd.mkdir(exist_ok=True)
+        self._output, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._process = subprocess.Popen(
+            ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m ondisk {arguments}"],
+            stdin=subprocess.PIPE,  # open, and nobody says anything: what is to be had is in the redirection
+            stdout=self._output,
+            stderr=self._errors,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    @staticmethod
+    def _text(file: IO[bytes]) -> str:
+        return os.pread(file.fileno(), 1 << 20, 0).decode()
+
+    @property
+    def output(self) -> str:
+        return self._text(self._output)
+
+    @property
+    def errors(self) -> str:
+        return self._text(self._errors)
+
+    def expect(self, text: str) -> None:
+        """Wait until it has printed this."""
+        wait_until(lambda: text in self.output or self._process.poll() is not None)
+        assert text in self.output, (self.output, self.errors)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait for its end; return its exit status."""
+        return self._process.wait(seconds)
+
+    def end(self, number: int) -> tuple[int, str, str]:
+        """Send a signal; return the exit status, what was printed after the first line, and the errors."""
+        self._process.send_signal(number)
+        return self.wait(), self.output.partition("\n")[2], self.errors
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for file in (self._process.stdin, self._output, self._errors):
+            assert file is not None
+            file.close()
