@@ -39,6 +39,12 @@ def test_imports_point_one_way_and_to_doors_only() -> None:
         ("storage/paths.py", "from ondisk.raft.log import RaftLog", "Imports point one way"),
         ("lab/display.py", "from ondisk.raft.engine import Raft", "The inside of raft/"),
         ("new_on_top.py", "", "Imports point one way"),
+        (
+            "lab/experiments/load.py",
+            "from ondisk.lab.pictures.drawing import Picture",
+            "The lab: experiments",
+        ),
+        ("lab/new_room.py", "", "The lab: experiments"),
     ],
 )
 def test_an_arrow_that_points_back_or_inside_is_noticed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 from collections import Counter
 from copy import deepcopy
@@ -107,6 +108,23 @@ def test_links_inside_the_project_lead_somewhere(path: Path) -> None:
             target = link.split(")")[0].split("#")[0]
             if cell.cell_type == "markdown" and target and "://" not in target:
                 assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ondisk.lab.exercises.chapter_06.film_of_6_2",
+        "ondisk.lab.experiments.catch_up.Watch.until_fed",
+        "ondisk.lab.experiments.runs.film_with_an_exposure",
+        "ondisk.lab.experiments.sizes.show_use",
+        "ondisk.lab.feeding.Watch.until_fed",
+        "ondisk.lab.film.film",
+        "ondisk.lab.runs.film_with_an_exposure",
+    ],
+)
+def test_a_name_that_a_notebook_once_used_is_still_there(name: str) -> None:
+    """Somebody may have copied that notebook."""
+    assert callable(pkgutil.resolve_name(name))
 
 
 def kinds(line: str) -> Counter[str]:

@@ -322,7 +322,7 @@ def test_a_stalled_replica_keeps_its_messages(on_panel: OnPanel) -> None:
         await press(panel, panel.stall[3])
         assert network.stalled_links() == {(1, 3), (3, 1), (2, 3), (3, 2)}
         panel.refresh()
-        assert "1 → 3 held" in panel.picture.value
+        assert "1 → 3 stalled" in panel.picture.value
         await press(panel, panel.reconnect[3])
         assert not network.stalled_links()
 

@@ -226,7 +226,7 @@ def test_a_replica_that_was_left_behind_catches_up_while_it_answers(cluster: Clu
     assert all(status[other].first_index > status[3].last_index + 1 for other in (1, 2))
     assert cluster.stale_get("stamp 00", via=3) == b"red"
     watching = watch(cluster, "red", "green")
-    cluster.network.set_latency(0.1)  # the stream takes several round trips: longer than between two looks
+    cluster.network.set_latency(0.1)  # the stream takes several round trips: longer than between two polls
     last = asyncio.run(let_it_catch_up(watching, cluster))
     assert last.answers.old > 0 and last.answers.new >= 100
     assert last.answers.mixed == last.answers.failed == 0
@@ -240,16 +240,16 @@ def test_a_mixture_and_an_error_are_counted_as_what_they_are(cluster: Cluster) -
     catch_up.stamp(cluster, "red")
     wait_until_level(cluster)
     with watch(cluster, "red", "green") as watching:
-        wait_until(lambda: watching.look().answers.old > 0)
+        wait_until(lambda: watching.poll().answers.old > 0)
         cluster.put("stamp 05", "green")
-        wait_until(lambda: watching.look().answers.mixed > 0)
+        wait_until(lambda: watching.poll().answers.mixed > 0)
         cluster.delete("stamp 05")  # neither is an answer with a key too few
         wait_until_level(cluster)
-        before = watching.look().answers.mixed
-        wait_until(lambda: watching.look().answers.mixed > before + 1)
+        before = watching.poll().answers.mixed
+        wait_until(lambda: watching.poll().answers.mixed > before + 1)
         cluster.stop(3)
-        wait_until(lambda: watching.look().answers.failed > 0)
-    assert watching.look().answers.new == 0
+        wait_until(lambda: watching.poll().answers.failed > 0)
+    assert watching.poll().answers.new == 0
 
 
 def test_a_process_that_is_killed_while_it_recovers_leaves_an_orphan_that_open_removes(

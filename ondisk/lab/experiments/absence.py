@@ -47,12 +47,12 @@ async def go_away(
     follower = next(i for i in cluster.members if i != leader)
     entries: list[Seen] = []  # the events of messages that bring it entries
 
-    def look(event: Event) -> None:
+    def keep(event: Event) -> None:
         if event.receiver == follower and isinstance(event.message, AppendEntries) and event.message.entries:
             entries.append(describe(event))
 
     network = cluster.network
-    stop_looking = network.observe(look)
+    stop_observing = network.observe(keep)
     recorder.begin()
     try:
         with Load(cluster, per_second=per_second, value_bytes=value_bytes):
@@ -76,7 +76,7 @@ async def go_away(
             syncs = cluster.status()[follower].log_syncs - syncs
             await asyncio.sleep(0.5)
     finally:
-        stop_looking()
+        stop_observing()
         network.reconnect(follower)
     sent = {event.number: event for event in entries if event.kind == "sent" and gone <= event.time < back}
     ends = {event.number: event.kind for event in entries if event.kind != "sent"}

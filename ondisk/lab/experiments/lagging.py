@@ -25,7 +25,7 @@ from ondisk.testing.crashing import Child, CrashingDisk, Point
 STAMPS = 100
 _QUESTION = scan("stamp ", limit=STAMPS + 1)
 _EVERY_LOOKUP = 0.002  # seconds between two questions
-_EVERY_LOOK = 0.05  # and between two looks
+_EVERY_POLL = 0.05  # and between two polls
 
 
 def stamp(cluster: Cluster, word: str) -> None:
@@ -101,13 +101,13 @@ class Watch:
         self._thread = threading.Thread(target=self._ask, name="ondisk-watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._saw(self.look())
+        self._saw(self.poll())
         shielded(self._thread.start)()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
-        self._saw(self.look())
+        self._saw(self.poll())
 
     @shielded
     def _end(self) -> None:
@@ -131,7 +131,7 @@ class Watch:
             return self._words.get(words.pop(), "mixed")
         return "mixed"
 
-    def look(self) -> Moment:
+    def poll(self) -> Moment:
         """What can be seen now; it is kept in ``moments``."""
         statuses = self._cluster.status()
         arriving = [move.bytes for move in statuses[self.replica_id].transfers if move.kind == "from"]
@@ -140,13 +140,13 @@ class Watch:
         return self.moments[-1]
 
     async def until(self, condition: Callable[[Moment], bool], what: str, timeout: float = 60.0) -> Moment:
-        """Look again and again until it holds. ``TimeoutError`` names ``what``."""
+        """Poll until it holds. ``TimeoutError`` names ``what``."""
         deadline = time.monotonic() + timeout
-        while not condition(moment := self.look()):
+        while not condition(moment := self.poll()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout:g} s: {what}")
             self._saw(moment)
-            await asyncio.sleep(_EVERY_LOOK)
+            await asyncio.sleep(_EVERY_POLL)
         self._saw(moment)
         return moment
 

@@ -129,14 +129,14 @@ def _link_word(view: View, sender: int, receiver: int) -> str:
         return "down"
     if (sender, receiver) in view.cut:
         return "cut"
-    return "held" if (sender, receiver) in view.held else "ok"  # a cut link swallows, a stalled one keeps
+    return "stalled" if (sender, receiver) in view.held else "ok"  # a cut link swallows, a stalled one keeps
 
 
 def _lane(view: View, sender: int, receiver: int, x1: int, x2: int, y: int) -> str:
     right = 1 if x2 > x1 else -1
     word = _link_word(view, sender, receiver)
     style = "line" if word == "ok" else "line off" if word == "down" else "line off bad"
-    start, end = x1 + right * 86, x2 - right * 8
+    start, end = x1 + right * 94, x2 - right * 8
     name = f"{sender} → {receiver} {word}"
     parts = [
         text(
