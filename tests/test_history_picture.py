@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 from hypothesis import HealthCheck, given, settings
 
-from ondisk.lab.pictures.history import MAX_OPERATIONS, history_picture, label
+from ondisk.lab.pictures.history import MAX_OPERATIONS, history_picture
+from ondisk.lab.pictures.history_words import label
 from ondisk.linearizability import Operation, check, conflict
 from tests.pictures import svg_of, texts
 from tests.test_linearizability import histories

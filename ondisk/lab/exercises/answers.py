@@ -29,7 +29,7 @@ def number(answer: object, otherwise: str = "Give a number.") -> float:
 def names(answer: Iterable[_T], known: Iterable[_T], unknown: str) -> set[_T]:
     """Some of the ``known`` ones. ``unknown`` says of one (``{}``) that it is not among them."""
     if isinstance(answer, str):
-        raise Wrong('Give several: {"one", "another"}.')
+        raise Wrong('Give all of them: {"one", "another"}.')
     named = set(answer)
     if more := named - set(known):
         raise Wrong(unknown.format(min(more, key=str)))

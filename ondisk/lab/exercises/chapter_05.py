@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ondisk.lab.exercises.answers import function, names
 from ondisk.lab.exercises.check import exercise
-from ondisk.lab.pictures.history import label
+from ondisk.lab.pictures.history_words import label
 from ondisk.linearizability import KEY_VALUE, check, conflict
 from ondisk.linearizability.history import Operation
 

@@ -10,7 +10,8 @@
 ``lag_plot``  the same when an experiment is over
 ``costs``     what puts cost
 ``failures``  what clients heard when a leader failed
-``history``   what clients saw, with the verdict
+``history``   what clients saw, with the verdict: drawn; ``history_words``: said;
+              ``history_layout``: where each operation is
 ``crash``     what crashes left: the index against the data
 ``sizes``     logs, states and views in bytes
 ``catch_up``  a replica that catches up by a snapshot
