@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import weakref
 from collections import deque
 
 from ondisk.cluster import Cluster
@@ -13,7 +12,7 @@ from ondisk.errors import ConfigurationError
 from ondisk.interrupts.shielded import shielded
 from ondisk.net.clock import Clock
 from ondisk.observe.commits import Commits, Lag, Reading, lags_of
-from ondisk.observe.every import look_every
+from ondisk.observe.every import LooksEvery
 from ondisk.observe.view import Note
 
 STEP = 0.125  # seconds between two points of a live picture
@@ -28,7 +27,7 @@ def _worse(one: Reading, newer: Reading) -> Reading:
     return newer._replace(lags=lags)
 
 
-class LagRecorder:
+class LagRecorder(LooksEvery):
     """Reads every few milliseconds how far each replica has come, and nothing else, so that it can.
 
     A context manager; closable twice. Its thread looks every ``every`` seconds if the machine lets it:
@@ -48,21 +47,8 @@ class LagRecorder:
         self._worst: deque[Reading] = deque(maxlen=1_000)
         self._notes: deque[Note] = deque(maxlen=100)
         self._reading = threading.Lock()
-        self._closed = threading.Event()
         self.begin()
-        self._thread = look_every(every, self._closed, weakref.WeakMethod(self.read), "ondisk-lag")
-
-    @shielded
-    def close(self) -> None:
-        """End the record; what was recorded stays readable. A second call does nothing."""
-        self._closed.set()
-        self._thread.join()
-
-    def __enter__(self) -> LagRecorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._look_every(every, self.read, "ondisk-lag")
 
     @shielded
     def read(self) -> Reading:

@@ -17,12 +17,12 @@ from ondisk.errors import ConfigurationError
 from ondisk.interrupts.shielded import shielded
 from ondisk.net.memory import Event
 from ondisk.observe.commits import Commits, Lag, lags_of
-from ondisk.observe.every import look_every
+from ondisk.observe.every import LooksEvery
 from ondisk.observe.messages import News, Seen, describe
 from ondisk.observe.view import Note, View, capture, changes
 
 
-class Recorder:
+class Recorder(LooksEvery):
     """Samples views and notes down messages while it is open. A context manager; closable twice.
 
     Each of its queues keeps the newest so many. Samples are taken by a thread of its own, every ``every``
@@ -50,7 +50,6 @@ class Recorder:
         self._notes: deque[Note] = deque(maxlen=notes)
         self._mark = 0
         self._sampling = threading.Lock()
-        self._closed = threading.Event()
         me = weakref.ref(self)  # one that an interrupt lost ends when it is collected
 
         def on_event(event: Event) -> None:
@@ -61,7 +60,7 @@ class Recorder:
             self._stop_observing = cluster.network.observe(on_event)
         except ConfigurationError:
             self._stop_observing = lambda: None
-        self._thread = look_every(every, self._closed, weakref.WeakMethod(self.sample), "ondisk-recorder")
+        self._look_every(every, self.sample, "ondisk-recorder")
 
     def _on_event(self, event: Event) -> None:
         # In a replica's thread, under the network's lock.
@@ -74,14 +73,7 @@ class Recorder:
     def close(self) -> None:
         """End the record; what was recorded stays readable. A second call does nothing."""
         self._stop_observing()
-        self._closed.set()
-        self._thread.join()
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().close()
 
     @shielded
     def sample(self) -> View:
