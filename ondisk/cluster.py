@@ -24,7 +24,8 @@ from ondisk.errors import (
 )
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import pause, shielded, still_wanted
-from ondisk.net.memory import MemoryNetwork, Network
+from ondisk.net.endpoint import Network
+from ondisk.net.memory import MemoryNetwork
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
 from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short

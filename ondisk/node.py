@@ -29,7 +29,7 @@ from ondisk.errors import (
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import shielded, still_wanted
 from ondisk.net.clock import Clock
-from ondisk.net.memory import Endpoint, Network
+from ondisk.net.endpoint import Endpoint, Network
 from ondisk.raft import Timing
 from ondisk.raft.log import Identity
 from ondisk.raft.members import Members, check_id, check_ids

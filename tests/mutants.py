@@ -235,14 +235,14 @@ MUTANTS = (
     ),
     Mutant(
         "a frame is believed whoever has sealed it",
-        "net/tcp.py",
+        "net/channel.py",
         "        if not hmac.compare_digest(mac, bytes(self._received[end - _MAC_BYTES : end])):",
         "        if False:",
         "test_tcp_unauthenticated.py::test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all",
     ),
     Mutant(
         "a caller is believed without a proof",
-        "net/tcp.py",
+        "net/channel.py",
         "        if not hmac.compare_digest(proof, self._proof(peer)):",
         "        if False:",
         "test_tcp_unauthenticated.py::test_without_the_secret_nobody_joins",

@@ -14,10 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from ondisk.net.tcp import (
-    TcpEndpoint,
-    TcpNetwork,
-)
+from ondisk.net.tcp import TcpEndpoint, TcpNetwork
 from ondisk.raft.messages import (
     Message,
     Origin,
@@ -65,7 +62,7 @@ def connect(*endpoints: TcpEndpoint) -> None:
 
 
 class HandmadePeer:
-    """Calls a port and speaks the protocol by hand, as the head of ``net/tcp.py`` describes it."""
+    """Calls a port and speaks the protocol by hand, as the head of ``net/channel.py`` describes it."""
 
     def __init__(
         self, address: tuple[str, int], sender: int, receiver: int, secret: bytes = SECRET, source: str = ""

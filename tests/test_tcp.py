@@ -13,15 +13,12 @@ import msgspec
 import pytest
 
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.net import tcp
+from ondisk.net import dialer, sockets
 from ondisk.net.addresses import parse_address
-from ondisk.net.tcp import (
-    MAX_FRAME_BYTES,
-    MAX_UNKNOWN_PEERS,
-    MAX_UNSENT_BYTES,
-    TcpEndpoint,
-    TcpNetwork,
-)
+from ondisk.net.channel import Channel
+from ondisk.net.connection import Connection
+from ondisk.net.tcp import MAX_UNKNOWN_PEERS, TcpEndpoint, TcpNetwork
+from ondisk.raft.limits import MAX_FRAME_BYTES, MAX_UNSENT_BYTES
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
@@ -101,8 +98,7 @@ def test_a_peer_that_does_not_read_costs_bounded_memory(attach: Callable[..., Tc
     while one.send(2, message):
         accepted += 1
         assert accepted < 100
-    connection = one._connections[2]
-    assert connection.unsent_bytes < MAX_UNSENT_BYTES + MAX_FRAME_BYTES
+    assert one._connections[2].unsent_bytes < MAX_UNSENT_BYTES + MAX_FRAME_BYTES
 
 
 class Drip:
@@ -119,23 +115,20 @@ class Drip:
         return min(self._takes, len(frames[0]))
 
 
-def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again(
-    attach: Callable[..., TcpEndpoint],
-) -> None:
+def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again() -> None:
     """Neither the rest of a large frame whenever a little of it has left, nor the queue at every send."""
-    endpoint = attach(TcpNetwork(free_addresses(1)), 1)
-    connection = tcp._Connection(Drip(512), endpoint, ("", 0), None)  # type: ignore[arg-type]
+    slow = Connection(Drip(512), Channel(1, SECRET, None), ("", 0))  # type: ignore[arg-type]
     begun = time.thread_time()
-    connection.send(Propose(1, [bytes(8_000_000)]))
-    while connection.unsent_bytes:
-        connection.flush()
+    slow.send(Propose(1, [bytes(8_000_000)]), ORIGIN)
+    while slow.unsent_bytes:
+        slow.flush()
     large = time.thread_time() - begun
-    connection.sock = Drip(0)  # type: ignore[assignment]
-    connection.unsent.extend([b"x" * 20] * 400_000)
+    slow.sock = Drip(0)  # type: ignore[assignment]
+    slow.unsent.extend([b"x" * 20] * 400_000)
     begun = time.thread_time()
     for number in range(500):
-        assert connection.send(AskReadIndex(number))
-        connection.flush()
+        assert slow.send(AskReadIndex(number), ORIGIN)
+        slow.flush()
     many = time.thread_time() - begun
     assert large < 0.3 and many < 0.3, (large, many)
 
@@ -160,7 +153,7 @@ def test_a_peer_that_takes_nothing_is_given_up(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it is let go, and when it is back it is called anew."""
-    monkeypatch.setattr(tcp, "_SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sockets, "SILENCE_SECONDS", 1.0)
     network = TcpNetwork(free_addresses(2), secret=SECRET)
     one, two = attach(network, 1), attach(network, 2)
     connect(one, two)
@@ -176,7 +169,7 @@ def test_an_address_in_the_log_that_is_none_stops_nobody(
 ) -> None:
     """It was agreed on, so every replica would stop, and again after each restart."""
     endpoint = attach(TcpNetwork(free_addresses(1), secret=SECRET), 1)
-    endpoint.meet({2: text, 3: "127.0.0.1:7"})
+    endpoint.add_peers({2: text, 3: "127.0.0.1:7"})
     assert endpoint.addresses[3] == ("127.0.0.1", 7) and 2 not in endpoint.addresses
     assert "the address of replica 2" in caplog.text
 
@@ -187,8 +180,8 @@ def test_without_a_secret_nobody_beyond_loopback_is_met(
     """As at the start: a member that was added later is no exception."""
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork({2: addresses[2]}), 2)
-    endpoint.meet({1: "192.0.2.7:1"})
-    assert endpoint.addresses == {2: addresses[2]} and not endpoint._call_at
+    endpoint.add_peers({1: "192.0.2.7:1"})
+    assert endpoint.addresses == {2: addresses[2]} and not endpoint._dialer._call_at
     assert "replica 1 is beyond loopback: a shared secret is required" in caplog.text
 
 
@@ -215,17 +208,19 @@ def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
     rounds: int,
 ) -> None:
     """In whatever order they are served. Nobody is suspected, and nobody calls again."""
-    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(dialer, "PATIENCE_SECONDS", 0.0)
     rng = random.Random(head_start)
     for _ in range(rounds):
         network = TcpNetwork(free_addresses(2), secret=SECRET)
         with contextlib.closing(network.attach(1)) as one, contextlib.closing(network.attach(2)) as two:
             for endpoint in (one, two):
                 endpoint._call_missing(time.monotonic())
-            assert one._strangers and two._strangers  # both have called
+            assert one._unauthenticated and two._unauthenticated  # both have called
             order = [one, two] if head_start == 1 else [two, one]
             deadline = time.monotonic() + 20
-            while not (one.connected() and two.connected() and not one._strangers and not two._strangers):
+            while not (
+                one.connected() and two.connected() and not one._unauthenticated and not two._unauthenticated
+            ):
                 assert time.monotonic() < deadline
                 for endpoint in order if head_start else [rng.choice(order)]:
                     endpoint.wait(0.001)
@@ -234,7 +229,9 @@ def test_of_two_calls_at_once_the_same_one_stays_on_both_sides(
             assert two._connections[1].calling == 1 and one._connections[2].calling is None
             for _ in range(5):
                 assert serve(one, two) == []
-            assert ends(one, 2) == kept == ends(two, 1) and not one._strangers and not two._strangers
+            assert (
+                ends(one, 2) == kept == ends(two, 1) and not one._unauthenticated and not two._unauthenticated
+            )
     assert caplog.records == []
 
 
@@ -242,11 +239,11 @@ def test_two_that_called_each_other_do_not_part_again(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than any of the times after which one of them would call."""
-    monkeypatch.setattr(tcp, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(dialer, "PATIENCE_SECONDS", 0.0)
     network = TcpNetwork(free_addresses(3), secret=SECRET)
     members = [attach(network, member) for member in (1, 2, 3)]
     connect(*members)
-    wait_until(lambda: serve(*members) or not any(member._strangers for member in members))
+    wait_until(lambda: serve(*members) or not any(member._unauthenticated for member in members))
     kept = [ends(members[0], 2), ends(members[1], 3), ends(members[2], 1)]
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
@@ -265,7 +262,7 @@ def test_one_of_two_that_knows_the_address_is_enough(
     other = attach(TcpNetwork({knows_not: addresses[knows_not]}, secret=SECRET), knows_not)
     begun = time.monotonic()
     connect(one, other)
-    assert time.monotonic() - begun < tcp._PATIENCE_SECONDS + 3.0
+    assert time.monotonic() - begun < dialer.PATIENCE_SECONDS + 3.0
 
 
 def test_unknown_peers_that_know_the_secret_are_few_and_push_out_no_member(
@@ -295,10 +292,10 @@ def test_an_address_from_the_log_replaces_only_what_came_from_the_log(
     addresses = free_addresses(4)
     endpoint = attach(TcpNetwork({1: addresses[1], 2: addresses[2]}, secret=SECRET), 1)
     elsewhere = "{}:{}".format(*addresses[4])
-    endpoint.meet({1: elsewhere, 2: elsewhere, 3: "127.0.0.1:1"})
+    endpoint.add_peers({1: elsewhere, 2: elsewhere, 3: "127.0.0.1:1"})
     assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: ("127.0.0.1", 1)}
     moved = attach(TcpNetwork({3: addresses[4]}, secret=SECRET), 3)
-    endpoint.meet({1: elsewhere, 2: elsewhere, 3: elsewhere})
+    endpoint.add_peers({1: elsewhere, 2: elsewhere, 3: elsewhere})
     assert endpoint.addresses == {1: addresses[1], 2: addresses[2], 3: addresses[4]}
     wait_until(lambda: serve(endpoint, moved) or endpoint.connected() == {3})
 

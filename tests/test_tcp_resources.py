@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ondisk.errors import ConfigurationError, PortInUse
-from ondisk.net import resolver, tcp
+from ondisk.net import connection, dialer, resolver
 from ondisk.net.addresses import canonical_host, neighbourhood
+from ondisk.net.places import MAX_UNAUTHENTICATED, MEMBERS_PLACES
 from ondisk.net.resolver import MAX_LOOK_UPS, Resolver
-from ondisk.net.tcp import MAX_STRANGERS, MEMBERS_PLACES, TcpEndpoint, TcpNetwork
+from ondisk.net.tcp import TcpEndpoint, TcpNetwork
 from ondisk.raft.messages import AskReadIndex
 from tests.tcp import SECRET, HandmadePeer, attach, connect, free_addresses, serve, served
 from tests.waiting import wait_until
@@ -132,9 +133,9 @@ def test_each_address_of_a_name_is_tried(
     one = attach(TcpNetwork(addresses, secret=SECRET), 1)
     two = attach(TcpNetwork({1: ("many.example", 0), 2: addresses[2]}, secret=SECRET), 2)
     with socket.create_server(addresses[4]):
-        wait_until(lambda: serve(two) or two._resolver.known_hosts(("many.example", 0)))
-        monkeypatch.setattr(tcp, "_RECONNECT_SECONDS", 600.0)
-        wait_until(lambda: serve(two) or two._strangers)
+        wait_until(lambda: serve(two) or two._dialer._resolver.known_hosts(("many.example", 0)))
+        monkeypatch.setattr(dialer, "RECONNECT_SECONDS", 600.0)
+        wait_until(lambda: serve(two) or two._unauthenticated)
         assert not one.connected()
     wait_until(lambda: serve(one, two) or (two.connected() and one.connected()))
 
@@ -289,7 +290,7 @@ def test_without_descriptors_a_replica_waits_and_then_goes_on(attach: Callable[.
             assert process.stdout.readline() == "starved\n", process.stderr.read()
             two = attach(TcpNetwork({1: addresses[1], 2: addresses[2]}, secret=SECRET), 2)
             with served(two):
-                wait_until(lambda: two._strangers)  # it has called
+                wait_until(lambda: two._unauthenticated)  # it has called
                 process.stdin.write("\n")
                 process.stdin.flush()
                 busy = process.stdout.readline()
@@ -339,16 +340,16 @@ def test_strangers_from_many_networks_keep_no_member_out(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even one that is slow, as long as it calls from where members are known to be."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with served(endpoint), contextlib.ExitStack() as stack:
-        strangers_from(MAX_STRANGERS, addresses[1], stack)
-        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+        strangers_from(MAX_UNAUTHENTICATED, addresses[1], stack)
+        wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
         with HandmadePeer(addresses[1], 2, 1) as member:
             member.say_hello()
-            strangers_from(4 * MAX_STRANGERS, addresses[1], stack)
-            wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+            strangers_from(4 * MAX_UNAUTHENTICATED, addresses[1], stack)
+            wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
             member.prove()
             wait_until(lambda: endpoint.connected() == {2})
 
@@ -358,7 +359,7 @@ def test_the_hosts_of_members_share_their_places_and_no_more(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So who calls from the host of a member does not keep out the others, nor who joins from elsewhere."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(3) | {3: ("127.0.0.3", 1)}
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with (
@@ -369,10 +370,10 @@ def test_the_hosts_of_members_share_their_places_and_no_more(
     ):
         member.say_hello()
         joining.say_hello()
-        for _ in range(2 * MAX_STRANGERS):
+        for _ in range(2 * MAX_UNAUTHENTICATED):
             stack.enter_context(socket.create_connection(addresses[1]))  # from the host of replica 2
-        strangers_from(MAX_STRANGERS - MEMBERS_PLACES - 5, addresses[1], stack)
-        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+        strangers_from(MAX_UNAUTHENTICATED - MEMBERS_PLACES - 5, addresses[1], stack)
+        wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
         member.prove()
         joining.prove()
         wait_until(lambda: endpoint.connected() == {3, 4})
@@ -383,7 +384,7 @@ def test_a_network_with_many_strangers_pushes_out_its_own(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each may come from another address of it: who joins from elsewhere keeps its place."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
     addresses = {1: free_addresses(1)[1]}
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with (
@@ -392,10 +393,10 @@ def test_a_network_with_many_strangers_pushes_out_its_own(
         HandmadePeer(addresses[1], 4, 1, source="127.0.4.4") as joining,
     ):
         joining.say_hello()
-        for number in range(3 * MAX_STRANGERS):
+        for number in range(3 * MAX_UNAUTHENTICATED):
             source = (f"127.0.9.{1 + number}", 0)
             stack.enter_context(socket.create_connection(addresses[1], 20, source))
-        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+        wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
         joining.prove()
         wait_until(lambda: endpoint.connected() == {4})
 
@@ -445,15 +446,15 @@ def test_a_wake_that_was_interrupted_takes_nothing_from_the_next(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No lock stays locked, and the next caller does not believe that somebody else has sent the token."""
-    monkeypatch.setattr(tcp, "_RECONNECT_SECONDS", 60.0)  # how long ``select`` sleeps
+    monkeypatch.setattr(dialer, "RECONNECT_SECONDS", 60.0)  # how long ``select`` sleeps
     endpoint = attach(TcpNetwork(free_addresses(1)), 1)
     thread = threading.Thread(target=endpoint.wait, args=(60.0,))
     thread.start()
     try:
-        wait_until(lambda: endpoint._asleep)
+        wait_until(lambda: endpoint._waker._asleep)
         time.sleep(0.1)  # until it is in ``select``; if it is not yet, the test cannot fail
         with monkeypatch.context() as patch:
-            patch.setattr(endpoint, "_wake_sender", Interrupted())
+            patch.setattr(endpoint._waker, "_sender", Interrupted())
             with pytest.raises(KeyboardInterrupt):
                 endpoint.wake()
     finally:
@@ -466,19 +467,19 @@ def test_a_wake_that_was_interrupted_takes_nothing_from_the_next(
 def test_any_number_of_wakes_blocks_nobody_and_ends_one_wait(attach: Callable[..., TcpEndpoint]) -> None:
     """More than fit into the socket, because nobody waits, or nobody is served."""
     endpoint = attach(TcpNetwork(free_addresses(1)), 1)
-    endpoint._asleep = True
+    endpoint._waker._asleep = True
     for _ in range(10_000):
         endpoint.wake()
     endpoint.wait(60.0)
     begun = time.monotonic()
     endpoint.wait(0.1)
     assert time.monotonic() - begun > 0.05
-    endpoint._asleep = True
+    endpoint._waker._asleep = True
     endpoint.close()
     endpoint.wake()
-    endpoint._closed = False  # as it looks to who has asked just before
+    endpoint._waker._closed = False  # as it looks to who has asked just before
     endpoint.wake()
-    endpoint._closed = True
+    endpoint._waker._closed = True
 
 
 def test_what_a_wake_sends_is_no_byte(attach: Callable[..., TcpEndpoint]) -> None:
@@ -486,13 +487,13 @@ def test_what_a_wake_sends_is_no_byte(attach: Callable[..., TcpEndpoint]) -> Non
     endpoint = attach(TcpNetwork(free_addresses(1)), 1)
     here, there = socket.socketpair()
     with here, there:
-        kept = os.dup(endpoint._wake_sender.fileno())
-        os.dup2(here.fileno(), endpoint._wake_sender.fileno())
+        kept = os.dup(endpoint._waker._sender.fileno())
+        os.dup2(here.fileno(), endpoint._waker._sender.fileno())
         try:
-            endpoint._asleep = True
+            endpoint._waker._asleep = True
             endpoint.wake()
             here.sendall(b"next")
             assert there.recv(100) == b"next"
         finally:
-            os.dup2(kept, endpoint._wake_sender.fileno())
+            os.dup2(kept, endpoint._waker._sender.fileno())
             os.close(kept)

@@ -18,12 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ondisk import Cluster
-from ondisk.net import tcp
-from ondisk.net.tcp import (
-    MAX_STRANGERS,
-    TcpEndpoint,
-    TcpNetwork,
-)
+from ondisk.net import channel, connection, tcp
+from ondisk.net.places import MAX_UNAUTHENTICATED
+from ondisk.net.tcp import TcpEndpoint, TcpNetwork
 from ondisk.raft.messages import (
     AskReadIndex,
     encoder,
@@ -121,11 +118,11 @@ def test_what_strangers_make_up_cannot_fill_the_log(
                 assert is_over(peer.sock)
     assert len(caplog.records) == 1
     for number in range(1000):
-        endpoint._complain((f"10.0.{number % 256}.{number // 256}", 1), tcp._Refused("no"))
-    assert len(caplog.records) == MAX_STRANGERS
+        endpoint._log.outside(f"10.0.{number % 256}.{number // 256}", "no", "dropped")
+    assert len(caplog.records) == MAX_UNAUTHENTICATED
     for _ in range(2):
-        endpoint._warn("", "has trouble of its own")
-    assert len(caplog.records) == MAX_STRANGERS + 1  # which no crowd keeps out of the log
+        endpoint._log.own("", "has trouble of its own")
+    assert len(caplog.records) == MAX_UNAUTHENTICATED + 1  # which no crowd keeps out of the log
 
 
 def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
@@ -134,7 +131,7 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
     """No byte before a hello, a nonce after it, no proof before the other's; at most 56 bytes are held."""
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
-    monkeypatch.setattr(tcp, "decoder", None)
+    monkeypatch.setattr(channel, "decoder", None)
     with served(endpoint), HandmadePeer(addresses[1], 2, 1) as stranger:
         stranger.sock.sendall(stranger.hello[:55])
         stranger.sock.settimeout(0.3)
@@ -147,13 +144,13 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
         stranger.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             stranger.sock.recv(1)
-        (held,) = endpoint._strangers
-        assert len(held._received) == 31
+        (held,) = endpoint._unauthenticated
+        assert len(held.channel._received) == 31
         stranger.sock.settimeout(20)
         with contextlib.suppress(OSError):  # it may be over before all of it has left
             stranger.sock.sendall(bytes(1 << 20))
         assert is_over(stranger.sock)
-        assert len(held._received) < 56
+        assert len(held.channel._received) < 56
 
 
 @pytest.mark.parametrize(
@@ -258,7 +255,7 @@ def test_a_proof_cannot_be_replayed_on_another_connection(attach: Callable[..., 
     with socket.create_server(addresses[1]) as spy:
         two = attach(network, 2)
         spy.settimeout(20)
-        wait_until(lambda: serve(two) or two._strangers)
+        wait_until(lambda: serve(two) or two._unauthenticated)
         overheard, _ = spy.accept()
     one = attach(network, 1)
     with overheard, socket.create_connection(addresses[1]) as replay:
@@ -269,7 +266,7 @@ def test_a_proof_cannot_be_replayed_on_another_connection(attach: Callable[..., 
         wait_until(lambda: serve(one, two) or one.connected() == {2})
         genuine = one._connections[2].sock.getpeername()
         assert genuine != replay.getsockname()
-        assert {connection.peer for connection in one._strangers} <= {None}
+        assert {each.peer for each in one._unauthenticated} <= {None}
 
 
 @pytest.mark.parametrize(
@@ -347,16 +344,16 @@ def test_strangers_are_few_and_keep_no_member_out(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many call and then say nothing: the newest is let in, and the oldest has to go."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(2)
     network = TcpNetwork(addresses, secret=SECRET)
     one = attach(network, 1)
     with contextlib.ExitStack() as strangers:
-        for _ in range(MAX_STRANGERS + 60):
+        for _ in range(MAX_UNAUTHENTICATED + 60):
             strangers.enter_context(socket.create_connection(addresses[1]))
             serve(one)
-            assert len(one._strangers) <= MAX_STRANGERS
-        assert len(one._strangers) == MAX_STRANGERS
+            assert len(one._unauthenticated) <= MAX_UNAUTHENTICATED
+        assert len(one._unauthenticated) == MAX_UNAUTHENTICATED
         connect(one, attach(network, 2))
 
 
@@ -365,7 +362,7 @@ def test_a_host_with_many_strangers_pushes_out_its_own(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a member far away has all the time that the handshake needs."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 600.0)
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with (
@@ -374,9 +371,9 @@ def test_a_host_with_many_strangers_pushes_out_its_own(
         HandmadePeer(addresses[1], 2, 1, source="127.0.0.2") as slow,
     ):
         slow.say_hello()
-        for _ in range(2 * MAX_STRANGERS):
+        for _ in range(2 * MAX_UNAUTHENTICATED):
             strangers.enter_context(socket.create_connection(addresses[1]))
-        wait_until(lambda: len(endpoint._strangers) == MAX_STRANGERS)
+        wait_until(lambda: len(endpoint._unauthenticated) == MAX_UNAUTHENTICATED)
         slow.prove()
 
 
@@ -384,18 +381,18 @@ def test_a_handshake_that_drips_is_over_in_time(
     attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then does not buy more of it."""
-    monkeypatch.setattr(tcp, "_HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 0.5)
     addresses = free_addresses(2)
     endpoint = attach(TcpNetwork(addresses, secret=SECRET), 1)
     with served(endpoint), HandmadePeer(addresses[1], 2, 1) as drip:
         begun = time.monotonic()
-        wait_until(lambda: endpoint._strangers)
+        wait_until(lambda: endpoint._unauthenticated)
         with contextlib.suppress(OSError):
             for byte in drip.hello:
                 drip.sock.sendall(bytes([byte]))
-                wait_until(lambda: True if not endpoint._strangers else (time.sleep(0.05) or True))
+                wait_until(lambda: True if not endpoint._unauthenticated else (time.sleep(0.05) or True))
         assert time.monotonic() - begun < 2.0
-        assert not endpoint._strangers
+        assert not endpoint._unauthenticated
 
 
 def test_a_caller_that_is_gone_before_it_was_answered_harms_nobody(
@@ -406,7 +403,7 @@ def test_a_caller_that_is_gone_before_it_was_answered_harms_nobody(
     network = TcpNetwork(addresses, secret=SECRET)
     one = attach(network, 1)
     with monkeypatch.context() as gone:
-        gone.setattr(tcp, "_notice_silence", _invalid_argument)
+        gone.setattr(tcp, "notice_silence", _invalid_argument)
         with served(one), socket.create_connection(addresses[1], 20) as stranger:
             assert is_over(stranger)
     connect(one, attach(network, 2))

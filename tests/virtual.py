@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ondisk import diskkv
 from ondisk.diskkv import DiskKV
-from ondisk.net.memory import Endpoint, Event, MemoryNetwork
+from ondisk.net.endpoint import Endpoint
+from ondisk.net.memory import Event, MemoryNetwork
 from ondisk.raft import Timing
 from ondisk.raft.messages import Message
 from ondisk.replica import Replica

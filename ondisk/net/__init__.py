@@ -1,12 +1,20 @@
 """How messages travel.
 
-=============  =====================================================================
-``memory``     the interface, and a network in one process, with faults
-``tcp``        the network over TCP
-``addresses``  addresses as people write them
-``resolver``   what the names in them stand for now
-``clock``      time, as it is handed to replicas
-=============  =====================================================================
+==============  =====================================================================
+``endpoint``    the interface
+``memory``      a network in one process, with faults
+``tcp``         the network over TCP
+``dialer``      whom to call when, and at which of its addresses
+``connection``  one TCP connection: a socket, and what waits to be written
+``channel``     what is said on it: handshake and frames, no sockets
+``places``      who may stay among those that have not proved who they are
+``sockets``     what is peculiar about sockets
+``waker``       ends a wait for sockets from another thread
+``ratelimit``   a log that nobody can fill from outside
+``addresses``   addresses as people write them
+``resolver``    what the names in them stand for now
+``clock``       time, as it is handed to replicas
+==============  =====================================================================
 
 Imports ``raft.messages``, ``storage`` and ``interrupts``; imported by ``replica`` and what uses it.
 

@@ -37,8 +37,8 @@ from ondisk.statemachine import Result
 if TYPE_CHECKING:
     from ondisk.raft.timing import Timing
 
-MAX_FRAME_BYTES = 8 << 20  # the same in ``net/tcp.py``, which enforces it
-MAX_UNSENT_BYTES = 16 << 20  # the same
+MAX_FRAME_BYTES = 8 << 20
+MAX_UNSENT_BYTES = 16 << 20  # to one peer; what does not fit is lost, and Raft sends it again
 MAX_COMMAND_BYTES = 2 << 20
 MAX_RESULT_BYTES = 1 << 20  # encoded
 OUTCOMES_BYTES = 1 << 20

@@ -32,7 +32,7 @@ from ondisk.interrupts import forked
 from ondisk.interrupts.futures import Future
 from ondisk.net.addresses import parse_address
 from ondisk.net.clock import Clock
-from ondisk.net.memory import Endpoint
+from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft, Timing
 from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
@@ -462,7 +462,7 @@ class Replica:
             elif not origin.group:
                 self._origins.welcome(sender, origin)
         elif self._founding is not None and origin.group == message.members.group:
-            self._endpoint.meet(message.members.addresses)
+            self._endpoint.add_peers(message.members.addresses)
             if (members := self._founding.on_membership(sender, message)) is not None:
                 self._begin_group(members)
         else:
@@ -483,7 +483,7 @@ class Replica:
 
     def _use_members(self, members: Members) -> None:
         """The members are others from now on."""
-        self._endpoint.meet(members.addresses)
+        self._endpoint.add_peers(members.addresses)
 
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, _ABOUT_PROPOSALS):
@@ -497,7 +497,7 @@ class Replica:
         elif isinstance(message, Removed):
             self._removed = True
         elif isinstance(message, Membership):
-            self._endpoint.meet(message.members.addresses)
+            self._endpoint.add_peers(message.members.addresses)
         elif isinstance(message, Refused):
             self._origins.believe(message)
         else:

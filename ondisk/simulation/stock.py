@@ -19,7 +19,7 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from ondisk.net.memory import Endpoint
+from ondisk.net.endpoint import Endpoint
 from ondisk.raft.engine import time_stands_still
 from ondisk.simulation import faults
 from ondisk.simulation.faults import LEADER, Fault, draw, one_of

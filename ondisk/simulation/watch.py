@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ondisk.net.memory import Endpoint
+from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.messages import AppendReply, Message, Origin, Vote
@@ -103,7 +103,7 @@ class WatchedEndpoint:
         self._endpoint = endpoint
         self._leaving = leaving
         self.origins: dict[int, Origin] = {}  # of what was received last, by the identity of the message
-        self.connected, self.meet = endpoint.connected, endpoint.meet
+        self.connected, self.add_peers = endpoint.connected, endpoint.add_peers
         self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
         self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
 
