@@ -16,6 +16,7 @@ from ipywidgets.widgets.widget import _instances
 
 from ondisk import Cluster, ReplicaStatus
 from ondisk.lab import Panel, Prediction
+from ondisk.lab.panel.answers import MAX_WAITING
 from ondisk.lab.pictures import cluster as picture
 from ondisk.lab.pictures.cards import shape
 from ondisk.lab.pictures.drawing import STYLE
@@ -397,6 +398,23 @@ def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPane
         panel.resume.click()
         await panel.idle()
         assert not panel.cluster.network.paused
+
+    on_panel(act)
+
+
+def test_so_many_requests_wait_and_no_more(on_panel: OnPanel) -> None:
+    """The next one is not made, and says so; those that wait are answered."""
+
+    async def act(panel: Panel) -> None:
+        panel.pause.click()
+        for _ in range(MAX_WAITING):
+            panel.put.click()
+        assert "under way" in panel.last_answer
+        panel.put.click()
+        assert panel.last_answer == f"put colour = blue: not sent: {MAX_WAITING} requests wait already"
+        panel.resume.click()
+        await panel.idle()
+        assert len(panel.history.operations) == MAX_WAITING
 
     on_panel(act)
 
