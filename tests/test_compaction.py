@@ -136,7 +136,7 @@ def test_the_log_is_compacted_by_itself_and_keeps_its_newest_entries(
 
 
 def test_compaction_keeps_what_a_follower_that_answers_still_lacks(world: World) -> None:
-    """It is fed from the log; for one that does not answer nothing is kept."""
+    """It catches up from the log; for one that does not answer nothing is kept."""
     leader = world.elect()
     fill(world, leader, 10)
     world.run(0.5)
@@ -163,12 +163,12 @@ def test_compaction_keeps_what_a_follower_that_answers_still_lacks(world: World)
     assert leader.log.base_index > slow.log.last_index
 
 
-def test_a_follower_that_was_fed_finds_in_the_log_what_it_missed_meanwhile(
+def test_a_follower_that_got_a_stream_finds_in_the_log_what_it_missed_meanwhile(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the log has grown, while the stream was under way, beyond what anybody is waited for.
 
-    Else it would be fed again and again, as long as somebody writes.
+    Else it would need a stream again and again, as long as somebody writes.
     """
     monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
     monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)

@@ -186,7 +186,7 @@ def test_found_is_about_one_replica(say: Callable[[str], str]) -> None:
 
 
 def test_replace_says_what_to_do_next(tmp_path: Path) -> None:
-    """And after that has been done, the replica is fed and counts."""
+    """And after that has been done, the replica catches up and counts."""
     network = MemoryNetwork()
     nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
     for node in nodes.values():

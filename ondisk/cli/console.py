@@ -110,7 +110,7 @@ class Console:
                 return self._members()
             case ["add", replica_id, address]:
                 self._client.add_replica(_whole_number(replica_id), _address(address))
-                return "ok: it is fed from now on, and counts when it has caught up (see members)"
+                return "ok: it catches up from now on, and counts when it has (see members)"
             case ["remove", replica_id]:
                 self._client.remove_replica(_whole_number(replica_id))
                 return "ok"
@@ -151,7 +151,7 @@ class Console:
         self._client.replace_replica(replica_id)
         return (
             f"ok: its disk counts no more. Now end replica {replica_id} if it runs, delete its directory "
-            f"replica-{replica_id}, and start it again: it is fed, and counts when it has caught up"
+            f"replica-{replica_id}, and start it again: it catches up, and counts when it has"
         )
 
     def _table(self) -> str:

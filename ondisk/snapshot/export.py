@@ -27,7 +27,7 @@ class Export:
         machine: OnDiskStateMachine,
         view: SnapshotView,
         wake: Callable[[], None],
-        quiet: Callable[[], bool],
+        idle: Callable[[], bool],
     ) -> None:
         self.stopped = stopped
         self.header = header
@@ -42,7 +42,7 @@ class Export:
                     nonlocal began
                     put(chunk)
                     self.bytes += len(chunk.data)
-                    if not quiet():
+                    if not idle():
                         job.stopped.wait(min(time.monotonic() - began, LONGEST_REST))
                     began = time.monotonic()
 

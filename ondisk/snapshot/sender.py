@@ -80,14 +80,14 @@ class Sending:
                 self._burst_end, self._burst_at, self._rest_until = self._next + WINDOW, now, None
         return self._burst_end
 
-    def chunks_to_send(self, now: float, *, quiet: bool) -> list[Chunk]:
+    def chunks_to_send(self, now: float, *, idle: bool) -> list[Chunk]:
         """What the receiver has room for, after what it has not answered to in time."""
         chunks: list[Chunk] = []
         if self._unacknowledged and now >= self._resend_at:
             chunks += self._unacknowledged
         elif self._newest is not None and now >= self._resend_at + _SIGN_OF_LIFE_SECONDS:
             chunks.append(self._newest)  # known already, but it will be answered
-        limit = self._limit if quiet else min(self._limit, self._end_of_burst(now))
+        limit = self._limit if idle else min(self._limit, self._end_of_burst(now))
         while self._next < limit and (chunk := self.job.poll()) is not None:
             self._unacknowledged.append(chunk)
             self._newest = chunk

@@ -33,7 +33,7 @@ from ondisk.storage.disk import Disk
 GIVE_UP_SECONDS = 30.0  # without a sign of the other side
 _TRY_AGAIN_SECONDS = 1.0  # after a stream that was refused or broke off
 _NO_ROOM_SECONDS = 5.0  # after one that could not begin, because there was no thread for it
-_QUIET_SECONDS = 0.1  # without a new entry: then a stream need not rest
+_IDLE_SECONDS = 0.1  # without a new entry: then a stream need not rest
 
 # Where an experiment may crash a replica that installs a snapshot.
 POINTS = ("install: noted", "install: state replaced", "install: log begins anew")
@@ -92,7 +92,7 @@ class Transfers:
         self._ending: list[Job[Chunk, Any]] = []  # asked to stop
         self._last_index = raft.log.last_index
         self._written_at = float("-inf")
-        self._quiet = True  # whether nobody writes
+        self._idle = True  # whether nobody writes
 
     # Every step
 
@@ -100,7 +100,7 @@ class Transfers:
         """At the beginning of a step: take notice of what the jobs have done."""
         if self._last_index != self._raft.log.last_index:
             self._last_index, self._written_at = self._raft.log.last_index, now
-        self._quiet = now > self._written_at + _QUIET_SECONDS
+        self._idle = now > self._written_at + _IDLE_SECONDS
         self._ending = [job for job in self._ending if not job.done]
         if self._receiving is not None:
             self._poll_receiving(self._receiving, now)
@@ -132,7 +132,7 @@ class Transfers:
                 continue
             if sending.job.done:
                 sending.job.result()  # raises if this state cannot be read: then this replica must not lead
-            for chunk in sending.chunks_to_send(now, quiet=self._quiet):
+            for chunk in sending.chunks_to_send(now, idle=self._idle):
                 self._send(peer, SnapshotChunk(sending.term, sending.stream, chunk))
 
     @property
@@ -331,7 +331,7 @@ class Transfers:
                 self._machine,
                 view,
                 self._wake,
-                quiet=lambda: self._quiet or self._lockstep,
+                idle=lambda: self._idle or self._lockstep,
             )
         except ResourceError as error:
             view.close()
