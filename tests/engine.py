@@ -34,7 +34,6 @@ class Engine:
         self.now = 1000.0
         self.sent: list[tuple[int, Message]] = []
         self.applied: list[LogEntry] = []
-        self.told: list[Members] = []
         self.log = RaftLog(directory / "log", replica_id=1, rng=random.Random(1))
         ids = tuple(range(1, voters + 1))
         disks = {number: disk_of(number) for number in ids} | {1: self.log.disk_id}
@@ -55,9 +54,6 @@ class Engine:
             self.log,
             applied,
             send=lambda to, message: self.sent.append((to, message)),
-            apply=self.applied.extend,
-            take_requests=lambda: None,
-            use_members=self.told.append,
             rng=random.Random(1),
             now=self.now,
             timing=timing or Timing(),
@@ -85,6 +81,10 @@ class Engine:
         self.now += seconds
         with self.raft.at(self.now):
             self.raft.tick()
+            while entries := self.raft.committed_entries():
+                self.applied += entries
+                self.raft.on_applied(entries[-1].index)
+            self.raft.replicate()
         return self.outbox()
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:

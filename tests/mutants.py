@@ -88,10 +88,9 @@ MUTANTS = (
     # Raft
     Mutant(
         "entries are applied twice",
-        "raft/core.py",
-        "            self.applied = entries[-1].index\n        self._take_requests()",
-        "            self.applied = entries[-1].index\n            self._apply(entries[-1:])\n"
-        "        self._take_requests()",
+        "replica/replica.py",
+        "            self.apply(entries)\n",
+        "            self.apply(entries)\n            self.apply(entries[-1:])\n",
         "test_cluster.py::test_ten_thousand_puts_through_all_replicas_reach_all_replicas",
     ),
     Mutant(

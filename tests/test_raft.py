@@ -283,7 +283,7 @@ class _Eavesdropper:
     def __init__(self, replica: Replica) -> None:
         self.violations: list[object] = []
         self.sent = 0
-        inner_send, inner_apply = replica._endpoint.send, replica.raft._apply
+        inner_send, inner_apply = replica._endpoint.send, replica.apply
 
         def send(to: int, message: object) -> bool:
             self.sent += 1
@@ -297,7 +297,7 @@ class _Eavesdropper:
             inner_apply(entries)  # type: ignore[arg-type]
 
         replica._endpoint.send = send  # type: ignore[method-assign]
-        replica.raft._apply = apply
+        replica.apply = apply  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("members", [1, 3])

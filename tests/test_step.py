@@ -11,10 +11,11 @@ import pytest
 
 from ondisk.diskkv import DiskKV, get
 from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
-from ondisk.raft.log import RaftLog
+from ondisk.raft.log import MEMBERS, RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AddReplica, Change, Message, MoveReplica
+from ondisk.raft.messages import AddReplica, AppendEntries, Change, Message, MoveReplica
 from ondisk.replica import Replica
+from ondisk.statemachine import Result
 from tests.virtual import World, fill, put
 
 FOREVER = float("inf")
@@ -321,3 +322,34 @@ def test_a_change_is_looked_at_before_it_is_proposed(world: World, change: Chang
     leader.propose_change(MoveReplica(2, "localhost:63001"), FOREVER)
     leader.propose_change(AddReplica(4), FOREVER)
     assert len(leader._proposals) == 2
+
+
+@pytest.mark.parametrize("change", [AddReplica(4, "localhost:4444"), MoveReplica(3, "localhost:4444")])
+def test_the_network_knows_an_address_before_entries_leave_for_it(
+    world: World, change: AddReplica | MoveReplica
+) -> None:
+    """Those of a change that is not committed yet, too: it counts from the moment it is in the log."""
+    leader = world.elect()
+    fill(world, 1)
+    if change.id == 4:
+        world.start(4)
+        world.run(1)
+    endpoint, known, sent = leader._endpoint, [""], []
+    add_peers, send = endpoint.add_peers, endpoint.send
+
+    def note_address(addresses: dict[int, str]) -> None:
+        known.append(addresses.get(change.id, ""))
+        add_peers(addresses)
+
+    def note_message(to: int, message: Message) -> bool:
+        if to == change.id and isinstance(message, AppendEntries):
+            sent.append((known[-1], any(entry.command.startswith(MEMBERS) for entry in message.entries)))
+        return send(to, message)
+
+    endpoint.add_peers, endpoint.send = note_address, note_message  # type: ignore[method-assign,assignment]
+    answer = leader.propose_change(change, FOREVER)
+    world.run_until(answer.done)
+    world.run(1)
+    assert answer.result() == Result() and sent
+    assert next(address for address, has_change in sent if has_change) == "localhost:4444"
+    assert change.id == 3 or {address for address, _ in sent} == {"localhost:4444"}

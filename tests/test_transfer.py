@@ -215,7 +215,7 @@ def test_nothing_is_applied_synced_or_compacted_while_the_state_machine_is_busy_
     index, base = late.raft.applied_index, late.log.base_index
     late._running_transfers._lockstep = False  # its job stands still by itself
     world.network.heal()
-    world.run_until(lambda: late.raft.recovering)
+    world.run_until(lambda: late.raft.recovering and late.machine.recovering)  # type: ignore[attr-defined]
     late._synced_index = 0  # as if it had not been synced for a while
     leader.propose_change(TransferLeadership(third), FOREVER)
     world.run_until(lambda: late.raft.commit_index > index + 100)

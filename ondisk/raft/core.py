@@ -57,18 +57,14 @@ class Raft(Engine):
         applied_index: int,
         *,
         send: Callable[[int, Message], None],
-        apply: Callable[[Sequence[LogEntry]], None],
-        take_requests: Callable[[], None],
-        use_members: Callable[[Members], None],
         rng: random.Random,
         now: float,
         timing: Timing,
     ) -> None:
         """``applied_index`` is what the state machine's ``open`` returned.
 
-        ``send`` queues a message, ``apply`` gets committed entries in order, ``take_requests`` is called
-        when the engine is ready for new ones, ``use_members`` when the members are others from now on.
-        Raises ``Corrupt`` if the log has lost entries that the state machine holds.
+        ``send`` queues a message: it may leave once the log is durable. Raises ``Corrupt`` if the log has
+        lost entries that the state machine holds.
         """
         if applied_index > log.last_index:
             raise Corrupt(
@@ -84,9 +80,7 @@ class Raft(Engine):
             timing=timing,
             check_quorum_seconds=self._check_quorum_seconds(timing),
         )
-        self._apply = apply
-        self._take_requests = take_requests
-        self.membership = self.membership_type(self, use_members)
+        self.membership = self.membership_type(self)
         self.elections = self.elections_type(self, self.membership)
         self.follower = self.follower_type(self, self.membership, self.elections)
         self.leader = self.leader_type(self, self.membership)
@@ -99,7 +93,6 @@ class Raft(Engine):
         with self.at(now):
             self.membership.start()
             self.elections.wait_briefly_for_leader()
-        use_members(self.members)
 
     def _check_quorum_seconds(self, timing: Timing) -> float:
         """How long a leader goes on that a majority does not answer (CheckQuorum)."""
@@ -260,10 +253,10 @@ class Raft(Engine):
         if self.is_leader and progress is not None:
             self.leader.on_snapshot_installed(progress, index)
 
-    # The tick
+    # A step, in this order: receive, tick, apply what is committed, append, replicate
 
     def tick(self) -> None:
-        """Run the timers; commit, apply and send what can be."""
+        """Run the timers: elections, heartbeats, and what a leader does by itself."""
         if self.is_leader and not self.leader.has_quorum():  # before it acts: it may have been frozen
             self.step_down()
         self.elections.tick(may_lead=self.may_lead)
@@ -282,18 +275,28 @@ class Raft(Engine):
         self.changes.begin_term_of_office()
         self.handover.give_up()
 
-    def _advance(self) -> bool:
-        if self.applied < self.commit:
-            self._sync_before_apply()
-        while self.applied < self.commit and not self.recovering and not self.needs_state:
-            entries = self.log.entries(self.applied + 1, self.commit, self.timing.batch_bytes)
-            self._apply(entries)
-            self.applied = entries[-1].index
-        self._take_requests()
-        return self.leader.must_send or self.leader.next_send <= time_of_step()
+    def committed_entries(self) -> list[LogEntry]:
+        """The next entries for the state machine, one batch of them; none while it has to do with a snapshot.
+
+        They are durable in this log: a leader counts itself for a majority, and its newest entries may just
+        have been added.
+        """
+        if self.applied >= self.commit or self.recovering or self.needs_state:
+            return []
+        self._sync_before_apply()
+        return self.log.entries(self.applied + 1, self.commit, self.timing.batch_bytes)
 
     def _sync_before_apply(self) -> None:
-        self.log.sync()  # a new leader's no-op may just have been added
+        self.log.sync()
 
-    def _replicate(self) -> None:
-        self.leader.replicate()
+    def on_applied(self, index: int) -> None:
+        """The state machine holds the outcome of all entries up to ``index``."""
+        self.applied = index
+
+    def replicate(self) -> None:
+        """As leader: send everybody what it lacks, or a heartbeat, if it is time."""
+        if self.is_leader and (self.leader.must_send or self.leader.next_send <= time_of_step()):
+            self.leader.replicate()
+
+    def _on_heartbeat_due(self) -> None:
+        self.leader.must_send = True

@@ -191,8 +191,8 @@ class _Column:
 class Engine(SyncObj):
     """One engine of PySyncObj: no thread, no socket, no clock. Members are numbers, as everywhere in here.
 
-    Built upon by ``core.Raft``, which says what happens in the three hooks: ``_on_elected``, ``_advance`` and
-    ``_replicate``.
+    Built upon by ``core.Raft``, which says what happens in the two hooks: ``_on_elected`` and
+    ``_on_heartbeat_due``.
     """
 
     _state: int = _private("raftState")
@@ -358,7 +358,7 @@ class Engine(SyncObj):
     # The tick, and what PySyncObj calls in it
 
     def run_timers(self) -> None:
-        """PySyncObj's tick: stand for election if the deadline has passed; as leader, commit and send."""
+        """PySyncObj's tick: stand for election if the deadline has passed; as leader, commit."""
         self._onTick(0.0)
 
     def heartbeat_sent(self, now: float) -> float:
@@ -370,12 +370,8 @@ class Engine(SyncObj):
     def _on_elected(self) -> None:
         """Hook: this replica leads from now on, and appends its first entry next."""
 
-    def _advance(self) -> bool:
-        """Hook: apply what is committed; return whether there is something to send."""
-        return False
-
-    def _replicate(self) -> None:
-        """Hook: as leader, send everybody what it lacks, or a heartbeat."""
+    def _on_heartbeat_due(self) -> None:
+        """Hook: the followers must hear from their leader in this step."""
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         return self.random_election_timeout()
@@ -385,10 +381,11 @@ class Engine(SyncObj):
         super()._SyncObj__onBecomeLeader()
 
     def _SyncObj__sendAppendEntries(self) -> None:
-        self._replicate()
+        self._on_heartbeat_due()
 
     def _SyncObj__applyLogEntries(self) -> bool:
-        return self._advance()
+        """Entries are applied by the replica, after the tick. ``False``: there is nothing to send now."""
+        return False
 
     def _SyncObj__getEntries(
         self, first: int, count: int | None = None, max_bytes: int | None = None

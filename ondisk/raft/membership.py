@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ondisk.raft.engine import Engine, time_of_step
 from ondisk.raft.members import LEGACY, Members
 from ondisk.raft.progress import Progress
@@ -17,10 +15,8 @@ class Membership:
     for a vote, a commit or a read. As leader there is one ``Progress`` for each member but this one.
     """
 
-    def __init__(self, engine: Engine, announce: Callable[[Members], None]) -> None:
-        """``announce`` is called when the members are others from now on."""
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._announce = announce
         self.members: Members = engine.log.members
         self.others: set[int] = set(self.members.voters) - {engine.id}
         self.learners: set[int] = set(self.members.learners) - {engine.id}
@@ -78,7 +74,6 @@ class Membership:
                 progress[member] = Progress(engine.log.last_index + 1, now)
             for member in progress.keys() - self.others - self.learners:
                 del progress[member]
-        self._announce(members)
 
     def speaks(self, replica_id: int, disk: bytes) -> None:
         """From now on what comes under this number comes from this disk."""

@@ -1,11 +1,14 @@
 """Replica: log, state machine and Raft of one member. Passive: it moves only when ``step`` is called.
 
-One step is always the same dance, and its order is what keeps promises true:
+One step is a straight line, and its order is what keeps promises true:
 
 1. take in every message that has arrived (before any timer is looked at);
 2. **sync the log**, then let the answers leave: no message leaves before what it says is durable;
-3. tick Raft: commit, apply committed entries as one batch, take in new requests, make new messages;
-4. sync, and let those leave.
+3. run the timers;
+4. apply what is committed, as one batch;
+5. take in new requests: commands into the log, reads into the next round;
+6. replicate: make messages for the followers;
+7. sync, and let those leave; answer the callers.
 
 One sync covers all that came in between two steps, be it one entry or a thousand: group commit.
 
@@ -189,9 +192,6 @@ class Replica:
                 log,
                 self.opened_index,
                 send=self._send,
-                apply=self.apply,
-                take_requests=self._take_requests,
-                use_members=self._use_members,
                 rng=rng,
                 now=clock(),
                 timing=timing or Timing(),
@@ -207,6 +207,8 @@ class Replica:
                 disk=self._disk,
                 lockstep=lockstep,
             )
+            self._members_met = self.raft.members
+            endpoint.add_peers(self._members_met.addresses)
             self._origins = self.origins_type(replica_id, log, self.raft, self._send)
             endpoint.introduce(self._origins.own())
             self._founding: Founding | None = None
@@ -417,6 +419,9 @@ class Replica:
                     self._look_for_a_group(self._founding, now)
                 self._flush()
                 self.raft.tick()
+                self._apply_committed()
+                self._take_requests(now)
+                self.raft.replicate()
                 self._proposals.look_at_hand_over(now)
                 self._do_errands()
                 self._running_transfers.advance(now)
@@ -481,10 +486,6 @@ class Replica:
         self.raft.begin_group()
         logger.info("replica %d belongs to group %s", self.id, short(members.group))
 
-    def _use_members(self, members: Members) -> None:
-        """The members are others from now on."""
-        self._endpoint.add_peers(members.addresses)
-
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, _ABOUT_PROPOSALS):
             self._proposals.receive(sender, message)
@@ -516,6 +517,9 @@ class Replica:
             self._lock.check()  # what was synced counts only while it can be found, and by nobody else
         if not self._outbox:
             return
+        if self.raft.members is not self._members_met:
+            self._members_met = self.raft.members
+            self._endpoint.add_peers(self._members_met.addresses)
         if (origin := self._origins.changed()) is not None:
             self._endpoint.introduce(origin)
         outbox, self._outbox = self._outbox, []
@@ -535,6 +539,11 @@ class Replica:
             while self._answers:  # one by one: a callback may raise what is no Exception, and the rest wait
                 future, result = self._answers.popleft()
                 future.set_result(result)
+
+    def _apply_committed(self) -> None:
+        while entries := self.raft.committed_entries():
+            self.apply(entries)
+            self.raft.on_applied(entries[-1].index)
 
     def apply(self, entries: Sequence[LogEntry]) -> None:
         """Hand committed entries to the state machine as one batch, and answer who waits for them.
@@ -558,10 +567,10 @@ class Replica:
 
     # Requests, in a step
 
-    def _take_requests(self) -> None:
-        """Raft is ready for new requests."""
-        self._proposals.take(self._now)
-        self._reads.take(self._now)
+    def _take_requests(self, now: float) -> None:
+        """Of callers, and of replicas that take this one for the leader."""
+        self._proposals.take(now)
+        self._reads.take(now)
 
     def _answer(self, future: Future[Any], result: Result | None) -> None:
         self._answers.append((future, result))
