@@ -5,11 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ondisk.raft import Raft, Timing
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AppendEntries, AppendReply, Message, RequestVote, Vote
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesAnswer,
+    AppendEntriesResponse,
+    Message,
+    NewerTerm,
+    RequestVote,
+    RequestVoteResponse,
+)
 
 
 def disk_of(number: int) -> bytes:
@@ -105,7 +114,7 @@ class Engine:
         """Become a candidate with the answers of these voters to a PreVote."""
         self.ask_for_votes()
         for voter in voters:
-            self.receive(voter, Vote(self.raft.term + 1, True, pre=True))
+            self.receive(voter, RequestVoteResponse(self.raft.term + 1, pre=True))
         self.tick()
 
     def lead(self, *, commit: bool = True) -> None:
@@ -113,7 +122,7 @@ class Engine:
         voters = sorted(self.raft.membership.others)
         self.stand(*voters)
         for voter in voters:
-            self.receive(voter, Vote(self.raft.term, True, pre=False))
+            self.receive(voter, RequestVoteResponse(self.raft.term, pre=False))
         self.tick()
         assert self.raft.is_leader
         if commit:
@@ -124,9 +133,8 @@ class Engine:
         last = self.log.last_index if index is None else index
         for follower in followers:
             with self.raft.at(self.now):
-                self.raft.receive(
-                    follower, AppendReply(self.raft.term, True, last, last, self.raft.leader.rounds.newest)
-                )
+                answer = AppendEntriesResponse(self.raft.term, last, last, self.raft.leader.rounds.newest)
+                self.raft.receive(follower, answer)
         return self.tick()
 
     def append(self, count: int, size: int = 1) -> None:
@@ -141,12 +149,12 @@ class Engine:
         after: tuple[int, int] | None = None,
         commit: int = 0,
         round: int = 1,
-    ) -> AppendReply:
+    ) -> Any:
         """Hear from a leader; return the answer. ``after``: index and term of the entry before."""
         index, prev_term = (self.log.last_index, self.log.last_term) if after is None else after
         sent = self.receive(leader, AppendEntries(term, index, prev_term, list(entries), commit, round))
         ((to, reply),) = sent
-        assert to == leader and isinstance(reply, AppendReply)
+        assert to == leader and isinstance(reply, AppendEntriesAnswer | NewerTerm)
         return reply
 
 

@@ -26,23 +26,27 @@ from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
-    AppendReply,
-    AskReadIndex,
+    AppendEntriesAnswer,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     Change,
     Found,
     Membership,
     Message,
-    ReadIndex,
+    NewerTerm,
+    ReadIndexRequest,
+    ReadIndexResponse,
     Refused,
     Removed,
     RemoveReplica,
     ReplaceReplica,
     RequestVote,
+    RequestVoteResponse,
     SnapshotAck,
     SnapshotChunk,
-    TakeOver,
+    SnapshotNeeded,
+    TimeoutNow,
     TransferLeadership,
-    Vote,
 )
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV
@@ -53,10 +57,10 @@ Compare = Callable[[Path, str], None]  # what is on file with what happens
 SETTLED = 0.3  # virtual seconds without a change, less than any election timeout
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "votes": (RequestVote, Vote, TakeOver),
-    "entries": (AppendEntries, AppendReply),
+    "votes": (RequestVote, RequestVoteResponse, NewerTerm, TimeoutNow),
+    "entries": (AppendEntries, AppendEntriesAnswer, NewerTerm),
     "snapshots": (SnapshotChunk, SnapshotAck),
-    "reads": (AskReadIndex, ReadIndex),
+    "reads": (ReadIndexRequest, ReadIndexResponse),
     "members": (Found, Membership, Refused, Removed),
 }
 
@@ -461,25 +465,28 @@ def said(message: Message) -> str:
             question = "would you vote for me" if message.pre else "vote for me"
             last = f"my last entry is {message.last_index} of term {message.last_term}"
             return f"{question} in term {message.term}? {last}"
-        case Vote():
-            word = "no" if not message.granted else "yes, I would" if message.pre else "yes"
-            return f"{word}, term {message.term}"
-        case TakeOver():
+        case RequestVoteResponse():
+            return f"{'yes, I would' if message.pre else 'yes'}, term {message.term}"
+        case NewerTerm():
+            return f"no, it is term {message.term}"
+        case TimeoutNow():
             return f"stand for election now, term {message.term}"
         case AppendEntries():
             shown = " ".join(cell(entry) for entry in message.entries)
             return f"append {shown} after {message.prev_index} of term {message.prev_term}" if shown else ""
-        case AppendReply() if message.success:
+        case AppendEntriesResponse():
             return f"equal up to {message.index}" if message.index > message.prev_index else ""
-        case AppendReply():
-            return f"rejected, term {message.term}, try {message.index}"
+        case AppendEntriesRejection():
+            return f"rejected, term {message.term}, try {message.hint}"
+        case SnapshotNeeded():
+            return f"I need a snapshot, term {message.term}"
         case SnapshotChunk():
             return f"chunk {message.chunk.number} of a snapshot"
         case SnapshotAck():
             return f"next chunk {message.next}"
-        case AskReadIndex():
+        case ReadIndexRequest():
             return "which index must I have applied?"
-        case ReadIndex():
+        case ReadIndexResponse():
             return f"{message.index}" if message.index is not None else "I do not lead"
         case Found():
             return f"I belong to no group, and was started with {list(message.members)}" + (

@@ -8,7 +8,17 @@ import pytest
 
 from ondisk.errors import Corrupt
 from ondisk.raft import Timing
-from ondisk.raft.messages import AppendEntries, AppendReply, Removed, RequestVote, TakeOver, Vote
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
+    NewerTerm,
+    Removed,
+    RequestVote,
+    RequestVoteResponse,
+    SnapshotNeeded,
+    TimeoutNow,
+)
 from tests.engine import Engine, disk_of, entry, to
 
 TIMING = Timing()
@@ -25,14 +35,14 @@ def test_half_of_the_voters_begin_no_election_and_elect_nobody(
     engine = make_engine(voters)
     engine.stand(*half)
     assert engine.raft.role == "follower" and engine.raft.term == 0
-    engine.receive(rest, Vote(1, True, pre=True))
+    engine.receive(rest, RequestVoteResponse(1, pre=True))
     sent = engine.tick()
     assert engine.raft.role == "candidate" and engine.raft.term == 1
     assert sent == [(other, RequestVote(1, 0, 0, pre=False)) for other in engine.others]
     for voter in half:
-        engine.receive(voter, Vote(1, True, pre=False))
+        engine.receive(voter, RequestVoteResponse(1, pre=False))
     assert engine.raft.role == "candidate"
-    engine.receive(rest, Vote(1, True, pre=False))
+    engine.receive(rest, RequestVoteResponse(1, pre=False))
     assert engine.raft.role == "leader" and engine.raft.leader_id == 1
 
 
@@ -98,7 +108,7 @@ def test_a_prevote_and_a_vote_tell_where_the_log_ends(make_engine: Callable[...,
     asked = engine.ask_for_votes()
     assert asked == [(other, RequestVote(4, 2, 3, pre=True)) for other in (2, 3)]
     assert engine.raft.term == 3 and engine.log.voted_for is None  # only asked
-    engine.receive(2, Vote(4, True, pre=True))
+    engine.receive(2, RequestVoteResponse(4, pre=True))
     assert engine.tick() == [(other, RequestVote(4, 2, 3, pre=False)) for other in (2, 3)]
     assert (engine.log.term, engine.log.voted_for) == (4, 1)  # durable before it has left
 
@@ -134,7 +144,7 @@ def test_a_leader_that_visibly_went_away_is_not_waited_for(make_engine: Callable
         waits = engine.raft.next_wakeup() - engine.now
         assert TIMING.first_election <= waits <= 3 * TIMING.first_election
     (answer,) = engine.receive(3, RequestVote(2, 0, 0, pre=True))  # nor do others have to wait
-    assert answer == (3, Vote(2, True, pre=True))
+    assert answer == (3, RequestVoteResponse(2, pre=True))
 
 
 def test_a_leader_does_not_forget_itself_when_a_link_breaks(make_engine: Callable[..., Engine]) -> None:
@@ -153,7 +163,7 @@ def test_nobody_is_preferred_to_a_leader_that_is_alive(make_engine: Callable[...
     engine.now += TIMING.election_min - 0.01
     assert engine.receive(3, question) == []
     engine.now += 0.02
-    assert engine.receive(3, question) == [(3, Vote(2, True, pre=True))]
+    assert engine.receive(3, question) == [(3, RequestVoteResponse(2, pre=True))]
     assert engine.raft.term == 1  # a PreVote changes nothing
     leader = make_engine(3)
     leader.lead()
@@ -171,27 +181,26 @@ def test_a_vote_is_for_a_log_that_is_as_long_at_least(
     """``last``: index and term. A later term wins, and then the longer log (paper, 5.4.1)."""
     engine = make_engine(3, entries=[entry(1, 1), entry(2, 2)])
     answer = engine.receive(3, RequestVote(5, *last, pre=pre))
-    assert answer == ([(3, Vote(5, True, pre=pre))] if granted else [])
+    assert answer == ([(3, RequestVoteResponse(5, pre=pre))] if granted else [])
     assert engine.log.voted_for == (3 if granted and not pre else None)
 
 
 def test_there_is_one_vote_a_term(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3)
-    assert engine.receive(2, RequestVote(3, 0, 0, pre=False)) == [(2, Vote(3, True, pre=False))]
+    assert engine.receive(2, RequestVote(3, 0, 0, pre=False)) == [(2, RequestVoteResponse(3, pre=False))]
     assert engine.receive(3, RequestVote(3, 9, 9, pre=False)) == []
-    assert engine.receive(3, RequestVote(4, 9, 9, pre=False)) == [(3, Vote(4, True, pre=False))]
-    assert engine.receive(2, RequestVote(3, 9, 9, pre=False)) == [(2, Vote(4, False, pre=False))]
-    assert engine.receive(2, RequestVote(3, 9, 9, pre=True)) == [(2, Vote(4, False, pre=True))]
+    assert engine.receive(3, RequestVote(4, 9, 9, pre=False)) == [(3, RequestVoteResponse(4, pre=False))]
+    assert engine.receive(2, RequestVote(3, 9, 9, pre=False)) == [(2, NewerTerm(4))]
+    assert engine.receive(2, RequestVote(3, 9, 9, pre=True)) == [(2, NewerTerm(4))]
 
 
 def test_a_refusal_that_knows_of_a_newer_term_is_believed(make_engine: Callable[..., Engine]) -> None:
-    for pre in (True, False):
-        engine = make_engine(3)
-        engine.lead()
-        engine.receive(2, Vote(7, False, pre=pre))
-        assert (engine.raft.term, engine.raft.role, engine.raft.leader_id) == (7, "follower", None)
-        engine.receive(2, Vote(6, False, pre=pre))
-        assert engine.raft.term == 7 and engine.log.voted_for is None
+    engine = make_engine(3)
+    engine.lead()
+    engine.receive(2, NewerTerm(7))
+    assert (engine.raft.term, engine.raft.role, engine.raft.leader_id) == (7, "follower", None)
+    engine.receive(2, NewerTerm(6))
+    assert engine.raft.term == 7 and engine.log.voted_for is None
 
 
 @pytest.mark.parametrize("who", ["a learner", "another disk", "an older term", "a later prevote"])
@@ -202,16 +211,16 @@ def test_some_votes_do_not_count(make_engine: Callable[..., Engine], who: str) -
     pre = who == "a later prevote"
     sender = 4 if who == "a learner" else 2
     engine.ask_for_votes()
-    engine.receive(sender, Vote(2 if pre else 1, True, pre=True))
+    engine.receive(sender, RequestVoteResponse(2 if pre else 1, pre=True))
     engine.tick()
     if who != "an older term":
         assert engine.raft.role == "follower"
-    engine.receive(3, Vote(1, True, pre=True))
+    engine.receive(3, RequestVoteResponse(1, pre=True))
     engine.tick()
     assert engine.raft.role == "candidate"
-    engine.receive(sender, Vote(0 if who == "an older term" else 1, True, pre=pre))
+    engine.receive(sender, RequestVoteResponse(0 if who == "an older term" else 1, pre=pre))
     assert engine.raft.role == "candidate"
-    engine.receive(3, Vote(1, True, pre=False))
+    engine.receive(3, RequestVoteResponse(1, pre=False))
     assert engine.raft.role == "leader"
 
 
@@ -220,8 +229,8 @@ def test_an_answer_to_a_prevote_counts_only_in_the_term_that_it_was_asked_in(
 ) -> None:
     engine = make_engine(3)
     engine.ask_for_votes()
-    engine.receive(2, Vote(7, False, pre=True))
-    engine.receive(3, Vote(1, True, pre=True))
+    engine.receive(2, NewerTerm(7))
+    engine.receive(3, RequestVoteResponse(1, pre=True))
     assert engine.tick() == [] and engine.raft.role == "follower" and engine.raft.term == 7
 
 
@@ -238,7 +247,7 @@ def test_a_leader_takes_no_prevote_for_a_reason_to_step_down(make_engine: Callab
     engine.lead()
     term = engine.raft.term
     for _ in range(3):
-        engine.receive(2, Vote(term + 1, True, pre=True))
+        engine.receive(2, RequestVoteResponse(term + 1, pre=True))
         engine.tick(0.001)
     assert engine.raft.is_leader and engine.raft.term == term
 
@@ -249,9 +258,9 @@ def test_who_is_asked_to_take_over_stands_at_once_and_only_for_its_leader(
     engine = make_engine(3)
     engine.heartbeat(2)
     for sender, term in ((3, 1), (2, 0), (2, 2)):
-        engine.receive(sender, TakeOver(term))
+        engine.receive(sender, TimeoutNow(term))
         assert engine.tick() == [] and engine.raft.role == "follower"
-    engine.receive(2, TakeOver(1))
+    engine.receive(2, TimeoutNow(1))
     assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False)) for other in (2, 3)]
     assert engine.raft.role == "candidate" and engine.raft.leader_id is None
 
@@ -266,7 +275,7 @@ def test_one_that_may_not_lead_asks_only_whether_it_is_still_a_member(
         assert engine.ask_for_votes() == [(other, RequestVote(0, 0, 0, pre=True)) for other in (2, 3)]
         assert engine.raft.role == "follower" and engine.raft.term == 0
         engine.heartbeat(2)
-        engine.receive(2, TakeOver(1))
+        engine.receive(2, TimeoutNow(1))
         assert engine.tick() == []
         setattr(engine.raft, how, False)
         engine.raft._term = 0
@@ -281,19 +290,19 @@ def test_a_follower_says_where_its_log_ends_or_where_the_conflicting_term_begins
     terms = [1, 1, 2, 3, 3, 3]
     engine = make_engine(3, entries=[entry(index, term) for index, term in enumerate(terms, 1)])
     reply = engine.heartbeat(2, entry(10, 4), term=4, after=(9, 4), round=7)
-    assert reply == AppendReply(4, False, 7, 9, 7)
+    assert reply == AppendEntriesRejection(4, 7, 9, 7)
     reply = engine.heartbeat(2, term=4, after=(6, 4), round=8)
-    assert reply == AppendReply(4, False, 4, 6, 8)  # term 3 begins there
+    assert reply == AppendEntriesRejection(4, 4, 6, 8)  # term 3 begins there
     reply = engine.heartbeat(2, term=4, after=(3, 2), commit=3)
-    assert reply.success and engine.raft.commit_index == 3
-    assert engine.heartbeat(2, term=4, after=(5, 4)).index == 4
+    assert isinstance(reply, AppendEntriesResponse) and engine.raft.commit_index == 3
+    assert engine.heartbeat(2, term=4, after=(5, 4)).hint == 4
     assert engine.log.last_index == 6  # nothing was cut
 
 
 def test_the_hint_never_points_into_what_is_committed(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 6)])
     engine.heartbeat(2, after=(3, 1), commit=3)
-    assert engine.heartbeat(2, term=2, after=(5, 2)).index == 4
+    assert engine.heartbeat(2, term=2, after=(5, 2)).hint == 4
 
 
 def test_a_follower_commits_what_the_message_proved_and_nothing_is_taken_back(
@@ -313,7 +322,7 @@ def test_a_follower_commits_what_the_message_proved_and_nothing_is_taken_back(
 def test_only_what_contradicts_is_cut_off(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, entries=[entry(1, 1), entry(2, 1), entry(3, 1), entry(4, 1)])
     reply = engine.heartbeat(2, entry(2, 1), entry(3, 2), term=2, after=(1, 1))
-    assert reply.success and reply.index == 3
+    assert isinstance(reply, AppendEntriesResponse) and reply.index == 3
     assert [each.term for each in engine.log.entries(1, 3)] == [1, 1, 2] and engine.log.last_index == 3
     assert engine.heartbeat(2, entry(2, 1), term=2, after=(1, 1)).index == 2
     assert engine.log.last_index == 3
@@ -334,7 +343,7 @@ def test_what_lies_below_the_base_is_skipped(make_engine: Callable[..., Engine])
     engine = make_engine(3, entries=[entry(index, 1) for index in range(1, 6)], applied=4)
     engine.log.compact(4)
     reply = engine.heartbeat(2, *(entry(index, 1) for index in range(2, 8)), after=(1, 1), commit=7)
-    assert reply.success and reply.index == 7 and engine.log.last_index == 7
+    assert isinstance(reply, AppendEntriesResponse) and reply.index == 7 and engine.log.last_index == 7
     assert engine.raft.commit_index == 7
     assert engine.heartbeat(2, entry(3, 1), after=(2, 1)).index == 4  # the base: as far as it is known
     assert engine.log.last_index == 7
@@ -344,7 +353,7 @@ def test_a_leader_of_an_older_term_is_told(make_engine: Callable[..., Engine]) -
     engine = make_engine(3)
     engine.heartbeat(2, term=3)
     reply = engine.heartbeat(3, entry(1, 2), term=2, round=5)
-    assert reply == AppendReply(3, False, 1, 0, 0) and engine.raft.leader_id == 2
+    assert reply == NewerTerm(3) and engine.raft.leader_id == 2
     assert engine.log.last_index == 0
 
 
@@ -354,7 +363,7 @@ def test_one_without_its_state_asks_for_a_snapshot_and_believes_in_its_leader(
     engine = make_engine(3)
     engine.raft.needs_state = True
     reply = engine.heartbeat(2, entry(1, 1), commit=1, round=4)
-    assert reply == AppendReply(1, False, 0, 0, 4)
+    assert reply == SnapshotNeeded(1, 4)
     assert engine.raft.leader_id == 2 and engine.log.last_index == 0
 
 
@@ -379,12 +388,13 @@ def test_what_is_committed_cannot_be_contradicted(make_engine: Callable[..., Eng
         engine.heartbeat(2, after=(3, 1), commit=3)
         with pytest.raises(Corrupt, match="entry 3 is committed here with term 1"):
             engine.heartbeat(2, *entries, term=2, after=after)
-        assert engine.heartbeat(2, entry(4, 2), term=2, after=(3, 1)).success
+        answer = engine.heartbeat(2, entry(4, 2), term=2, after=(3, 1))
+        assert isinstance(answer, AppendEntriesResponse)
 
 
 def test_who_was_removed_is_told_and_not_heard(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, removed=[9])
-    for message in (RequestVote(9, 9, 9, pre=False), AppendEntries(9, 0, 0, [], 0, 1), Vote(9, False, False)):
+    for message in (RequestVote(9, 9, 9, pre=False), AppendEntries(9, 0, 0, [], 0, 1), NewerTerm(9)):
         assert engine.receive(9, message) == [(9, Removed())]
     assert engine.raft.term == 0 and engine.raft.leader_id is None
     with engine.raft.at(engine.now):

@@ -13,13 +13,16 @@ from ondisk.raft.log import MEMBERS, NO_OP, REGULAR
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
-    AppendReply,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     MembersChange,
     MoveReplica,
+    NewerTerm,
     Refused,
     RemoveReplica,
     ReplaceReplica,
-    TakeOver,
+    SnapshotNeeded,
+    TimeoutNow,
 )
 from tests.engine import Engine, disk_of, entry, to
 
@@ -35,8 +38,15 @@ def indexes(member: int, sent: list) -> list[list[int]]:  # type: ignore[type-ar
 
 def replies(engine: Engine, member: int, *, index: int, prev: int, success: bool = False) -> list:  # type: ignore[type-arg]
     """Let a member answer the newest round; return what is sent to it until the next tick is over."""
-    reply = AppendReply(engine.raft.term, success, index, prev, engine.raft.leader.rounds.newest)
+    kind = AppendEntriesResponse if success else AppendEntriesRejection
+    reply = kind(engine.raft.term, index, prev, engine.raft.leader.rounds.newest)
     return [each for each in engine.receive(member, reply) + engine.tick() if each[0] == member]
+
+
+def lose_state(engine: Engine, member: int) -> None:
+    """Let a member answer the newest round, that it has no state."""
+    engine.receive(member, SnapshotNeeded(engine.raft.term, engine.raft.leader.rounds.newest))
+    engine.tick()
 
 
 # Entries
@@ -126,7 +136,7 @@ def test_heartbeats_come_in_their_time_and_news_of_a_commit_before(
     engine.append(1)
     engine.tick()
     before = engine.now
-    engine.receive(2, AppendReply(engine.raft.term, True, 2, 2, engine.raft.leader.rounds.newest))
+    engine.receive(2, AppendEntriesResponse(engine.raft.term, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.commit_index == 2
     assert engine.raft.next_wakeup() <= before + TIMING.commit_notice
     sent = engine.tick(TIMING.commit_notice + 0.001)
@@ -173,7 +183,7 @@ def test_answers_to_what_was_never_sent_are_not_believed(
         asked = engine.raft.leader.start_round()
     for index, round in ((engine.log.last_index + 1, 1), (1, engine.raft.leader.rounds.newest + 1)):
         caplog.clear()
-        engine.receive(2, AppendReply(engine.raft.term, True, index, 0, round))
+        engine.receive(2, AppendEntriesResponse(engine.raft.term, index, 0, round))
         assert "is not believed" in caplog.text
     assert engine.raft.match_index[2] == 0 and engine.raft.commit_index == 0
     engine.tick()
@@ -192,7 +202,7 @@ def test_an_answer_that_comes_in_between_does_not_hold_up_a_read(make_engine: Ca
     engine.lead(commit=False)
     with engine.raft.at(engine.now):
         asked = engine.raft.leader.start_round()
-    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, engine.raft.leader.rounds.newest))
+    engine.receive(2, AppendEntriesResponse(engine.raft.term, 1, 1, engine.raft.leader.rounds.newest))
     assert [message.round for message in to(3, engine.tick())] == [asked]
 
 
@@ -200,9 +210,9 @@ def test_an_answer_of_another_term_counts_for_nothing(make_engine: Callable[...,
     engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead(commit=False)
     term = engine.raft.term
-    engine.receive(2, AppendReply(term - 1, True, 2, 2, engine.raft.leader.rounds.newest))
+    engine.receive(2, AppendEntriesResponse(term - 1, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.match_index[2] == 0 and engine.raft.is_leader
-    engine.receive(2, AppendReply(term + 1, True, 2, 2, engine.raft.leader.rounds.newest))
+    engine.receive(2, AppendEntriesResponse(term + 1, 2, 2, engine.raft.leader.rounds.newest))
     assert engine.raft.role == "follower" and engine.raft.term == term + 1
     assert engine.raft.leader_id is None and engine.raft.commit_index == 0
 
@@ -212,7 +222,7 @@ def test_the_word_to_a_deposed_leader_denies_nothing_and_asks_for_nothing(
 ) -> None:
     engine = make_engine(3, entries=[entry(1, 1)])
     engine.lead()
-    engine.receive(2, AppendReply(engine.raft.term, False, 1, 0, 0))
+    engine.receive(2, NewerTerm(engine.raft.term))
     assert engine.tick() == [] and engine.raft.match_index[2] == 2
 
 
@@ -224,7 +234,7 @@ def test_an_answer_is_evidence_as_of_when_its_question_was_sent(make_engine: Cal
     answered, sent_at = engine.raft.leader.rounds.newest, engine.now
     for _ in range(15):
         engine.tick(0.1)
-    engine.receive(2, AppendReply(engine.raft.term, True, 1, 1, answered))
+    engine.receive(2, AppendEntriesResponse(engine.raft.term, 1, 1, answered))
     while engine.raft.is_leader:
         engine.tick(0.01)
     assert engine.now - sent_at == pytest.approx(TIMING.election_max, abs=0.02)
@@ -288,10 +298,9 @@ def test_one_that_needs_what_was_compacted_needs_a_snapshot(make_engine: Callabl
 
 
 def test_one_without_its_state_says_so_and_needs_a_snapshot(make_engine: Callable[..., Engine]) -> None:
-    for prev in (10, 0):
-        engine = compacted(make_engine)
-        replies(engine, 2, index=0, prev=prev)
-        assert engine.raft.needs_snapshot == {2}
+    engine = compacted(make_engine)
+    lose_state(engine, 2)
+    assert engine.raft.needs_snapshot == {2}
 
 
 def test_after_a_snapshot_a_follower_is_fed_from_there(make_engine: Callable[..., Engine]) -> None:
@@ -299,7 +308,7 @@ def test_after_a_snapshot_a_follower_is_fed_from_there(make_engine: Callable[...
     engine.agree(2)
     engine.append(1)
     engine.tick()
-    replies(engine, 2, index=0, prev=11)  # it has lost its state
+    lose_state(engine, 2)  # it has lost its state
     with engine.raft.at(engine.now):
         engine.raft.on_snapshot_installed(2, 11)
     assert indexes(2, engine.tick()) == [[12]]
@@ -352,7 +361,7 @@ def test_the_log_is_kept_for_who_answers_and_comes_nearer(make_engine: Callable[
         assert engine.raft.leader.slowest_match(1000) == 101  # replica 2, which answers
     with engine.raft.at(engine.now):
         assert engine.raft.leader.slowest_match(10) == 121  # no nearer than at the last look
-    engine.receive(2, AppendReply(engine.raft.term, True, 110, 110, engine.raft.leader.rounds.newest))
+    engine.receive(2, AppendEntriesResponse(engine.raft.term, 110, 110, engine.raft.leader.rounds.newest))
     with engine.raft.at(engine.now):
         assert engine.raft.leader.slowest_match(1) == 110  # nearer
         engine.raft.progress[2].become_snapshot()
@@ -426,12 +435,12 @@ def test_a_successor_is_asked_when_it_has_everything_and_again_with_each_heartbe
     with engine.raft.at(engine.now):
         engine.raft.transfer(2)
     assert engine.raft.transferring
-    asked = [(2, TakeOver(engine.raft.term))]
-    assert not [each for each in engine.tick() if isinstance(each[1], TakeOver)]  # it lacks an entry
+    asked = [(2, TimeoutNow(engine.raft.term))]
+    assert not [each for each in engine.tick() if isinstance(each[1], TimeoutNow)]  # it lacks an entry
     assert indexes(2, engine.tick(0.2)) == []
-    assert [each for each in engine.agree(2) if isinstance(each[1], TakeOver)] == asked
-    assert not [each for each in engine.tick(0.01) if isinstance(each[1], TakeOver)]
-    assert [each for each in engine.tick(TIMING.heartbeat) if isinstance(each[1], TakeOver)] == asked
+    assert [each for each in engine.agree(2) if isinstance(each[1], TimeoutNow)] == asked
+    assert not [each for each in engine.tick(0.01) if isinstance(each[1], TimeoutNow)]
+    assert [each for each in engine.tick(TIMING.heartbeat) if isinstance(each[1], TimeoutNow)] == asked
     for _ in range(25):
         engine.agree(2, 3)
         engine.tick(0.1)

@@ -18,7 +18,9 @@ from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
-    AppendReply,
+    AppendEntriesAnswer,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     Change,
     Found,
     Membership,
@@ -28,8 +30,8 @@ from ondisk.raft.messages import (
     RemoveReplica,
     ReplaceReplica,
     RequestVote,
+    RequestVoteResponse,
     TransferLeadership,
-    Vote,
 )
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
@@ -408,7 +410,8 @@ def test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_n
         raft.membership.speaks(follower, b"another disk 123")
         raft.append([diskkv.put("k", "v")])
         raft.receive(
-            follower, AppendReply(raft.term, True, leader.log.last_index, before, raft.leader.rounds.newest)
+            follower,
+            AppendEntriesResponse(raft.term, leader.log.last_index, before, raft.leader.rounds.newest),
         )
     assert raft.match_index[follower] == before < leader.log.last_index
 
@@ -507,7 +510,8 @@ def test_a_disk_that_denies_what_it_has_acknowledged_is_refused(world: World) ->
     match = leader.raft.match_index[follower.id]
     with leader.raft.at(world.now):
         leader.raft.receive(
-            follower.id, AppendReply(leader.raft.term, False, 5, match - 3, leader.raft.leader.rounds.newest)
+            follower.id,
+            AppendEntriesRejection(leader.raft.term, 5, match - 3, leader.raft.leader.rounds.newest),
         )
     assert leader.raft.match_index[follower.id] == match
     world.run_until(lambda: follower.status.role == "failed")
@@ -769,7 +773,9 @@ def test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before(world:
     world.edit = lambda sender, to, message: [] if (sender, to) == (old.id, wiped) else [message]
     world.run_until(
         lambda: any(
-            event.sender == new and event.receiver == old.id and isinstance(event.message, AppendReply)
+            event.sender == new
+            and event.receiver == old.id
+            and isinstance(event.message, AppendEntriesAnswer)
             for event in world.sent[sent:]
         )
     )
@@ -830,7 +836,7 @@ def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked
     world.edit = lambda sender, to, message: [] if sender in (new, other) and to == old.id else [message]
     link = world.network._links[new, old.id]
     link.queue = type(link.queue)(w for w in link.queue if getattr(w.message, "term", 0) == old.raft.term)
-    assert any(isinstance(waiting.message, AppendReply) for waiting in link.queue)
+    assert any(isinstance(waiting.message, AppendEntriesAnswer) for waiting in link.queue)
     link.stalled = False
     world.run(0.5)
     assert not barrier.done(), f"it would read {old.lookup(diskkv.get('k0'))!r}, and 'new' was acknowledged"
@@ -853,11 +859,11 @@ def test_a_voter_counts_once_whatever_comes_between_its_answers(
     with raft.at(world.now):
         raft.elections._ask_before_election()
         for peer in (2, 3):
-            raft.receive(peer, Vote(raft.term + 1, True, True))
+            raft.receive(peer, RequestVoteResponse(raft.term + 1, pre=True))
         raft.tick()
         assert raft.role == "candidate"
         term = raft.term
-        raft.receive(2, Vote(term, True, False))
+        raft.receive(2, RequestVoteResponse(term, pre=False))
     later = world.now
     if between == "the timer":
         later = raft.election_deadline + 0.001
@@ -865,14 +871,14 @@ def test_a_voter_counts_once_whatever_comes_between_its_answers(
         if between == "the timer":
             raft.tick()
         elif between == "an older term":
-            raft.receive(2, Vote(term - 1, True, False))
+            raft.receive(2, RequestVoteResponse(term - 1, pre=False))
         elif between == "a prevote":
-            raft.receive(2, Vote(term + 1, True, True))
+            raft.receive(2, RequestVoteResponse(term + 1, pre=True))
         for _ in range(3):
-            raft.receive(2, Vote(term, True, False))
+            raft.receive(2, RequestVoteResponse(term, pre=False))
         assert raft.role == "candidate"
         if between != "the timer":
-            raft.receive(3, Vote(term, True, False))
+            raft.receive(3, RequestVoteResponse(term, pre=False))
             assert raft.role == "leader"
 
 
@@ -885,7 +891,7 @@ def test_an_acknowledgement_of_what_the_leader_does_not_have_is_not_believed(
     match = leader.raft.match_index[follower]
     with leader.raft.at(world.now):
         last = leader.log.last_index
-        leader.raft.receive(follower, AppendReply(leader.raft.term, True, last + 5, last, 1))
+        leader.raft.receive(follower, AppendEntriesResponse(leader.raft.term, last + 5, last, 1))
     assert leader.raft.match_index[follower] == match
     assert "is not believed" in caplog.text
 
@@ -974,8 +980,8 @@ def test_a_tail_that_was_never_committed_is_found_in_a_few_round_trips(world: Wo
     assert old.log.last_index > 1000
     world.run_until(lambda: world.leader is not None and world.leader.id != old.id)
     fill(world, 1200, "kept")
-    before = len(world.messages(AppendReply, old.id))
+    before = len(world.messages(AppendEntriesRejection, old.id))
     world.network.heal()
     world.run_until(lambda: old.log.last_index == world.elect().log.last_index, 10)
-    denied = [reply for reply in world.messages(AppendReply, old.id)[before:] if not reply.success]  # type: ignore[union-attr]
+    denied = world.messages(AppendEntriesRejection, old.id)[before:]
     assert len(denied) < 10

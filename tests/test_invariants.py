@@ -17,7 +17,15 @@ from ondisk.linearizability import History
 from ondisk.raft import Timing
 from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Message,
+    NewerTerm,
+    Origin,
+    RequestVote,
+    RequestVoteResponse,
+)
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
 from ondisk.simulation.clients import Client, SessionClient
@@ -123,7 +131,7 @@ class Group:
     def count(self, member: int, sender: int, round: int = 0, **origin: Any) -> None:
         """Count an acknowledgement that came from there."""
         whose = {"group": THREE.group, "disk": disk(sender), "nonce": 1, **origin}
-        reply = AppendReply(1, True, 0, 0, round)
+        reply = AppendEntriesResponse(1, 0, 0, round)
         self.rules.counts(self.replicas[member], sender, Origin(boot=1, **whose), reply)
 
     def commit(self, member: int, index: int, term: int = 1) -> None:
@@ -154,44 +162,44 @@ def breaks(rule: str, about: str = "") -> Any:
 
 
 def test_who_votes_for_two_in_a_term_breaks_one_vote(group: Group) -> None:
-    group.send(1, 2, Vote(term=5, granted=True, pre=False))
-    group.send(1, 2, Vote(term=5, granted=True, pre=False))  # said again
-    group.send(1, 3, Vote(term=6, granted=True, pre=False))
-    group.send(1, 3, Vote(term=5, granted=False, pre=False))
-    group.send(1, 3, Vote(term=5, granted=True, pre=True))  # a promise binds nobody
+    group.send(1, 2, RequestVoteResponse(5, pre=False))
+    group.send(1, 2, RequestVoteResponse(5, pre=False))  # said again
+    group.send(1, 3, RequestVoteResponse(6, pre=False))
+    group.send(1, 3, NewerTerm(5))
+    group.send(1, 3, RequestVoteResponse(5, pre=True))  # a promise binds nobody
     with breaks("one vote", "replica 1 voted twice in term 5"):
-        group.send(1, 3, Vote(term=5, granted=True, pre=False))
+        group.send(1, 3, RequestVoteResponse(5, pre=False))
 
 
 def test_a_candidate_that_votes_for_another_breaks_one_vote(group: Group) -> None:
     group.send(1, 2, RequestVote(4, 0, 0, pre=True))  # asking whether anybody would is no vote
-    group.send(1, 3, Vote(term=4, granted=True, pre=False))
+    group.send(1, 3, RequestVoteResponse(4, pre=False))
     group.send(1, 2, RequestVote(5, 0, 0, pre=False))
     group.send(1, 3, RequestVote(5, 0, 0, pre=False))
     with breaks("one vote", "replica 1 voted twice in term 5"):
-        group.send(1, 3, Vote(term=5, granted=True, pre=False))
+        group.send(1, 3, RequestVoteResponse(5, pre=False))
 
 
 def test_a_voter_that_becomes_a_candidate_of_the_same_term_breaks_one_vote(group: Group) -> None:
-    group.send(1, 3, Vote(term=5, granted=True, pre=False))
+    group.send(1, 3, RequestVoteResponse(5, pre=False))
     with breaks("one vote", "replica 1 voted twice in term 5"):
         group.send(1, 2, RequestVote(5, 0, 0, pre=False))
 
 
 def test_what_a_lost_disk_has_voted_stays_on_the_books_and_another_one_may_vote(group: Group) -> None:
     """It is somebody else under the same number."""
-    group.send(1, 2, Vote(term=5, granted=True, pre=False))
+    group.send(1, 2, RequestVoteResponse(5, pre=False))
     group.start(1, disk_id=disk(1, 2))
-    group.send(1, 3, Vote(term=5, granted=True, pre=False))
+    group.send(1, 3, RequestVoteResponse(5, pre=False))
     group.start(1)
     with breaks("one vote", "replica 1"):
-        group.send(1, 3, Vote(term=5, granted=True, pre=False))
+        group.send(1, 3, RequestVoteResponse(5, pre=False))
 
 
 def test_an_old_copy_may_have_forgotten_its_vote_and_must_not_be_counted(group: Group) -> None:
-    group.send(1, 2, Vote(term=5, granted=True, pre=False))
+    group.send(1, 2, RequestVoteResponse(5, pre=False))
     group.start(1, how={"copy": True}, nonce=7)
-    group.send(1, 3, Vote(term=5, granted=True, pre=False))
+    group.send(1, 3, RequestVoteResponse(5, pre=False))
     with breaks("newest life", "replica 3 counts an answer of an old copy of replica 1"):
         group.count(3, 1, nonce=7)
 
@@ -212,13 +220,13 @@ def test_one_group_serves(group: Group) -> None:
     group.start(2, how={"stranger": True}, configurations=other)
     group.rules.stepped(group.replicas[2])
     with breaks("one group", "replica 2 serves another group"):
-        group.send(2, 3, AppendReply(1, True, 0, 0, 0))
+        group.send(2, 3, AppendEntriesResponse(1, 0, 0, 0))
     group.start(3, configurations=other)
     with breaks("one group", "replica 3 belongs to another group"):
         group.rules.stepped(group.replicas[3])
     group.rules.begin_anew()  # a majority was lost, and an import takes its place
     group.rules.stepped(group.replicas[3])
-    group.send(3, 2, AppendReply(1, True, 0, 0, 0))
+    group.send(3, 2, AppendEntriesResponse(1, 0, 0, 0))
 
 
 def test_a_leader_goes_on_only_with_answers_to_what_it_asked_within_an_election_timeout(group: Group) -> None:
@@ -493,7 +501,7 @@ def test_a_replica_stops_for_no_other_reason_than_a_removal(group: Group) -> Non
     replica.status.role = replica.status.error = "failed"
     with breaks("replica failed"):
         group.rules.stepped(replica)
-    group.rules.sending(replica, 2, Vote(term=5, granted=True, pre=False))  # and says nothing any more
+    group.rules.sending(replica, 2, RequestVoteResponse(5, pre=False))  # and says nothing any more
 
 
 # The run as a whole

@@ -36,23 +36,26 @@ from ondisk.raft.members import MAX_ID, Members, encode
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
-    AppendReply,
-    AskReadIndex,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     Found,
     Membership,
     Message,
+    NewerTerm,
     Outcome,
     Outcomes,
     Propose,
     ProposeChange,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     Refused,
     Removed,
     RequestVote,
+    RequestVoteResponse,
     SnapshotAck,
     SnapshotChunk,
-    TakeOver,
-    Vote,
+    SnapshotNeeded,
+    TimeoutNow,
     decoder,
     encoder,
 )
@@ -200,11 +203,14 @@ def largest_of_each_type(timing: Timing) -> Iterator[Message]:
     yield ProposeChange(BIG, AddReplica(BIG, ADDRESS, again=True))
     yield Refused(bytes(16), "x" * 1_000)
     yield RequestVote(BIG, BIG, BIG, pre=True)
-    yield Vote(BIG, granted=True, pre=True)
-    yield AppendReply(BIG, True, BIG, BIG, BIG)
-    yield AskReadIndex(BIG)
-    yield ReadIndex(BIG, BIG)
-    yield TakeOver(BIG)
+    yield RequestVoteResponse(BIG, pre=True)
+    yield NewerTerm(BIG)
+    yield AppendEntriesResponse(BIG, BIG, BIG, BIG)
+    yield AppendEntriesRejection(BIG, BIG, BIG, BIG)
+    yield SnapshotNeeded(BIG, BIG)
+    yield ReadIndexRequest(BIG)
+    yield ReadIndexResponse(BIG, BIG)
+    yield TimeoutNow(BIG)
     yield Removed()
     yield SnapshotAck(BIG, BIG, BIG, refused=True)
 

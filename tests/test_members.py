@@ -19,10 +19,10 @@ from ondisk.raft.messages import (
     Removed,
     RemoveReplica,
     RequestVote,
+    RequestVoteResponse,
     SnapshotChunk,
-    TakeOver,
+    TimeoutNow,
     TransferLeadership,
-    Vote,
 )
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
@@ -134,7 +134,7 @@ def test_a_learner_asks_for_no_votes_and_its_own_does_not_count(world: World) ->
     with candidate.raft.at(world.now):
         candidate.raft.elections._ask_before_election()
         for pre in (True, False):
-            candidate.raft.receive(4, Vote(term + 1, True, pre))
+            candidate.raft.receive(4, RequestVoteResponse(term + 1, pre=pre))
             candidate.raft.tick()
     assert (candidate.raft.role, candidate.raft.term) == ("follower", term)
 
@@ -443,7 +443,7 @@ def test_a_follower_that_lags_gets_everything_before_it_is_asked_to_lead(world: 
     assert ask(world, TransferLeadership(other)) == Result()
     assert world.elect().id == other
     assert leader.raft.term + 0 == world.replicas[other].raft.term
-    assert len(world.messages(TakeOver)) >= 1
+    assert len(world.messages(TimeoutNow)) >= 1
 
 
 def test_leadership_that_cannot_be_handed_over_stays_where_it_is(world: World) -> None:
@@ -478,9 +478,9 @@ def test_only_the_present_leader_can_ask_another_one_to_take_over(world: World) 
     follower, third = (world.replicas[member] for member in world.others(leader.id))
     term = leader.raft.term
     with follower.raft.at(world.now):
-        follower.raft.receive(third.id, TakeOver(term))
-        follower.raft.receive(leader.id, TakeOver(term - 1))
-        follower.raft.receive(leader.id, TakeOver(term + 1))
+        follower.raft.receive(third.id, TimeoutNow(term))
+        follower.raft.receive(leader.id, TimeoutNow(term - 1))
+        follower.raft.receive(leader.id, TimeoutNow(term + 1))
     world.run(1)
     assert (world.leader, leader.raft.term) == (leader, term)
 
@@ -495,7 +495,7 @@ def test_late_answers_to_a_prevote_do_not_depose_a_leader_that_is_back(world: Wo
         follower.raft.elections._ask_before_election()
         heartbeat = AppendEntries(term, leader.log.last_index, term, [], leader.raft.commit_index, 0)
         follower.raft.receive(leader.id, heartbeat)
-        follower.raft.receive(third.id, Vote(term + 1, True, True))
+        follower.raft.receive(third.id, RequestVoteResponse(term + 1, pre=True))
     world.run(1)
     assert (world.leader, leader.raft.term) == (leader, term)
 
@@ -612,13 +612,13 @@ def test_a_leader_that_hands_over_does_not_spin(world: World) -> None:
     world.tick()
     future = put(leader, "k")
     world.run(0.1)
-    before = len(world.messages(TakeOver))
+    before = len(world.messages(TimeoutNow))
     for _ in range(100):
         world.tick()
         assert leader.raft.transferring and not future.done()
         assert leader.step() > 0
     seconds = 100 * TICK
-    assert len(world.messages(TakeOver)) - before <= 1 + seconds / leader.raft.timing.heartbeat
+    assert len(world.messages(TimeoutNow)) - before <= 1 + seconds / leader.raft.timing.heartbeat
 
 
 @pytest.mark.parametrize("lost", [ProposeChange, Outcomes])

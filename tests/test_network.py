@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ondisk.errors import PortInUse
 from ondisk.net.memory import Event, MemoryNetwork
-from ondisk.raft.messages import AskReadIndex, Message, Origin
+from ondisk.raft.messages import Message, Origin, ReadIndexRequest
 
 
 class Time:
@@ -25,11 +25,11 @@ class Time:
 
 
 def message(number: int) -> Message:
-    return AskReadIndex(number)
+    return ReadIndexRequest(number)
 
 
 def numbers(received: list[tuple[int, Origin, Message]]) -> list[int]:
-    return [item.request for _, _, item in received if isinstance(item, AskReadIndex)]
+    return [item.request for _, _, item in received if isinstance(item, ReadIndexRequest)]
 
 
 def pair(latency: float = 0.0) -> tuple[Time, MemoryNetwork, object, object]:

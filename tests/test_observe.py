@@ -33,15 +33,16 @@ from ondisk.observe.lag import _worse
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendReply,
-    AskReadIndex,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     Message,
     Outcome,
     Outcomes,
     Propose,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
-    Vote,
+    RequestVoteResponse,
 )
 from tests.waiting import wait_until
 
@@ -81,16 +82,16 @@ def view(time: float = 0.0, **applied_and_commit: Any) -> View:
         (append(17), "append_entries 17..17"),
         (append(17, 18, 19), "append_entries 17..19"),
         (append(commit=4), "heartbeat, commit 4"),
-        (AppendReply(1, True, 17, 16, 0), "reply ok 17"),
-        (AppendReply(1, False, 12, 16, 0), "reply no, try 12"),
+        (AppendEntriesResponse(1, 17, 16, 0), "reply ok 17"),
+        (AppendEntriesRejection(1, 12, 16, 0), "reply no, try 12"),
         (RequestVote(3, 0, 0, pre=True), "pre_vote for term 3"),
         (RequestVote(3, 0, 0, pre=False), "request_vote for term 3"),
-        (Vote(3, granted=True, pre=False), "vote yes in term 3"),
+        (RequestVoteResponse(3, pre=False), "vote yes in term 3"),
         (Propose(1, [b"a", b"b"]), "propose 2"),
         (Outcomes([Outcome(1, "applied", Result())]), "outcome: 1 of 1 done"),
-        (AskReadIndex(1), "ask_read_index"),
-        (ReadIndex(1, 17), "read_index 17"),
-        (ReadIndex(1, None), "read_index: not leader"),
+        (ReadIndexRequest(1), "ask_read_index"),
+        (ReadIndexResponse(1, 17), "read_index 17"),
+        (ReadIndexResponse(1, None), "read_index: not leader"),
     ],
 )
 def test_a_message_is_described_without_its_payload(message: Message, label: str) -> None:

@@ -21,13 +21,16 @@ from ondisk.raft.engine import PYSYNCOBJ_VERSION, Engine
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendReply,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
+    Message,
+    NewerTerm,
     Outcome,
     Outcomes,
     Propose,
-    ReadIndex,
+    ReadIndexResponse,
     RequestVote,
-    Vote,
+    RequestVoteResponse,
 )
 from ondisk.replica import Replica
 from ondisk.replica.requests import Remote
@@ -200,17 +203,17 @@ def test_a_reply_from_another_term_counts_for_nothing(world: World) -> None:
     last, commit, term = leader.log.last_index, leader.raft.commit_index, leader.raft.term
     with leader.raft.at(world.now):
         for peer in world.others(leader.id):
-            leader.raft.receive(peer, AppendReply(term - 1, True, last, 0, 0))
+            leader.raft.receive(peer, AppendEntriesResponse(term - 1, last, 0, 0))
         leader.raft.tick()
     assert leader.raft.commit_index == commit
 
 
-@pytest.mark.parametrize("granted", [None, False], ids=["in a reply", "in a vote"])
-def test_a_leader_that_hears_of_a_newer_term_leads_no_more(world: World, granted: bool | None) -> None:
+@pytest.mark.parametrize("kind", [NewerTerm, AppendEntriesRejection])
+def test_a_leader_that_hears_of_a_newer_term_leads_no_more(world: World, kind: type[Message]) -> None:
     """Whoever leads that term may have been elected without its knowing."""
     leader = world.elect()
     term = leader.raft.term + 1
-    news = AppendReply(term, False, 1, 0, 0) if granted is None else Vote(term, granted=False, pre=False)
+    news = NewerTerm(term) if kind is NewerTerm else AppendEntriesRejection(term, 1, 1, 0)
     with leader.raft.at(world.now):
         leader.raft.receive(follower_of(world, leader).id, news)
     assert (leader.raft.role, leader.raft.term, leader.raft.leader_id) == ("follower", term, None)
@@ -228,7 +231,7 @@ def test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas(world
         raft._SyncObj__setCurrentTerm(raft.term + 5, leader.id)
         last = leader.log.last_index
         for peer in world.others(leader.id):
-            raft.receive(peer, AppendReply(raft.term, True, last, 0, 0))
+            raft.receive(peer, AppendEntriesResponse(raft.term, last, 0, 0))
         raft.tick()
         assert raft.commit_index < last
 
@@ -249,13 +252,13 @@ def test_one_voter_cannot_elect_a_leader_by_voting_twice(make_world: Callable[..
         term = candidate.raft.term + 1
         for peer in (2, 3):
             candidate.raft.membership.speaks(peer, candidate.raft.members.disk_of(peer))
-            candidate.raft.receive(peer, Vote(term, True, True))
+            candidate.raft.receive(peer, RequestVoteResponse(term, pre=True))
         candidate.raft.tick()
         assert candidate.raft.role == "candidate"
         for _ in range(5):
-            candidate.raft.receive(2, Vote(term, True, False))
+            candidate.raft.receive(2, RequestVoteResponse(term, pre=False))
         assert candidate.raft.role == "candidate"
-        candidate.raft.receive(3, Vote(term, True, False))
+        candidate.raft.receive(3, RequestVoteResponse(term, pre=False))
         assert candidate.raft.role == "leader"
 
 
@@ -347,12 +350,12 @@ def test_a_long_divergent_tail_is_found_in_a_few_round_trips(world: World) -> No
     world.run_until(lambda: world.leader is not None and world.leader.id != leader.id)
     new = world.elect()
     world.network.heal()
-    before = len(world.messages(AppendReply, leader.id))
+    before = len(world.messages(AppendEntriesRejection, leader.id))
     world.run_until(lambda: leader.log.last_index == new.log.last_index)
     rejected = [
         reply
-        for reply in world.messages(AppendReply, leader.id)[before:]
-        if isinstance(reply, AppendReply) and not reply.success and reply.term == new.raft.term
+        for reply in world.messages(AppendEntriesRejection, leader.id)[before:]
+        if isinstance(reply, AppendEntriesRejection) and reply.term == new.raft.term
     ]
     assert len(rejected) <= 3
 
@@ -366,10 +369,9 @@ def test_a_follower_that_missed_thousands_of_entries_is_found_in_a_few_round_tri
     futures = [put(leader, f"k{number}") for number in range(3000)]
     world.run_until(lambda: all(future.done() for future in futures))
     world.network.heal()
-    before = len(world.messages(AppendReply, late.id))
+    before = len(world.messages(AppendEntriesRejection, late.id))
     world.run_until(lambda: late.log.last_index == leader.log.last_index)
-    replies = world.messages(AppendReply, late.id)[before:]
-    assert 0 < sum(not reply.success for reply in replies if isinstance(reply, AppendReply)) <= 5
+    assert 0 < len(world.messages(AppendEntriesRejection, late.id)[before:]) <= 5
 
 
 # Row 12: exceptions while applying
@@ -473,7 +475,7 @@ def test_a_deposed_leader_learns_its_fate_from_the_answer(world: World) -> None:
     with follower.raft.at(world.now):
         follower.raft.receive(world.others(leader.id)[1], RequestVote(50, 999, 40, False))
         follower.raft.receive(leader.id, AppendEntries(leader.raft.term, 5, 1, [], 0, 51))
-    assert follower._outbox[-1][1] == AppendReply(50, False, 1, 0, 0)
+    assert follower._outbox[-1][1] == NewerTerm(50)
 
 
 def test_a_leader_never_uses_the_number_of_a_check_twice(world: World) -> None:
@@ -637,7 +639,7 @@ def test_a_read_waits_until_the_index_it_was_told_is_applied_here(world: World) 
     barrier = follower.read_barrier(FOREVER)
     world.run(0.05)
     (request,) = follower._reads._asked
-    follower._receive(leader.id, ReadIndex(request, follower.raft.applied_index + 1))
+    follower._receive(leader.id, ReadIndexResponse(request, follower.raft.applied_index + 1))
     world.run(0.1)
     assert not barrier.done()
     put(leader, "k")

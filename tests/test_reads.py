@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ondisk.diskkv import get, put
-from ondisk.raft.messages import AskReadIndex, Message, ReadIndex
+from ondisk.raft.messages import Message, ReadIndexRequest, ReadIndexResponse
 from tests.virtual import World
 
 
@@ -19,7 +19,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
-@pytest.mark.parametrize("kind", [AskReadIndex, ReadIndex], ids=["the question", "the answer"])
+@pytest.mark.parametrize("kind", [ReadIndexRequest, ReadIndexResponse], ids=["the question", "the answer"])
 def test_a_lost_question_is_asked_again(world: World, kind: type[Message]) -> None:
     """The leader stays, so nothing else would: the read would wait for its deadline."""
     leader = world.elect()
@@ -52,7 +52,8 @@ def test_an_answer_that_is_late_still_counts(world: World) -> None:
     read = follower.read_barrier(world.now + 30)
     world.run_until(read.done)
     assert read.exception() is None
-    questions = [m.request for m in world.messages(AskReadIndex, follower.id) if isinstance(m, AskReadIndex)]
+    asked = world.messages(ReadIndexRequest, follower.id)
+    questions = [each.request for each in asked if isinstance(each, ReadIndexRequest)]
     assert len(questions) > 1 and len(set(questions)) == 1
 
 
@@ -60,10 +61,10 @@ def test_an_answer_to_a_later_question_is_one_to_the_earlier_ones(world: World) 
     """What was asked before it waits no longer than it; and what is asked after it is not answered by it."""
     leader = world.elect()
     follower = world.replicas[world.others(leader.id)[0]]
-    answers: list[ReadIndex] = []
+    answers: list[ReadIndexResponse] = []
 
     def hold_back(sender: int, receiver: int, message: Message) -> Iterable[Message]:
-        if isinstance(message, ReadIndex):
+        if isinstance(message, ReadIndexResponse):
             answers.append(message)
             return []
         return [message]

@@ -21,14 +21,14 @@ from ondisk.raft.log import LogEntry
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
-    AskReadIndex,
     Change,
     Message,
     Outcome,
     Outcomes,
     Propose,
     ProposeChange,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RemoveReplica,
     TransferLeadership,
 )
@@ -181,26 +181,26 @@ def test_a_leader_tells_another_replica_the_index_when_the_round_is_confirmed() 
     it = Reading()
     it.raft.lead()
     it.raft.commit_index = 7
-    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.receive(3, ReadIndexRequest(55), 0.0)
     it.reads.take(0.0)
     it.reads.serve()
     assert it.outbox() == []
     it.raft.confirmed = 1
     it.reads.serve()
-    assert it.outbox() == [(3, ReadIndex(55, 7))] and len(it.reads) == 0
+    assert it.outbox() == [(3, ReadIndexResponse(55, 7))] and len(it.reads) == 0
 
 
 def test_reads_of_a_leader_that_is_deposed_ask_the_next_one() -> None:
     it = Reading()
     it.raft.lead()
     mine = it.reads.ask(FOREVER)
-    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.receive(3, ReadIndexRequest(55), 0.0)
     it.reads.take(0.0)
     it.raft.follow(2)
     it.raft.confirmed = 1
     it.reads.serve()
     it.reads.take(0.0)
-    assert it.outbox() == [(3, ReadIndex(55, None)), (2, AskReadIndex(FIRST))] and not mine.done()
+    assert it.outbox() == [(3, ReadIndexResponse(55, None)), (2, ReadIndexRequest(FIRST))] and not mine.done()
 
 
 def test_a_followers_read_asks_once_and_again_after_two_heartbeats() -> None:
@@ -210,26 +210,26 @@ def test_a_followers_read_asks_once_and_again_after_two_heartbeats() -> None:
     assert it.outbox() == []  # nobody to ask
     it.raft.follow(2)
     it.reads.take(10.0)
-    assert it.outbox() == [(2, AskReadIndex(FIRST))]
+    assert it.outbox() == [(2, ReadIndexRequest(FIRST))]
     it.reads.take(10.0 + 1.9 * HEARTBEAT)
     assert it.outbox() == []
     second = it.reads.ask(FOREVER)
     it.reads.take(10.0 + 1.95 * HEARTBEAT)
-    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))] and len(it.reads) == 2
+    assert it.outbox() == [(2, ReadIndexRequest(FIRST + 1))] and len(it.reads) == 2
     it.reads.take(10.0 + 2 * HEARTBEAT)
     assert it.outbox() == []  # the newest question counts
     it.reads.take(10.0 + 4 * HEARTBEAT)
-    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
+    assert it.outbox() == [(2, ReadIndexRequest(FIRST + 1))]
     it.reads.take(10.0 + 5 * HEARTBEAT)
     assert it.outbox() == []
     it.reads.take(10.0 + 6.1 * HEARTBEAT)
-    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
-    it.reads.receive(2, ReadIndex(FIRST, 5), 11.0)
+    assert it.outbox() == [(2, ReadIndexRequest(FIRST + 1))]
+    it.reads.receive(2, ReadIndexResponse(FIRST, 5), 11.0)
     it.raft.applied_index = 5
     it.reads.serve()
     assert first.done() and not second.done()
-    it.reads.receive(2, ReadIndex(FIRST + 7, 5), 11.0)  # nobody asked that
-    it.reads.receive(2, ReadIndex(FIRST + 1, 6), 11.0)
+    it.reads.receive(2, ReadIndexResponse(FIRST + 7, 5), 11.0)  # nobody asked that
+    it.reads.receive(2, ReadIndexResponse(FIRST + 1, 6), 11.0)
     it.reads.serve()
     assert not second.done()
     it.raft.applied_index = 6
@@ -245,15 +245,15 @@ def test_one_that_does_not_lead_is_asked_again_after_a_heartbeat_and_another_one
     read = it.reads.ask(FOREVER)
     it.reads.take(10.0)
     it.outbox()
-    it.reads.receive(2, ReadIndex(FIRST, None), 10.0)
+    it.reads.receive(2, ReadIndexResponse(FIRST, None), 10.0)
     it.reads.take(10.0 + HEARTBEAT / 2)
     assert it.outbox() == [] and len(it.reads) == 1
     it.reads.take(10.0 + HEARTBEAT)
-    assert it.outbox() == [(2, AskReadIndex(FIRST + 1))]
+    assert it.outbox() == [(2, ReadIndexRequest(FIRST + 1))]
     it.raft.follow(3)
-    it.reads.receive(2, ReadIndex(FIRST + 1, None), 10.2)
+    it.reads.receive(2, ReadIndexResponse(FIRST + 1, None), 10.2)
     it.reads.take(10.2)
-    assert it.outbox() == [(3, AskReadIndex(FIRST + 2))] and not read.done()
+    assert it.outbox() == [(3, ReadIndexRequest(FIRST + 2))] and not read.done()
 
 
 def test_a_read_goes_with_the_leader_that_it_asked() -> None:
@@ -268,8 +268,8 @@ def test_a_read_goes_with_the_leader_that_it_asked() -> None:
     it.raft.follow(3)
     it.reads.give_up_on_former_leader()
     it.reads.take(10.0)
-    assert it.outbox() == [(3, AskReadIndex(FIRST + 1))]
-    it.reads.receive(2, ReadIndex(FIRST, 1), 10.0)  # too late
+    assert it.outbox() == [(3, ReadIndexRequest(FIRST + 1))]
+    it.reads.receive(2, ReadIndexResponse(FIRST, 1), 10.0)  # too late
     it.raft.applied_index = 1
     it.reads.serve()
     assert not read.done()
@@ -292,7 +292,7 @@ def test_wherever_a_read_waits_it_ends(where: str, end: str) -> None:
         it.raft.commit_index = 7
     elif where == "asked":
         it.raft.follow(2)
-    it.reads.receive(3, AskReadIndex(55), 0.0)
+    it.reads.receive(3, ReadIndexRequest(55), 0.0)
     it.reads.take(0.0)
     if where == "catching up":
         it.raft.confirmed = 1

@@ -41,7 +41,7 @@ from ondisk.errors import (
     Unfinished,
 )
 from ondisk.lab.experiments.naive import OneBatch
-from ondisk.raft.messages import AppendReply, Message, Outcomes, TransferLeadership
+from ondisk.raft.messages import AppendEntriesResponse, Message, Outcomes, TransferLeadership
 from ondisk.replica import Replica
 from ondisk.replica.replica import MAX_COMMAND_BYTES
 from ondisk.sessions import OUTDATED, RESULT_NOT_KEPT, UNKNOWN_SESSION, Sessions, close, once, register
@@ -811,7 +811,7 @@ def test_a_leader_deposed_after_its_command_reached_the_others_counts_it_once(gr
     sent_at = world.now
 
     def lose(_: int, to: int, message: Message) -> Iterable[Message]:
-        return [] if to == leader.id and isinstance(message, AppendReply) else [message]
+        return [] if to == leader.id and isinstance(message, AppendEntriesResponse) else [message]
 
     def isolate() -> None:
         if world.now > sent_at + 0.1:

@@ -22,12 +22,12 @@ from ondisk.raft.limits import MAX_FRAME_BYTES, MAX_UNSENT_BYTES
 from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
-    AskReadIndex,
     Message,
     Origin,
     Outcome,
     Outcomes,
     Propose,
+    ReadIndexRequest,
     encoder,
 )
 from ondisk.statemachine import Result
@@ -59,17 +59,17 @@ def test_messages_arrive_whole_and_in_order_in_both_directions(attach: Callable[
     connect(one, two)
     entries = [LogEntry(n, 1, os.urandom(1000 * n)) for n in range(1, 40)]
     big = AppendEntries(1, 0, 0, entries, 0, 0)
-    expected = [big if n % 50 == 0 else AskReadIndex(n) for n in range(500)]
+    expected = [big if n % 50 == 0 else ReadIndexRequest(n) for n in range(500)]
     received: list[Message] = []
     for item in expected:
         assert two.send(1, item)
         received += [got for _, got in serve(one, two)]
     wait_until(lambda: received.extend(got for _, got in serve(one, two)) or len(received) == 500)
     assert received == expected
-    assert one.send(2, AskReadIndex(7))
+    assert one.send(2, ReadIndexRequest(7))
     got: list[tuple[int, Message]] = []
     wait_until(lambda: got.extend(serve(two, one)) or got)
-    assert got == [(1, AskReadIndex(7))]
+    assert got == [(1, ReadIndexRequest(7))]
 
 
 def test_a_peer_that_comes_back_is_connected_again(attach: Callable[..., TcpEndpoint]) -> None:
@@ -79,7 +79,7 @@ def test_a_peer_that_comes_back_is_connected_again(attach: Callable[..., TcpEndp
     connect(one, two)
     one.close()
     wait_until(lambda: serve(two) or not two.connected())
-    assert two.send(1, AskReadIndex(1)) is False
+    assert two.send(1, ReadIndexRequest(1)) is False
     one = attach(network, 1)
     connect(one, two)
     two.close()
@@ -127,7 +127,7 @@ def test_what_waits_for_a_slow_peer_is_not_copied_again_and_again() -> None:
     slow.unsent.extend([b"x" * 20] * 400_000)
     begun = time.thread_time()
     for number in range(500):
-        assert slow.send(AskReadIndex(number), ORIGIN)
+        assert slow.send(ReadIndexRequest(number), ORIGIN)
         slow.flush()
     many = time.thread_time() - begun
     assert large < 0.3 and many < 0.3, (large, many)
@@ -142,10 +142,10 @@ def test_a_message_too_large_for_a_frame_is_not_sent_and_ends_nothing(
     connect(one, two)
     assert two.send(1, Propose(1, [bytes(MAX_FRAME_BYTES)])) is False
     assert two.send(1, Outcomes([Outcome(1, "applied", Result(1 << 64))])) is False  # no message can have it
-    assert two.send(1, AskReadIndex(7))
+    assert two.send(1, ReadIndexRequest(7))
     received: list[tuple[int, Message]] = []
     wait_until(lambda: received.extend(serve(one, two)) or received)
-    assert received == [(2, AskReadIndex(7))]
+    assert received == [(2, ReadIndexRequest(7))]
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux gives up by itself")
@@ -277,8 +277,8 @@ def test_unknown_peers_that_know_the_secret_are_few_and_push_out_no_member(
             peers[number] = stack.enter_context(HandmadePeer(addresses[1], number, 1))
             peers[number].say_hello()
             peers[number].prove()
-            peers[number].sock.sendall(peers[number].seal(encoder.encode(AskReadIndex(number))))
-            wait_until(lambda number=number: (number, AskReadIndex(number)) in received)
+            peers[number].sock.sendall(peers[number].seal(encoder.encode(ReadIndexRequest(number))))
+            wait_until(lambda number=number: (number, ReadIndexRequest(number)) in received)
         unknown = set(range(13, 13 + MAX_UNKNOWN_PEERS))
         assert len(unknown) == MAX_UNKNOWN_PEERS
         assert endpoint.connected() == {2, 3} | unknown
@@ -315,10 +315,10 @@ def test_every_message_has_the_origin_that_its_sender_had_when_it_was_sent(
     received: list[tuple[int, Origin, Message]] = []
     for number, origin in enumerate([first, first, second, second, first]):
         two.introduce(origin)
-        assert two.send(1, AskReadIndex(number))
+        assert two.send(1, ReadIndexRequest(number))
     wait_until(lambda: one.wait(0.01) or received.extend(one.receive()) or len(received) == 5)  # type: ignore[func-returns-value]
     assert [(sender, message) for sender, _, message in received] == [
-        (2, AskReadIndex(number)) for number in range(5)
+        (2, ReadIndexRequest(number)) for number in range(5)
     ]
     origins = [origin for _, origin, _ in received]
     assert origins == [first, first, second, second, first]
@@ -328,9 +328,9 @@ def test_every_message_has_the_origin_that_its_sender_had_when_it_was_sent(
     again = attach(network, 2)
     again.introduce(second)
     connect(one, again)
-    assert again.send(1, AskReadIndex(9))
+    assert again.send(1, ReadIndexRequest(9))
     wait_until(lambda: one.wait(0.01) or received.extend(one.receive()) or len(received) == 6)  # type: ignore[func-returns-value]
-    assert received[-1] == (2, second, AskReadIndex(9))
+    assert received[-1] == (2, second, ReadIndexRequest(9))
 
 
 def test_a_message_before_an_introduction_ends_the_connection(
@@ -347,7 +347,7 @@ def test_a_message_before_an_introduction_ends_the_connection(
         introduced.prove()
         peer.say_hello()
         peer.prove(origin=None)
-        peer.sock.sendall(peer.seal(encoder.encode(AskReadIndex(1))))
+        peer.sock.sendall(peer.seal(encoder.encode(ReadIndexRequest(1))))
         assert is_over(peer.sock)
     assert received == []
     assert "a message before its sender has introduced itself" in caplog.text
@@ -388,7 +388,7 @@ def test_another_version_of_the_protocol_is_refused_with_what_to_do(
     with served(attach(TcpNetwork(addresses, secret=SECRET), 1)), HandmadePeer(addresses[1], 2, 1) as peer:
         peer.sock.sendall(version + peer.hello[8:])
         assert is_over(peer.sock)
-    assert f"it speaks {version.decode()}, and this side ondisk-3: stop all replicas, install" in caplog.text
+    assert f"it speaks {version.decode()}, and this side ondisk-4: stop all replicas, install" in caplog.text
 
 
 # Configuration

@@ -31,20 +31,20 @@ from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
-    AppendReply,
-    AskReadIndex,
+    AppendEntriesResponse,
     Message,
     Outcome,
     Outcomes,
     Propose,
     ProposeChange,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     Removed,
     RequestVote,
+    RequestVoteResponse,
     SnapshotAck,
     SnapshotChunk,
-    TakeOver,
-    Vote,
+    TimeoutNow,
     decoder,
     encoder,
 )
@@ -182,7 +182,7 @@ class Stranger(threading.Thread):
     def hello(self) -> bytes:
         sender = self._rng.choice((self._replica + 1, 3, 3, self._replica, 1, 0, 4, 1 << 63))
         receiver = self._rng.choice((self._replica, self._replica, self._replica, 1, 0, 9))
-        return struct.pack(">8sQQ32s", b"ondisk-3", sender, receiver, self._rng.randbytes(32))
+        return struct.pack(">8sQQ32s", b"ondisk-4", sender, receiver, self._rng.randbytes(32))
 
     def hello_and_guess(self) -> bytes:
         heard = self._rng.choice(self._rng.choice(self._heard))
@@ -349,7 +349,7 @@ def test_whatever_happens_to_frames_on_the_way_only_the_first_ones_arrive(
         with served(endpoint) as received:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
-                messages = [AskReadIndex(number) for number in range(rng.choice((1, 2, 10, 100)))]
+                messages = [ReadIndexRequest(number) for number in range(rng.choice((1, 2, 10, 100)))]
                 with HandmadePeer(addresses[1], 2, 1) as peer:
                     peer.say_hello()
                     peer.prove()
@@ -376,14 +376,14 @@ def test_whatever_happens_to_frames_on_the_way_only_the_first_ones_arrive(
 
 EACH_KIND: tuple[Message, ...] = (
     RequestVote(3, 200, 2, pre=True),
-    Vote(3, granted=True, pre=False),
+    RequestVoteResponse(3, pre=False),
     AppendEntries(3, 200, 2, [LogEntry(201, 3, b"command"), LogEntry(202, 3, b"")], 199, 70_000),
-    AppendReply(3, success=True, index=202, prev_index=200, round=70_000),
+    AppendEntriesResponse(3, 202, 200, 70_000),
     Propose(1 << 40, [b"command", b""]),
     Outcomes([Outcome(1 << 40, "applied", Result(b"value")), Outcome(7, "unknown")]),
-    AskReadIndex(1 << 40),
-    ReadIndex(1 << 40, None),
-    TakeOver(3),
+    ReadIndexRequest(1 << 40),
+    ReadIndexResponse(1 << 40, None),
+    TimeoutNow(3),
     Removed(),
     ProposeChange(7, AddReplica(4, "localhost:63004")),
     SnapshotChunk(3, 1 << 40, Chunk(0, 1, b"data", 0xFFFFFFFF)),

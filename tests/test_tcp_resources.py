@@ -19,7 +19,7 @@ from ondisk.net.addresses import canonical_host, neighbourhood
 from ondisk.net.places import MAX_UNAUTHENTICATED, MEMBERS_PLACES
 from ondisk.net.resolver import MAX_LOOK_UPS, Resolver
 from ondisk.net.tcp import TcpEndpoint, TcpNetwork
-from ondisk.raft.messages import AskReadIndex
+from ondisk.raft.messages import ReadIndexRequest
 from tests.tcp import SECRET, HandmadePeer, attach, connect, free_addresses, serve, served
 from tests.waiting import wait_until
 
@@ -87,8 +87,8 @@ def test_a_name_server_that_hangs_keeps_nobody_waiting(
             three.receive()
             longest = max(longest, time.monotonic() - begun)
             two.wait(0.01)
-        assert three.send(2, AskReadIndex(5))
-        wait_until(lambda: [m for _, m in serve(two, three)] == [AskReadIndex(5)])
+        assert three.send(2, ReadIndexRequest(5))
+        wait_until(lambda: [m for _, m in serve(two, three)] == [ReadIndexRequest(5)])
         begun = time.monotonic()
         three.wait(0.2)
         three.close()

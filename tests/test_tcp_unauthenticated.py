@@ -22,7 +22,7 @@ from ondisk.net import channel, connection, tcp
 from ondisk.net.places import MAX_UNAUTHENTICATED
 from ondisk.net.tcp import TcpEndpoint, TcpNetwork
 from ondisk.raft.messages import (
-    AskReadIndex,
+    ReadIndexRequest,
     encoder,
 )
 from tests.tcp import SECRET, HandmadePeer, attach, connect, free_addresses, is_over, serve, served
@@ -140,7 +140,7 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
         stranger.sock.settimeout(20)
         stranger.sock.sendall(stranger.hello[55:] + bytes(31))
         stranger.answer = stranger.read(56)
-        assert stranger.answer[:24] == struct.pack(">8sQQ", b"ondisk-3", 1, 2)
+        assert stranger.answer[:24] == struct.pack(">8sQQ", b"ondisk-4", 1, 2)
         stranger.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             stranger.sock.recv(1)
@@ -220,15 +220,15 @@ def test_a_recorded_connection_cannot_be_replayed(attach: Callable[..., TcpEndpo
         with HandmadePeer(addresses[1], 2, 1) as genuine:
             genuine.say_hello()
             genuine.prove()
-            frames = genuine.seal(encoder.encode(AskReadIndex(7)))
+            frames = genuine.seal(encoder.encode(ReadIndexRequest(7)))
             genuine.sock.sendall(frames)
-            wait_until(lambda: received == [(2, AskReadIndex(7))])
+            wait_until(lambda: received == [(2, ReadIndexRequest(7))])
             recorded = genuine.hello + genuine.derive(b"proof", 2) + frames
         wait_until(lambda: not endpoint.connected())
         with socket.create_connection(addresses[1], 20) as replay:
             replay.sendall(recorded)
             assert is_over(replay)
-    assert received == [(2, AskReadIndex(7))]
+    assert received == [(2, ReadIndexRequest(7))]
     assert not endpoint.connected()
 
 
@@ -299,7 +299,7 @@ def test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all(
         for each in (former, peer):
             each.say_hello()
             each.prove()
-        payloads = [encoder.encode(AskReadIndex(n)) for n in (1, 2)]
+        payloads = [encoder.encode(ReadIndexRequest(n)) for n in (1, 2)]
         one, two = map(peer.seal, payloads)
         peer.sent = 0
         back = peer.seal(payloads[0], sender=1)
@@ -307,7 +307,7 @@ def test_a_frame_arrives_once_as_it_was_sealed_in_its_place_or_not_at_all(
         peer.sock.shutdown(socket.SHUT_WR)
         assert is_over(peer.sock)
         wait_until(lambda: not endpoint.connected())
-    assert received in ([], [(2, AskReadIndex(1))][:at_most])
+    assert received in ([], [(2, ReadIndexRequest(1))][:at_most])
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_a_sealed_frame_that_is_no_message_ends_its_connection_and_nothing_else(
             with HandmadePeer(addresses[1], 2, 1) as peer:
                 peer.say_hello()
                 peer.prove()
-                peer.sock.sendall(peer.seal(encoder.encode(AskReadIndex(7)) if good else payload))
+                peer.sock.sendall(peer.seal(encoder.encode(ReadIndexRequest(7)) if good else payload))
                 if not good:
                     assert is_over(peer.sock)
                 wait_until(lambda good=good: len(received) == good)

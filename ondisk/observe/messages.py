@@ -8,13 +8,16 @@ from typing import NamedTuple
 from ondisk.net.memory import Event
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendReply,
-    AskReadIndex,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
+    NewerTerm,
     Outcomes,
     Propose,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
-    Vote,
+    RequestVoteResponse,
+    SnapshotNeeded,
 )
 
 
@@ -62,25 +65,32 @@ def describe(event: Event) -> Seen:
                 what = seen("append_entries", f"append_entries {first}..{last}")
                 what = what._replace(first=first, last=last)
             return what._replace(term=m.term, commit=m.commit_index, round=m.round, empty=empty)
-        case AppendReply() as m:
-            what = seen("reply", f"reply {'ok' if m.success else 'no, try'} {m.index}")
-            empty = m.success and m.index == m.prev_index
-            return what._replace(term=m.term, last=m.index, round=m.round, success=m.success, empty=empty)
+        case AppendEntriesResponse() as m:
+            what = seen("reply", f"reply ok {m.index}")
+            empty = m.index == m.prev_index
+            return what._replace(term=m.term, last=m.index, round=m.round, success=True, empty=empty)
+        case AppendEntriesRejection() as m:
+            what = seen("reply", f"reply no, try {m.hint}")
+            return what._replace(term=m.term, last=m.hint, round=m.round)
+        case SnapshotNeeded() as m:
+            return seen("reply", "reply no, snapshot needed")._replace(term=m.term, round=m.round)
+        case NewerTerm() as m:
+            return seen("reply", f"reply no, it is term {m.term}")._replace(term=m.term)
         case RequestVote() as m:
             name = "pre_vote" if m.pre else "request_vote"
             return seen(name, f"{name} for term {m.term}")
-        case Vote() as m:
-            return seen("vote", f"vote {'yes' if m.granted else 'no'} in term {m.term}")
+        case RequestVoteResponse() as m:
+            return seen("vote", f"vote yes in term {m.term}")
         case Propose(commands=commands):
             return seen("propose", f"propose {len(commands)}")
         case Outcomes(outcomes=outcomes):
             done = sum(outcome.result is not None for outcome in outcomes)
             return seen("outcomes", f"outcome: {done} of {len(outcomes)} done")
-        case AskReadIndex():
+        case ReadIndexRequest():
             return seen("ask_read_index", "ask_read_index")
-        case ReadIndex(index=None):
+        case ReadIndexResponse(index=None):
             return seen("read_index", "read_index: not leader")
-        case ReadIndex(index=int(index)):
+        case ReadIndexResponse(index=int(index)):
             return seen("read_index", f"read_index {index}")._replace(last=index)
         case other:
             name = type(other).__name__

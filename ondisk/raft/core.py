@@ -23,13 +23,17 @@ from ondisk.raft.members import Members
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendReply,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     MembersChange,
     Message,
+    NewerTerm,
     Removed,
     RequestVote,
-    TakeOver,
-    Vote,
+    RequestVoteResponse,
+    Response,
+    SnapshotNeeded,
+    TimeoutNow,
 )
 from ondisk.raft.progress import SNAPSHOT
 from ondisk.raft.timing import Timing
@@ -165,18 +169,25 @@ class Raft(Engine):
             return
         # Any other sender is heard: a leader may have members that this log does not know of yet. But an
         # answer counts only with the disk that the members name (docs/protocol.md, O2).
-        if isinstance(message, AppendReply | Vote) and not self.membership.counts(sender):
+        if isinstance(message, Response) and not self.membership.counts(sender):
             return
-        if isinstance(message, AppendEntries):
-            self.follower.on_append_entries(sender, message, lacks_state=self.needs_state)
-        elif isinstance(message, AppendReply):
-            self.leader.on_append_reply(sender, message)
-        elif isinstance(message, RequestVote):
-            self.elections.on_request_vote(sender, message)
-        elif isinstance(message, Vote):
-            self.elections.on_vote(sender, message)
-        elif isinstance(message, TakeOver):
-            self.elections.on_take_over(sender, message, may_lead=self.may_lead)
+        match message:
+            case AppendEntries():
+                self.follower.on_append_entries(sender, message, lacks_state=self.needs_state)
+            case AppendEntriesResponse():
+                self.leader.on_response(sender, message)
+            case AppendEntriesRejection():
+                self.leader.on_rejection(sender, message)
+            case SnapshotNeeded():
+                self.leader.on_snapshot_needed(sender, message)
+            case NewerTerm():
+                self.adopt_newer_term(message.term)
+            case RequestVote():
+                self.elections.on_request_vote(sender, message)
+            case RequestVoteResponse():
+                self.elections.on_vote(sender, message)
+            case TimeoutNow():
+                self.elections.on_timeout_now(sender, message, may_lead=self.may_lead)
 
     def on_leader_contact(self, leader: int, term: int) -> bool:
         """A chunk of a snapshot counts as a heartbeat. ``False``: it must not be answered."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ondisk.raft.engine import ELECT_NOW, Engine, time_of_step
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import RequestVote, TakeOver, Vote
+from ondisk.raft.messages import NewerTerm, RequestVote, RequestVoteResponse, TimeoutNow
 
 
 class Elections:
@@ -86,7 +86,7 @@ class Elections:
             self._prevotes = (0, set())
             self._engine.election_deadline = ELECT_NOW  # PySyncObj's tick starts the election itself
 
-    def on_take_over(self, sender: int, message: TakeOver, *, may_lead: bool) -> None:
+    def on_timeout_now(self, sender: int, message: TimeoutNow, *, may_lead: bool) -> None:
         """The leader wants this replica to lead: no PreVote, since it is alive (thesis, 3.10)."""
         engine = self._engine
         if message.term == engine.term and sender == engine.leader_id and may_lead and not engine.is_leader:
@@ -98,13 +98,13 @@ class Elections:
         """Somebody wants to lead, or (``pre``) asks who would vote for it."""
         engine = self._engine
         if message.term < engine.term:
-            engine.send(sender, Vote(engine.term, granted=False, pre=message.pre))
+            engine.send(sender, NewerTerm(engine.term))
         elif not message.pre:
             engine.consider_vote(sender, message)
         elif not self._leader_is_alive():
             ends_with = (message.last_term, message.last_index)
             if ends_with >= (engine.log.last_term, engine.log.last_index):
-                engine.send(sender, Vote(message.term, granted=True, pre=True))
+                engine.send(sender, RequestVoteResponse(message.term, pre=True))
 
     def _leader_is_alive(self) -> bool:
         recently = time_of_step() < self._heard_from_leader + self._engine.timing.election_min
@@ -112,12 +112,9 @@ class Elections:
 
     # Counting
 
-    def on_vote(self, sender: int, message: Vote) -> None:
-        """An answer to a request of this replica."""
+    def on_vote(self, sender: int, message: RequestVoteResponse) -> None:
+        """A vote for this replica, or the promise of one."""
         engine = self._engine
-        if not message.granted:
-            engine.adopt_newer_term(message.term)
-            return
         if sender not in self._membership.others:
             return  # it does not count (yet, or any more)
         if not message.pre and message.term != engine.term:

@@ -49,7 +49,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from ondisk.raft.log import LogEntry, RaftLog
-from ondisk.raft.messages import Message, RequestVote, Vote
+from ondisk.raft.messages import Message, RequestVote, RequestVoteResponse
 from ondisk.raft.progress import Progress
 from ondisk.raft.timing import Timing
 
@@ -133,7 +133,7 @@ class _Wire(Transport):
             last_index, last_term = message["last_log_index"], message["last_log_term"]
             self._send(node.id, RequestVote(message["term"], last_index, last_term, pre=False))
         elif message["type"] == "response_vote":
-            self._send(node.id, Vote(message["term"], granted=True, pre=False))
+            self._send(node.id, RequestVoteResponse(message["term"], pre=False))
         else:
             raise NotImplementedError(f"PySyncObj sends {message['type']!r}")
         return True

@@ -7,7 +7,13 @@ from ondisk.raft.elections import Elections
 from ondisk.raft.engine import Engine
 from ondisk.raft.log import LogEntry
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import AppendEntries, AppendReply
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
+    NewerTerm,
+    SnapshotNeeded,
+)
 
 
 class Follower:
@@ -32,7 +38,7 @@ class Follower:
         self._elections.on_leader_contact(sender, message.term)
         engine.leader_commit = message.commit_index
         if lacks_state:
-            self._reply(sender, message, success=False, index=0)
+            engine.send(sender, SnapshotNeeded(engine.term, message.round))
             return
 
         entries, prev_index = message.entries, message.prev_index
@@ -43,27 +49,19 @@ class Follower:
             return  # no leader sends that
         elif log.term_at(prev_index) != message.prev_term:
             self._refuse_other_history(prev_index, message.prev_term)
-            self._reply(sender, message, success=False, index=self._conflict_hint(prev_index))
+            hint = self._conflict_hint(prev_index)
+            engine.send(sender, AppendEntriesRejection(engine.term, hint, message.prev_index, message.round))
             return
         last = prev_index + len(entries)
         if entries := self._cut_conflict(prev_index, entries):
             log.append(entries)
             self._membership.adopt()
         engine.commit = max(engine.commit, self._proven_commit(message.commit_index, last))
-        self._reply(sender, message, success=True, index=last)
+        engine.send(sender, AppendEntriesResponse(engine.term, last, message.prev_index, message.round))
 
     def _tell_deposed(self, sender: int) -> None:
-        """Tell a deposed leader that its term is over.
-
-        It may lead this very term by now, so the answer must not confirm a check, or deny an entry, of the
-        term that it asked in.
-        """
-        self._engine.send(sender, AppendReply(self._engine.term, False, 1, 0, 0))
-
-    def _reply(self, sender: int, message: AppendEntries, *, success: bool, index: int) -> None:
-        self._engine.send(
-            sender, AppendReply(self._engine.term, success, index, message.prev_index, message.round)
-        )
+        """Tell a deposed leader that its term is over."""
+        self._engine.send(sender, NewerTerm(self._engine.term))
 
     def _cut_conflict(self, prev_index: int, entries: list[LogEntry]) -> list[LogEntry]:
         """Cut the log where it contradicts ``entries``, and nowhere else; return those that it lacks."""

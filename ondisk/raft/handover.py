@@ -5,7 +5,7 @@ from __future__ import annotations
 from ondisk.errors import ConfigurationError
 from ondisk.raft.engine import Engine, time_of_step
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import TakeOver
+from ondisk.raft.messages import TimeoutNow
 
 
 class Handover:
@@ -51,4 +51,4 @@ class Handover:
             self._successor = None
         elif engine.progress[successor].match == engine.log.last_index and now >= self._ask_again_at:
             self._ask_again_at = now + engine.timing.heartbeat
-            engine.send(successor, TakeOver(engine.term))
+            engine.send(successor, TimeoutNow(engine.term))

@@ -8,7 +8,14 @@ from ondisk.raft.engine import Engine, time_of_step
 from ondisk.raft.log import LogEntry
 from ondisk.raft.members import short
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import AppendEntries, AppendReply, Refused
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesAnswer,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
+    Refused,
+    SnapshotNeeded,
+)
 from ondisk.raft.progress import PROBE, SNAPSHOT, Progress
 from ondisk.raft.rounds import Rounds
 
@@ -108,40 +115,53 @@ class Leader:
 
     # What comes back
 
-    def on_append_reply(self, sender: int, message: AppendReply) -> None:
-        """A follower's answer: it is equal up to somewhere, or not there, or lacks its state."""
-        engine = self._engine
-        engine.adopt_newer_term(message.term)
-        if not engine.is_leader or not self._of_this_term(message):
-            return
-        if (progress := engine.progress.get(sender)) is None:
-            return
-        if (message.success and message.index > self._log.last_index) or message.round > self.rounds.newest:
-            self._refuse_claim(sender, message)
-            return
-        progress.last_response = max(progress.last_response, self.rounds.sent_at(message.round))
-        progress.acked_round = max(progress.acked_round, self._round_of(message))
-        if not message.success and message.prev_index == 0 and message.index > 0:
-            return  # nobody can deny the beginning: this is meant for a former leader, see ``Follower``
-        if message.success:
+    def on_response(self, sender: int, message: AppendEntriesResponse) -> None:
+        """A follower's log is equal to this one up to ``message.index``."""
+        if (progress := self._heard(sender, message, message.index)) is not None:
             self.on_match(progress, message.index)
-        elif message.index == 0:
-            progress.become_snapshot()
-        elif progress.state is SNAPSHOT:
-            if message.index > self._log.base_index + 1:  # its log is longer than it seemed
-                progress.next = message.index
+
+    def on_rejection(self, sender: int, message: AppendEntriesRejection) -> None:
+        """A follower's log is not equal where this leader believed: try again where it says."""
+        if (progress := self._heard(sender, message)) is None:
+            return
+        if progress.state is SNAPSHOT:
+            if message.hint > self._log.base_index + 1:  # its log is longer than it seemed
+                progress.next = message.hint
                 progress.become_probe()
         elif message.prev_index <= progress.match:
             self._refuse_rolled_back(sender, progress, message)
         elif progress.state is not PROBE or message.prev_index == progress.next - 1:
-            progress.next = max(progress.match + 1, min(message.index, message.prev_index))
+            progress.next = max(progress.match + 1, min(message.hint, message.prev_index))
             progress.become_probe()
             self._send_entries(sender)
 
-    def _of_this_term(self, message: AppendReply) -> bool:
+    def on_snapshot_needed(self, sender: int, message: SnapshotNeeded) -> None:
+        """A follower has lost its state."""
+        if (progress := self._heard(sender, message)) is not None:
+            progress.become_snapshot()
+
+    def _heard(self, sender: int, message: AppendEntriesAnswer, index: int = 0) -> Progress | None:
+        """Note the evidence that the sender follows; return its progress, ``None`` if the answer is none.
+
+        ``index``: what it claims to hold.
+        """
+        engine = self._engine
+        engine.adopt_newer_term(message.term)
+        if not engine.is_leader or not self._of_this_term(message):
+            return None
+        if (progress := engine.progress.get(sender)) is None:
+            return None
+        if index > self._log.last_index or message.round > self.rounds.newest:
+            self._refuse_claim(sender, index, message.round)
+            return None
+        progress.last_response = max(progress.last_response, self.rounds.sent_at(message.round))
+        progress.acked_round = max(progress.acked_round, self._round_of(message))
+        return progress
+
+    def _of_this_term(self, message: AppendEntriesAnswer) -> bool:
         return message.term == self._engine.term
 
-    def _round_of(self, message: AppendReply) -> int:
+    def _round_of(self, message: AppendEntriesAnswer) -> int:
         """Which round this confirms, with all before: the one that it answers, however late it comes."""
         return message.round
 
@@ -168,7 +188,7 @@ class Leader:
         """Only what is of this term: what a majority holds of an older one can still be overwritten."""
         return self._log.term_at(index) == self._engine.term
 
-    def _refuse_rolled_back(self, sender: int, progress: Progress, message: AppendReply) -> None:
+    def _refuse_rolled_back(self, sender: int, progress: Progress, message: AppendEntriesRejection) -> None:
         """Links keep their order, so this is no old answer: the disk has lost what it had acknowledged."""
         logger.error("replica %d denies entry %d, which it had acknowledged", sender, message.prev_index)
         disk = self._membership.disks.get(sender)
@@ -180,15 +200,15 @@ class Leader:
             )
             self._engine.send(sender, Refused(disk, reason))
 
-    def _refuse_claim(self, sender: int, message: AppendReply) -> None:
+    def _refuse_claim(self, sender: int, index: int, round_number: int) -> None:
         """An acknowledgement of what this leader never sent: one of the two logs is not what it seems."""
         logger.error(
             "replica %d (disk %s) acknowledges entry %d and round %d, and the log of its leader, replica %d, "
             "ends at entry %d, round %d: it is not believed",
             sender,
             short(self._membership.disks.get(sender, b"")),
-            message.index,
-            message.round,
+            index,
+            round_number,
             self._engine.id,
             self._log.last_index,
             self.rounds.newest,

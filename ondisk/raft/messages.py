@@ -82,18 +82,23 @@ class RequestVote(_Message, frozen=True, tag="request_vote"):
     pre: bool
 
 
-class Vote(_Message, frozen=True, tag="vote"):
-    """The answer to a ``RequestVote`` that is granted (``term`` is the request's) or comes from the past."""
+class RequestVoteResponse(_Message, frozen=True, tag="request_vote_response"):
+    """My vote in ``term``, or with ``pre`` the promise of one. Who does not vote says nothing."""
 
     term: Natural
-    granted: bool
     pre: bool
+
+
+class NewerTerm(_Message, frozen=True, tag="newer_term"):
+    """Tells who asked for a vote, or led, in an older term that the newest one is ``term``."""
+
+    term: Natural
 
 
 class AppendEntries(_Message, frozen=True, tag="append_entries"):
     """The leader's entries after ``prev_index``, or a heartbeat.
 
-    ``round`` numbers what the leader sends. An answer repeats it, and is evidence as of when it was sent.
+    ``round`` numbers what the leader sends. A response repeats it, and is evidence as of when it was sent.
     """
 
     term: Natural
@@ -104,18 +109,28 @@ class AppendEntries(_Message, frozen=True, tag="append_entries"):
     round: Natural
 
 
-class AppendReply(_Message, frozen=True, tag="append_reply"):
-    """Answer to ``AppendEntries``, carrying the term in which it was given.
-
-    ``success``: this log equals the leader's up to ``index``, durably. Otherwise the entry at
-    ``prev_index`` did not match, and ``index`` is where the leader should try next; 0 asks for a snapshot,
-    because this state is older than this log begins.
-    """
+class AppendEntriesResponse(_Message, frozen=True, tag="append_entries_response"):
+    """My log equals the leader's up to ``index``, durably. The rest repeats what it answers."""
 
     term: Natural
-    success: bool
     index: Natural
     prev_index: Natural
+    round: Natural
+
+
+class AppendEntriesRejection(_Message, frozen=True, tag="append_entries_rejection"):
+    """My log has another entry, or none, at ``prev_index``. The leader should try at ``hint`` next."""
+
+    term: Natural
+    hint: Natural
+    prev_index: Natural
+    round: Natural
+
+
+class SnapshotNeeded(_Message, frozen=True, tag="snapshot_needed"):
+    """My state is older than my log begins (it was lost, or rolled back): I need a snapshot."""
+
+    term: Natural
     round: Natural
 
 
@@ -144,20 +159,20 @@ class Outcomes(_Message, frozen=True, tag="outcomes"):
     outcomes: list[Outcome]
 
 
-class AskReadIndex(_Message, frozen=True, tag="ask_read_index"):
+class ReadIndexRequest(_Message, frozen=True, tag="read_index_request"):
     """Which index must I have applied before a read that starts now is linearizable?"""
 
     request: Natural
 
 
-class ReadIndex(_Message, frozen=True, tag="read_index"):
-    """Answer to ``AskReadIndex``; ``index`` is ``None`` if the asked replica does not lead."""
+class ReadIndexResponse(_Message, frozen=True, tag="read_index_response"):
+    """Answer to ``ReadIndexRequest``; ``index`` is ``None`` if the asked replica does not lead."""
 
     request: Natural
     index: Natural | None
 
 
-class TakeOver(_Message, frozen=True, tag="take_over"):
+class TimeoutNow(_Message, frozen=True, tag="timeout_now"):
     """The leader of ``term`` wants the receiver to lead: start an election now (thesis, 3.10)."""
 
     term: Natural
@@ -253,19 +268,26 @@ class SnapshotAck(_Message, frozen=True, tag="snapshot_ack"):
     refused: bool = False
 
 
+# Answers to ``AppendEntries``, and all that a leader or a candidate counts: from a disk, not from a number.
+AppendEntriesAnswer = AppendEntriesResponse | AppendEntriesRejection | SnapshotNeeded
+Response = RequestVoteResponse | NewerTerm | AppendEntriesAnswer
+
 Message = (
     Found
     | Membership
     | Refused
     | RequestVote
-    | Vote
+    | RequestVoteResponse
+    | NewerTerm
     | AppendEntries
-    | AppendReply
+    | AppendEntriesResponse
+    | AppendEntriesRejection
+    | SnapshotNeeded
     | Propose
     | Outcomes
-    | AskReadIndex
-    | ReadIndex
-    | TakeOver
+    | ReadIndexRequest
+    | ReadIndexResponse
+    | TimeoutNow
     | Removed
     | ProposeChange
     | SnapshotChunk

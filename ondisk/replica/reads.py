@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Raft
-from ondisk.raft.messages import AskReadIndex, ReadIndex
+from ondisk.raft.messages import ReadIndexRequest, ReadIndexResponse
 from ondisk.replica.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
 
 
@@ -50,9 +50,9 @@ class Reads:
         self._waiting.append(_Read(deadline, future))
         return future
 
-    def receive(self, sender: int, message: AskReadIndex | ReadIndex, now: float) -> None:
+    def receive(self, sender: int, message: ReadIndexRequest | ReadIndexResponse, now: float) -> None:
         """Another replica asks, or answers."""
-        if isinstance(message, AskReadIndex):
+        if isinstance(message, ReadIndexRequest):
             self._waiting.append(_Read(float("inf"), Remote(sender, message.request)))
         elif message.request in self._asked:
             # Who asked this one had waited for the earlier ones, too: it is an answer to all of them.
@@ -70,7 +70,8 @@ class Reads:
         leader = self._raft.leader_id
         if self._asked and now >= self._answer_due and leader is not None:
             newest = max(self._asked)
-            self._send(self._asked[newest][0], AskReadIndex(newest))  # it, or its answer, may have been lost
+            # It, or its answer, may have been lost.
+            self._send(self._asked[newest][0], ReadIndexRequest(newest))
             self._answer_due = answer_due(now, self._raft.timing)
         if not self._waiting or leader is None or now < self._ask_again_at:
             return
@@ -82,12 +83,12 @@ class Reads:
         batch = []
         for read in drain(self._waiting):
             if isinstance(read.reply, Remote):
-                self._send(read.reply.replica_id, ReadIndex(read.reply.request, None))
+                self._send(read.reply.replica_id, ReadIndexResponse(read.reply.request, None))
             else:
                 batch.append(read)
         if batch:
             self._asked[self._next_request] = leader, batch
-            self._send(leader, AskReadIndex(self._next_request))
+            self._send(leader, ReadIndexRequest(self._next_request))
             self._next_request += 1
             self._answer_due = answer_due(now, self._raft.timing)
 
@@ -104,7 +105,7 @@ class Reads:
                     _, index, batch = self._confirming.popleft()
                     for read in batch:
                         if isinstance(read.reply, Remote):
-                            self._send(read.reply.replica_id, ReadIndex(read.reply.request, index))
+                            self._send(read.reply.replica_id, ReadIndexResponse(read.reply.request, index))
                         else:
                             self._catching_up.append((index, read))
         if self._catching_up:

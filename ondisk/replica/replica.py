@@ -42,7 +42,6 @@ from ondisk.raft.log import REGULAR, LogEntry, RaftLog
 from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short
 from ondisk.raft.messages import (
     AddReplica,
-    AskReadIndex,
     Change,
     Found,
     Membership,
@@ -52,7 +51,8 @@ from ondisk.raft.messages import (
     Outcomes,
     Propose,
     ProposeChange,
-    ReadIndex,
+    ReadIndexRequest,
+    ReadIndexResponse,
     Refused,
     Removed,
     SnapshotAck,
@@ -84,7 +84,7 @@ _STATE_IS_LOST = (
     "Waiting for a snapshot from the leader"
 )
 _ABOUT_PROPOSALS = (Propose, ProposeChange, Outcomes)
-_ABOUT_READS = (AskReadIndex, ReadIndex)
+_ABOUT_READS = (ReadIndexRequest, ReadIndexResponse)
 
 logger = logging.getLogger(__name__)
 

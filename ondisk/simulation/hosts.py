@@ -13,7 +13,7 @@ import msgspec
 from ondisk.errors import OndiskError
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AppendReply, Message, SnapshotChunk, Vote
+from ondisk.raft.messages import Message, Response, SnapshotChunk
 from ondisk.replica import Replica
 from ondisk.simulation.clients import Client, Epochs, SessionClient
 from ondisk.simulation.faults import LEADER
@@ -188,7 +188,7 @@ class Hosts(World):
         self.counts["snapshots"] += 1
         self._check(self.invariants.installed, replica, index)
 
-    def counted(self, replica: Replica, sender: int, message: AppendReply | Vote) -> None:
+    def counted(self, replica: Replica, sender: int, message: Response) -> None:
         """A vote or an acknowledgement has made a difference."""
         origin = self._endpoints[replica.id].origins[id(message)]
         self._check(self.invariants.counts, replica, sender, origin, message)

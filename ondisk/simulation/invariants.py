@@ -15,7 +15,16 @@ from typing import Protocol
 
 from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AppendEntries, AppendReply, Message, Origin, RequestVote, Vote
+from ondisk.raft.messages import (
+    AppendEntries,
+    AppendEntriesAnswer,
+    AppendEntriesResponse,
+    Message,
+    Origin,
+    RequestVote,
+    RequestVoteResponse,
+    Response,
+)
 from ondisk.replica import Replica
 
 _ROUNDING = 1e-6  # seconds
@@ -209,11 +218,11 @@ class Invariants:
         if isinstance(message, AppendEntries) and message.term == replica.raft.term:
             self._evidence[replica.id].asks(message.term, message.round, now)
             self.commits(replica, min(message.commit_index, log.last_index))
-        elif isinstance(message, AppendReply) and message.success:
+        elif isinstance(message, AppendEntriesResponse):
             self._lives(replica)
         elif isinstance(message, RequestVote) and not message.pre:
             self._votes_for(replica.id, replica, message.term)  # who asks has voted for itself
-        elif isinstance(message, Vote) and message.granted and not message.pre:
+        elif isinstance(message, RequestVoteResponse) and not message.pre:
             self._votes_for(to, replica, message.term)
 
     def _votes_for(self, candidate: int, replica: Replica, term: int) -> None:
@@ -232,7 +241,7 @@ class Invariants:
                 "one group", f"replica {replica.id} serves another group than the one that there is"
             )
 
-    def counts(self, replica: Replica, sender: int, origin: Origin, message: AppendReply | Vote) -> None:
+    def counts(self, replica: Replica, sender: int, origin: Origin, message: Response) -> None:
         """A vote or an acknowledgement was counted: it must be the newest word of the disk that counts."""
         members = replica.raft.members
         if origin.group != members.group:
@@ -249,7 +258,7 @@ class Invariants:
             raise Violation(
                 "newest life", f"replica {replica.id} counts an answer of an old copy of replica {sender}"
             )
-        if isinstance(message, AppendReply):
+        if isinstance(message, AppendEntriesAnswer):
             self._evidence[replica.id].hears(message.term, sender, message.round)
 
     def commits(self, replica: Replica, index: int) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendReply,
+    AppendEntriesRejection,
+    AppendEntriesResponse,
     Message,
+    NewerTerm,
     Outcomes,
     Propose,
     RequestVote,
+    RequestVoteResponse,
     SnapshotAck,
     SnapshotChunk,
-    Vote,
+    SnapshotNeeded,
 )
 
 
@@ -22,13 +25,19 @@ def describe(message: Message) -> str:
             last = message.prev_index + len(message.entries)
             place = f"{message.prev_index}/{message.prev_term}..{last}"
             return f"append {place} commit {message.commit_index} t{message.term}"
-        case AppendReply():
-            return f"{'equal to' if message.success else 'try'} {message.index} t{message.term}"
+        case AppendEntriesResponse():
+            return f"equal to {message.index} t{message.term}"
+        case AppendEntriesRejection():
+            return f"try {message.hint} t{message.term}"
+        case SnapshotNeeded():
+            return f"snapshot needed t{message.term}"
+        case NewerTerm():
+            return f"newer term t{message.term}"
         case RequestVote():
             name = "prevote" if message.pre else "vote"
             return f"{name}? {message.last_index}/{message.last_term} t{message.term}"
-        case Vote():
-            return f"{'pre' if message.pre else ''}vote {'yes' if message.granted else 'no'} t{message.term}"
+        case RequestVoteResponse():
+            return f"{'pre' if message.pre else ''}vote yes t{message.term}"
         case SnapshotChunk():
             return f"chunk {message.chunk.number} t{message.term}"
         case SnapshotAck():

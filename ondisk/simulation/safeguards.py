@@ -21,7 +21,7 @@ from ondisk.raft.leader import Leader
 from ondisk.raft.log import LogEntry, RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import AppendReply, Found, Origin, RequestVote, Roster
+from ondisk.raft.messages import AppendEntriesAnswer, Found, Origin, RequestVote, Roster
 from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.snapshot.receiver import Receiving
@@ -64,7 +64,7 @@ class _CommitsItsOwnTail(Follower):
 
 
 class _BelievesOldReplies(Leader):
-    def _of_this_term(self, message: AppendReply) -> bool:
+    def _of_this_term(self, message: AppendEntriesAnswer) -> bool:
         return True
 
 
@@ -121,7 +121,7 @@ class _ChangesMembersAtAnyTime(Changes):
 
 
 class _AnyAnswerConfirms(Leader):
-    def _round_of(self, message: AppendReply) -> int:
+    def _round_of(self, message: AppendEntriesAnswer) -> int:
         return self.rounds.newest
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft
 from ondisk.raft.log import LogEntry, RaftLog
-from ondisk.raft.messages import AppendReply, Message, Origin, Vote
+from ondisk.raft.messages import Message, Origin, Response
 from ondisk.replica import Replica
 
 _CHUNK_BYTES = 2500  # so that a small state has many chunks
@@ -29,7 +29,7 @@ class Watcher(Protocol):
     def installs(self, replica: Replica, index: int) -> None:
         """A snapshot has taken the place of all entries up to ``index``."""
 
-    def counted(self, replica: Replica, sender: int, message: AppendReply | Vote) -> None:
+    def counted(self, replica: Replica, sender: int, message: Response) -> None:
         """A vote or an acknowledgement has made a difference."""
 
 
@@ -43,10 +43,10 @@ class _WatchedLog(RaftLog):
 
 
 class _WatchedRaft(Raft):
-    look: Callable[[int, AppendReply | Vote], None] | None = None
+    look: Callable[[int, Response], None] | None = None
 
     def receive(self, sender: int, message: Message) -> None:
-        if self.look is None or not isinstance(message, AppendReply | Vote):
+        if self.look is None or not isinstance(message, Response):
             super().receive(sender, message)
             return
         before = self.counted_of(sender)
