@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ondisk import Cluster, DiskKV, Node, diskkv
-from ondisk.errors import DirectoryInUse, StoreClosed, WrongProcess
+from ondisk.errors import DirectoryInUse, PortInUse, StoreClosed, WrongProcess
 from ondisk.net.memory import MemoryNetwork
 from ondisk.net.tcp import TcpNetwork
 from ondisk.storage.store import Store
@@ -87,6 +87,85 @@ def test_a_child_leaves_the_directory_to_its_parent(tmp_path: Path) -> None:
         assert again.get("a") == b"1"
     child.kill()
     child.join()
+
+
+def locks_of(descriptor: int) -> list[str]:
+    """The kernel's locks on what is open under this number, in whatever process it was opened."""
+    info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+    return [line for line in info.splitlines() if line.startswith("lock:")]
+
+
+OPEN_IN_ANOTHER = """
+import sys
+from pathlib import Path
+from ondisk import Cluster
+from ondisk.storage.store import Store
+Store(Path(sys.argv[1]) / "store").close()
+with Cluster(Path(sys.argv[1]) / "data") as cluster:
+    assert cluster.get("a", timeout=20) == b"1"
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="asks the kernel as Linux tells it")
+def test_a_child_has_none_of_the_locks_and_nothing_of_the_owner_files(tmp_path: Path) -> None:
+    """Neither of a replica's directory nor of RocksDB: who comes from elsewhere may have all at once."""
+    store = Store(tmp_path / "store")
+    cluster = Cluster(tmp_path / "data")
+    cluster.put("a", "1")
+    mine = {name: number for name, number in open_files().items() if name.startswith(str(tmp_path))}
+    owners = [number for name, number in mine.items() if name.endswith("/owner")]
+    assert len(owners) == 6 and all(map(locks_of, owners))  # replicas and states: the parent does have them
+
+    read, write = os.pipe()
+
+    def look() -> None:
+        inherited = {name: number for name, number in open_files().items() if name.startswith(str(tmp_path))}
+        assert not [name for name in inherited if name.endswith("/owner")]
+        assert not [name for name, number in inherited.items() if locks_of(number)]
+        os.read(read, 1)  # it lives until the others were there
+
+    child = fork(look)
+    cluster.close()
+    store.close()
+    command = [sys.executable, "-c", OPEN_IN_ANOTHER, str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=3 * SECONDS)
+    os.write(write, b"x")
+    assert ended(child) == 0
+    assert done.returncode == 0, done.stderr
+    os.close(read)
+    os.close(write)
+
+
+def test_a_child_does_not_wait_for_a_lock_of_the_network_that_a_thread_of_its_parent_has(
+    tmp_path: Path,
+) -> None:
+    """That thread is not there, so the lock would never be free."""
+    network = MemoryNetwork()
+    endpoint = network.attach(1)
+    locked, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with network._lock:
+            locked.set()
+            over.wait(SECONDS)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait()
+
+    def use() -> None:
+        network.heal()
+        network.attach(1)  # nobody of the parent's is here
+        endpoint.close()
+
+    child = fork(use)
+    try:
+        assert ended(child) == 0
+    finally:
+        over.set()
+        thread.join()
+    with pytest.raises(PortInUse):
+        network.attach(1)  # the parent's is still here
 
 
 def test_whatever_is_asked_of_an_inherited_cluster_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,73 @@ def test_close_waits_for_who_is_reading_and_lets_nobody_else_in(tmp_path: Path) 
     closer.join(10)
     assert not closer.is_alive()
     assert reopened(tmp_path / "db") == 99
+
+
+def test_close_tries_again_until_the_call_that_is_under_way_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call inside RocksDB is answered in full, and the database is closed after it, and not before."""
+    path, keys = tmp_path / "db", [number.to_bytes(8, "big") for number in range(20_000)]
+    store = Store(path)
+    batch = store.batch()
+    for key in keys:
+        batch.put(key, key)
+    store.write(batch)
+    store.close()
+    tries = 0
+    sleep = time.sleep
+
+    def try_again(seconds: float) -> None:
+        nonlocal tries
+        tries += seconds == rocksdb.LENT_SECONDS
+        sleep(seconds)
+
+    monkeypatch.setattr("ondisk.storage.rocksdb.time.sleep", try_again)
+    deadline = time.monotonic() + 20
+    while not tries:  # until it met the call under way, which takes some 50 ms
+        assert time.monotonic() < deadline
+        store = Store(path)
+        begun, answers = threading.Event(), list[object]()
+
+        def read(
+            store: Store = store, begun: threading.Event = begun, answers: list[object] = answers
+        ) -> None:
+            begun.set()
+            try:
+                answers.append(store.get_many(keys * 3) == keys * 3)
+            except StoreClosed as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        begun.wait()
+        store.close()
+        thread.join(20)
+        assert answers == [True] or (isinstance(answers[0], StoreClosed) and not tries), answers
+    Store(path).close()
+
+
+class _Busy:
+    """A database inside which somebody is for as many attempts as there are errors."""
+
+    def __init__(self, *errors: str) -> None:
+        self.errors = list(errors)
+        self.closed = False
+
+    def close(self) -> None:
+        if self.errors:
+            raise RuntimeError(self.errors.pop(0))
+        self.closed = True
+
+
+def test_only_a_call_under_way_is_a_reason_to_try_again() -> None:
+    busy = _Busy("Already borrowed", "Already mutably borrowed", "Already borrowed")
+    rocksdb.close(busy)  # type: ignore[arg-type]
+    assert busy.closed and not busy.errors
+    broken = _Busy("Already borrowed", "something else", "Already borrowed")
+    with pytest.raises(RuntimeError, match="something else"):
+        rocksdb.close(broken)  # type: ignore[arg-type]
+    assert not broken.closed and broken.errors == ["Already borrowed"]
 
 
 @pytest.mark.parametrize("end", ["close", "crash"])
