@@ -504,6 +504,23 @@ def test_a_replica_stops_for_no_other_reason_than_a_removal(group: Group) -> Non
     group.rules.sending(replica, 2, RequestVoteResponse(5, pre=False))  # and says nothing any more
 
 
+def test_a_leader_replaces_no_disk_that_has_answered_what_it_asked_within_an_election_timeout(
+    group: Group,
+) -> None:
+    leader, log, timeout = group.replicas[1], group.logs[1], Timing().election_max
+    group.lead(1, term=1)
+    for number, voter in ((7, 2), (8, 3)):
+        group.rules.sending(leader, voter, AppendEntries(1, 0, 0, [], 0, number), float(number))
+        group.count(1, voter, round=number)
+    log.configurations.append((1, THREE.with_replaced(2, disk(2))))
+    group.rules.appended(leader, [LogEntry(1, 1, MEMBERS)], 7.1 + timeout)
+    group.rules.sending(leader, 2, AppendEntries(1, 0, 0, [], 0, 9), 9.0)
+    group.count(1, 2, round=9)
+    log.configurations[-1] = (1, THREE.with_replaced(3, disk(3)))
+    with breaks("living disk", r"replica 1 replaces the disks of \[3\]"):
+        group.rules.appended(leader, [LogEntry(1, 1, MEMBERS)], 7.1 + timeout)
+
+
 # The run as a whole
 
 

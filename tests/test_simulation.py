@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 import pytest
@@ -235,6 +236,53 @@ def test_a_fault_that_waits_for_an_occasion_counts_only_when_that_has_come(
         busy = watch(Fault(3.0, kind, 1.0, 1))
         assert busy.counts[kind] == 1
         assert [line for line in busy.record if line.kind in ("crash", "failed") and "2" in line.words]
+
+
+def in_three(tmp_path: Path, *faults: Fault) -> Simulation:
+    """What has become of a calm run with these faults."""
+    simulation = Simulation(7, tmp_path, seconds=10, schedule=faults)
+    ended: list[Any] = []
+    conclude = simulation._conclude
+
+    def note_and_conclude() -> None:
+        leader = simulation.leader
+        assert leader is not None
+        ended.append(leader.raft.members)
+        conclude()
+
+    simulation._conclude = note_and_conclude  # type: ignore[method-assign]
+    simulation.run()
+    simulation.members = ended[0]  # type: ignore[attr-defined]
+    return simulation
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_second_process_with_another_disk_under_a_number_replaces_nobody(tmp_path: Path, who: int) -> None:
+    """It speaks with the others while the first one does."""
+    run = in_three(tmp_path, Fault(3.0, "twin", 4.0, who))
+    assert run.counts["twin"] == 1
+    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.record)
+    assert not run.members.replaced  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_copy_of_a_directory_that_is_opened_beside_it_is_refused(tmp_path: Path, who: int) -> None:
+    """It has the disk that counts, and is no life that anybody knows."""
+    run = in_three(tmp_path, Fault(3.0, "clone", 4.0, who))
+    assert run.counts["clone"] == run.counts["clone opened"] == run.counts["second refused"] == 1
+    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.record)
+
+
+def test_a_learner_begins_again_after_the_leader_has_counted_what_it_had(tmp_path: Path) -> None:
+    """And is a voter in the end, with one of its two disks."""
+    run = in_three(tmp_path, Fault(3.0, "learner again", 6.0))
+    assert run.counts["learner began again"] == 1
+    assert run.members.voters == (1, 2, 3, 4)  # type: ignore[attr-defined]
+
+
+def test_a_replica_that_moves_is_known_at_its_new_address(tmp_path: Path) -> None:
+    run = in_three(tmp_path, Fault(3.0, "move", 1.0, 1))
+    assert run.members.addresses == {2: "127.0.0.1:20000"}  # type: ignore[attr-defined]
 
 
 def test_draw_knows_no_other_chance_than_the_one_it_is_given() -> None:

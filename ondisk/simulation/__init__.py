@@ -5,6 +5,7 @@
 ``world``               time, chance, the network and the disks
 ``hosts``               the hosts and the replica on each: life, steps, checks
 ``places``              which directory lies where, and which disk is in it
+``connections``         which of two processes under one number is reached
 ``watch``               probes: replicas that say what they do
 ``faults``              what can go wrong, and the schedule drawn from a seed
 ``inject``              faults of hosts, disks, clocks and the network; load

@@ -105,6 +105,14 @@ KINDS: Mapping[str, Kind] = {
         (3.5, 5.0),
         between(1.2, 1.9),
     ),
+    "move": Kind(0, "start {who} again at another address", (0.0, 2.0)),
+    "twin": Kind(0, "start another process as {who}, with an empty directory", (1.0, 6.0)),
+    "clone": Kind(0, "start another process as {who}, with a copy of its directory", (2.0, 8.0)),
+    "learner again": Kind(
+        0,
+        "add a replica that begins again with an empty directory, and put the first one back later",
+        (3.0, 8.0),
+    ),
     "late start": Kind(0, "start {who} for the first time later than the others", (0.1, 8.0)),
 }
 
@@ -139,6 +147,9 @@ PAIRS: tuple[tuple[str, str, bool], ...] = (
     ("swap", "crash", False),
 )
 _PAIRED = 0.1  # the part of the times at which two things go wrong
+# What is so particular that it would not meet by chance: each of these is in some of the runs, once.
+PARTICULAR = ("move", "twin", "clone", "learner again")
+_PARTICULAR = 0.3  # the part of the runs
 _LATE = 0.15  # the part of the replicas that are started late for the first time
 
 
@@ -150,6 +161,7 @@ def draw(rng: random.Random, seconds: float, kinds: Mapping[str, Kind] = KINDS) 
     while True:
         at += 0.3 * rng.random() if rng.random() < 0.5 else 5.0 * rng.random()
         if at >= seconds - 0.001:
+            faults += _particular(rng, seconds, kinds)
             return tuple(sorted(faults, key=lambda fault: fault.at))
         if pairs and rng.random() < _PAIRED:
             first, second, same = pairs[int(rng.random() * len(pairs))]
@@ -173,6 +185,15 @@ def _at_the_beginning(rng: random.Random, kinds: Mapping[str, Kind]) -> list[Fau
         name = _any_kind(rng, kinds)
         faults.append(_draw_one(rng, name, kinds[name], 0.002 + 0.5 * rng.random() ** 2))
     return faults
+
+
+def _particular(rng: random.Random, seconds: float, kinds: Mapping[str, Kind]) -> list[Fault]:
+    """Drawn after all others, which so are what they were without them."""
+    return [
+        _draw_one(rng, name, kinds[name], (0.05 + 0.9 * rng.random()) * seconds)
+        for name in PARTICULAR
+        if name in kinds and rng.random() < _PARTICULAR
+    ]
 
 
 def _draw_one(rng: random.Random, name: str, kind: Kind, at: float) -> Fault:

@@ -16,6 +16,7 @@ from ondisk.raft.members import Members
 from ondisk.raft.messages import Message, Response, SnapshotChunk
 from ondisk.replica import Replica
 from ondisk.simulation.clients import Client, Epochs, SessionClient
+from ondisk.simulation.connections import Connections, number_of, second_of
 from ondisk.simulation.faults import LEADER
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV
@@ -25,6 +26,11 @@ from ondisk.simulation.watch import WatchedEndpoint, WatchedReplica, watched
 from ondisk.simulation.world import Computer, World
 
 LATENCY = 0.004  # seconds, the longest that a message takes unless a fault says otherwise
+
+
+def _host(replica: Replica) -> int:
+    assert isinstance(replica, WatchedReplica)
+    return replica.host
 
 
 class Hosts(World):
@@ -43,6 +49,8 @@ class Hosts(World):
         self.latency = LATENCY
         self.first_members = tuple(range(1, replicas + 1))
         self.replicas: dict[int, WatchedReplica] = {}
+        self.doubles: dict[int, WatchedReplica] = {}  # by host: second processes under a number
+        self.connections = Connections()
         self.logs: dict[int, RaftLog] = {}  # by member: of what stands in its place
         self.disks: dict[bytes, RaftLog] = {}  # by disk: as it was last, also if it is lost
         self.history = Epochs()
@@ -57,7 +65,9 @@ class Hosts(World):
         self.violation: Violation | None = None  # found in the middle of a step
         self._replica_type = watched(replica_type)
         self._endpoints: dict[int, WatchedEndpoint] = {}
+        self._double_in: dict[int, Path] = {}  # by host: the directory of a second process
         self._shown: dict[int, tuple[object, ...]] = {}
+        self._waited_for: list[tuple[float, Callable[[], bool], Callable[[], None]]] = []
 
     @property
     def epoch(self) -> int:
@@ -82,30 +92,11 @@ class Hosts(World):
 
     def start(self, member: int) -> None:
         """Start a replica where its last life ended."""
-        computer = self.computers.get(member)
-        if computer is None:
-            computer = self.computers[member] = Computer(member, self)
-        computer.lives += 1
-        computer.paused = False
-        computer.disk.mend()
-        places, folder = self.places, self.places.of(member)
+        places = self.places
         if member not in places.told:
             places.told[member] = self.named_at_first(member)
-        endpoint = self._endpoints[member] = WatchedEndpoint(
-            self.network.attach(member), lambda to, message: self._leaving(member, to, message)
-        )
         try:
-            replica = self._replica_type(
-                member,
-                places.told.get(member, ()),
-                folder,
-                PaddedKV(folder / "state", disk=computer.disk),
-                endpoint,
-                clock=computer.clock,
-                rng=self.chance("replica", member, computer.lives),
-                disk=computer.disk,
-                lockstep=True,
-            )
+            replica = self._open(member, places.of(member), places.told.get(member, ()))
         except OndiskError as error:
             if member not in places.instead:
                 raise Violation("a replica that cannot start", f"replica {member}: {error}") from error
@@ -124,8 +115,71 @@ class Hosts(World):
         replica.tell(self)
         self.note("start", f"replica {member}, log to {log.last_index}, state at {replica.opened_index}")
         self.invariants.started(replica, copy=instead == A_COPY, stranger=places.will_go(member))
-        computer.wake(self.now)
+        self.computers[member].wake(self.now)
         self.wake_all()  # a link to it is there again
+
+    def _open(self, host: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
+        """A process on this host, which is a new one if need be. Raises ``OndiskError`` as a replica does."""
+        computer = self.computers.get(host)
+        if computer is None:
+            computer = self.computers[host] = Computer(host, self)
+        computer.lives += 1
+        computer.paused = False
+        computer.disk.mend()
+        endpoint = self._endpoints[host] = WatchedEndpoint(
+            host,
+            self.network.attach(host),
+            self.connections,
+            lambda to, message: self._leaving(host, to, message),
+        )
+        replica = self._replica_type(
+            number_of(host),
+            told,
+            folder,
+            PaddedKV(folder / "state", disk=computer.disk),
+            endpoint,
+            clock=computer.clock,
+            rng=self.chance("replica", host, computer.lives),
+            disk=computer.disk,
+            lockstep=True,
+        )
+        replica.host = host
+        return replica
+
+    def start_second(self, member: int, folder: Path, *, copy: bool) -> int:
+        """Start another process under the number of one that runs; return its host, where it is found.
+
+        ``copy``: its directory is one of the same disk. Else it is empty, and another disk.
+        """
+        host = second_of(member)
+        told = self.places.told.get(member, ()) if copy else self.named_at_first(member)
+        replica = self._open(host, folder, told)
+        log = replica.log
+        assert log is not None
+        self.removed.add(host)  # nobody looks after this host, and starts it again
+        self.doubles[host], self._double_in[host] = replica, folder
+        self.places.instead.setdefault(member, THE_OLD_ONE)  # who comes first may find its place taken
+        if not copy:
+            self.disks[log.disk_id], self.places.path_of[log.disk_id] = log, folder
+        replica.tell(self)
+        self.note("start", f"a second process as replica {member}, log to {log.last_index}")
+        self.invariants.started(replica, copy=copy)
+        for caller in [*self.replicas]:
+            self.connections.connect(caller, host)
+        self.wake_all()
+        return host
+
+    def end_second(self, host: int) -> None:
+        """Somebody sees that there are two, stops the second one, and deletes its directory."""
+        replica = self.doubles.pop(host, None)
+        if replica is None:
+            return
+        replica.close()
+        self.connections.hang_up(host)
+        self.note("stop", f"the second process as replica {replica.id}")
+        if self.places.forget_disk_in(self._double_in.pop(host)):
+            self.on_loss()
+        self.wake_all()
 
     def named_at_first(self, member: int) -> tuple[int, ...]:
         """What whoever starts an empty directory says: the first members, or none for one that is added.
@@ -167,9 +221,10 @@ class Hosts(World):
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
-        for replica in self.replicas.values():
-            replica.close()
-        self.replicas.clear()
+        for processes in (self.replicas, self.doubles):
+            for replica in processes.values():
+                replica.close()
+            processes.clear()
 
     # What the probes tell
 
@@ -180,7 +235,7 @@ class Hosts(World):
 
     def appended(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
         """These are in a log, not durably yet."""
-        self._check(self.invariants.appended, replica, entries, self.computers[replica.id].clock())
+        self._check(self.invariants.appended, replica, entries, self.computers[_host(replica)].clock())
 
     def installs(self, replica: Replica, index: int) -> None:
         """A snapshot has taken the place of all entries up to ``index``."""
@@ -190,7 +245,7 @@ class Hosts(World):
 
     def counted(self, replica: Replica, sender: int, message: Response) -> None:
         """A vote or an acknowledgement has made a difference."""
-        origin = self._endpoints[replica.id].origins[id(message)]
+        origin = self._endpoints[_host(replica)].origins[id(message)]
         self._check(self.invariants.counts, replica, sender, origin, message)
 
     def report(self, violation: Violation) -> None:
@@ -211,7 +266,7 @@ class Hosts(World):
 
     def step(self, computer: Computer) -> None:
         """Let a replica take one step, and check what came of it."""
-        replica = self.replicas.get(computer.member)
+        replica = self.replicas.get(computer.member) or self.doubles.get(computer.member)
         if replica is None:
             return
         seconds = replica.step()
@@ -223,7 +278,29 @@ class Hosts(World):
             self.invariants.stepped(replica, computer.clock())
             self._show(replica)
             computer.wake(self.now + seconds / computer.clock.rate)
+        elif computer.member in self.doubles and replica.log is None:
+            self.note("refused", f"the second process as replica {replica.id}: {replica.status.role}")
+            self.counts["second refused"] += 1
+            self.end_second(computer.member)
+        elif computer.member in self.doubles:
+            self.invariants.stepped(replica, computer.clock())
+            computer.wake(self.now + seconds / computer.clock.rate)
+        self._look_what_is_waited_for()
         self.show()
+
+    def when(self, condition: Callable[[], bool], then: Callable[[], None], seconds: float) -> None:
+        """Do something after the first step that makes a condition true, if one does within so long."""
+        self._waited_for.append((self.now + seconds, condition, then))
+
+    def _look_what_is_waited_for(self) -> None:
+        if not self._waited_for:
+            return
+        waiting, self._waited_for = self._waited_for, []
+        for until, condition, then in waiting:
+            if condition():
+                self.after(0, then)
+            elif self.now < until:
+                self._waited_for.append((until, condition, then))
 
     def _has_stopped(self, replica: Replica, computer: Computer) -> None:
         """For a reason that the schedule knows, or it is a violation."""
@@ -280,8 +357,7 @@ class Hosts(World):
     def pick_in_place(self, who: int) -> int | None:
         """The same as ``pick``, if it runs with the newest directory that it has ever had."""
         member = self.pick(who)
-        in_place = member not in self.places.instead and member in self.places.disk_in
-        return member if in_place else None
+        return member if member is not None and self.places.holds_its_own(member) else None
 
     @property
     def leader(self) -> Replica | None:
@@ -305,7 +381,7 @@ class Hosts(World):
     # The network
 
     def _leaving(self, sender: int, to: int, message: Message) -> Message:
-        replica = self.replicas.get(sender)
+        replica = self.replicas.get(sender) or self.doubles.get(sender)
         if replica is not None:
             self._check(self.invariants.sending, replica, to, message, self.computers[sender].clock())
         if isinstance(message, SnapshotChunk) and self.damage_in is not None:

@@ -116,12 +116,13 @@ class Invariants:
         self._beginning = (0, 0)  # index and term after which a group's log begins
         self._living: bytes | None = None  # the group that has elected a leader, or acknowledged anything
         self._votes: dict[tuple[bytes, int], int] = {}  # disk, term: for whom
-        self._copies: set[int] = set()  # who runs on a copy of a directory that was put back
+        # By the identity of a replica, of which each life is an object of its own.
+        self._copies: set[int] = set()  # who runs on a copy of a directory that lives on, or has
         self._copied_lives: set[tuple[bytes, int]] = set()  # their disks and random numbers
         self._strangers: set[int] = set()  # who runs on the directory of another group
-        self._evidence: dict[int, Evidence] = {}  # by member: in its present life
-        self._applied: dict[int, int] = {}  # by member: the last index in its present life
-        self._led: dict[int, int] = {}  # by member: the term of which its leadership was checked
+        self._evidence: dict[int, Evidence] = {}
+        self._applied: dict[int, int] = {}  # the last index
+        self._led: dict[int, int] = {}  # the term of which its leadership was checked
         self._without_state: set[bytes] = set()  # disks
 
     def _book(self, log: RaftLog) -> _Book:
@@ -160,14 +161,14 @@ class Invariants:
         """A replica was opened, perhaps on an old copy of its directory, or on that of another group."""
         log = replica.log
         assert log is not None
-        self._copies.discard(replica.id)
-        self._strangers.discard(replica.id)
+        self._copies.discard(id(replica))
+        self._strangers.discard(id(replica))
         if copy:
-            self._copies.add(replica.id)
+            self._copies.add(id(replica))
             assert log.identity is not None
             self._copied_lives.add((log.disk_id, log.identity.nonces[0]))
         if stranger:
-            self._strangers.add(replica.id)
+            self._strangers.add(id(replica))
         if replica.opened_index >= log.base_index:
             self._without_state.discard(log.disk_id)
         elif log.disk_id not in self._without_state:
@@ -176,9 +177,9 @@ class Invariants:
                 f"replica {replica.id} dropped its log up to {log.base_index}, "
                 f"but its state is back at {replica.opened_index}",
             )
-        self._applied[replica.id] = replica.opened_index
-        self._led.pop(replica.id, None)
-        self._evidence[replica.id] = Evidence()
+        self._applied[id(replica)] = replica.opened_index
+        self._led.pop(id(replica), None)
+        self._evidence[id(replica)] = Evidence()
         for index in range(log.base_index + 1, log.last_index + 1):
             self._see(replica.id, log, log.entries(index, index)[0])
 
@@ -193,14 +194,24 @@ class Invariants:
             self._see(replica.id, log, entry)
             if replica.raft.is_leader and entry.term == replica.raft.term and entry.command[:1] == MEMBERS:
                 self._changes_members(replica, log.members, now)
+                self._replaces(replica, log.members_at(entry.index - 1), log.members, now)
 
     def _changes_members(self, replica: Replica, members: Members, now: float) -> None:
         others = [voter for voter in members.voters if voter != replica.id]
-        silent = self._evidence[replica.id].unheard(others, now, replica.raft.timing.election_max)
+        silent = self._evidence[id(replica)].unheard(others, now, replica.raft.timing.election_max)
         if 2 * len(silent) >= len(members.voters):
             raise Violation(
                 "checked changes",
                 f"replica {replica.id} makes {list(members.voters)} the voters, and has not heard {silent}",
+            )
+
+    def _replaces(self, replica: Replica, before: Members, members: Members, now: float) -> None:
+        """Who lives keeps its place (W2): a disk is replaced when nothing that it was asked is answered."""
+        lost = {voter for voter in before.voters if before.disk_of(voter) in members.replaced}
+        silent = self._evidence[id(replica)].unheard([*lost], now, replica.raft.timing.election_max)
+        if alive := sorted(lost.difference(silent)):
+            raise Violation(
+                "living disk", f"replica {replica.id} replaces the disks of {alive}, which have just answered"
             )
 
     def _see(self, member: int, log: RaftLog, entry: LogEntry) -> None:
@@ -213,10 +224,10 @@ class Invariants:
     def sending(self, replica: Replica, to: int, message: Message, now: float = 0.0) -> None:
         """A message leaves: what it says must be durable, and true."""
         log = replica.log
-        if log is None or replica.id in self._copies:  # a copy has forgotten: see ``counts``
+        if log is None or id(replica) in self._copies:  # a copy has forgotten: see ``counts``
             return
         if isinstance(message, AppendEntries) and message.term == replica.raft.term:
-            self._evidence[replica.id].asks(message.term, message.round, now)
+            self._evidence[id(replica)].asks(message.term, message.round, now)
             self.commits(replica, min(message.commit_index, log.last_index))
         elif isinstance(message, AppendEntriesResponse):
             self._lives(replica)
@@ -259,7 +270,7 @@ class Invariants:
                 "newest life", f"replica {replica.id} counts an answer of an old copy of replica {sender}"
             )
         if isinstance(message, AppendEntriesAnswer):
-            self._evidence[replica.id].hears(message.term, sender, message.round)
+            self._evidence[id(replica)].hears(message.term, sender, message.round)
 
     def commits(self, replica: Replica, index: int) -> None:
         """State machine safety: what is committed is the same everywhere, and on the disks of a majority."""
@@ -315,10 +326,10 @@ class Invariants:
                 "applied beyond the log",
                 f"replica {replica.id} applies entry {last}, its log is durable up to {log.synced_index}",
             )
-        if entries[0].index != self._applied[replica.id] + 1:
+        if entries[0].index != self._applied[id(replica)] + 1:
             raise Violation(
                 "order",
-                f"replica {replica.id} applies entry {entries[0].index} after {self._applied[replica.id]}",
+                f"replica {replica.id} applies entry {entries[0].index} after {self._applied[id(replica)]}",
             )
         self.commits(replica, last)
         committed = self._book(log).committed
@@ -329,17 +340,17 @@ class Invariants:
                 raise Violation(
                     "state machine safety", f"replica {replica.id} applies something else at {entry.index}"
                 )
-        self._applied[replica.id] = last
+        self._applied[id(replica)] = last
 
     def installed(self, replica: Replica, index: int) -> None:
         """A snapshot took the place of all up to an entry."""
         assert replica.log is not None
         self._without_state.discard(replica.log.disk_id)
-        if index < self._applied[replica.id]:
+        if index < self._applied[id(replica)]:
             raise Violation(
-                "order", f"replica {replica.id} goes back from {self._applied[replica.id]} to {index}"
+                "order", f"replica {replica.id} goes back from {self._applied[id(replica)]} to {index}"
             )
-        self._applied[replica.id] = index
+        self._applied[id(replica)] = index
 
     def stepped(self, replica: Replica, now: float = 0.0) -> None:
         """One group, election safety, leader completeness, fresh evidence; nobody fails without a reason."""
@@ -349,7 +360,7 @@ class Invariants:
                 raise Violation("replica failed", f"replica {replica.id}: {replica.status.error}")
             return
         group, known = log.members.group, self._living
-        if group and known not in (None, group) and replica.id not in self._strangers | self._copies:
+        if group and known not in (None, group) and id(replica) not in self._strangers | self._copies:
             raise Violation(
                 "one group", f"replica {replica.id} belongs to another group than the one that there is"
             )
@@ -357,16 +368,16 @@ class Invariants:
             return
         term = replica.raft.term
         others = [voter for voter in log.members.voters if voter != replica.id]
-        silent = self._evidence[replica.id].silent(term, others, now, replica.raft.timing.election_max)
+        silent = self._evidence[id(replica)].silent(term, others, now, replica.raft.timing.election_max)
         if others and 2 * len(silent) >= len(others) + 1:
             raise Violation(
                 "fresh evidence",
                 f"replica {replica.id} goes on to lead term {term}, and nothing that it asked of {silent} "
                 "within an election timeout was answered",
             )
-        if self._led.get(replica.id) == term:
+        if self._led.get(id(replica)) == term:
             return
-        self._led[replica.id] = term
+        self._led[id(replica)] = term
         self._lives(replica)
         book = self._book(log)
         if book.leaders.setdefault(term, replica.id) != replica.id:

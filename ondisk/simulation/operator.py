@@ -15,18 +15,22 @@ from pathlib import Path
 
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AddReplica, Change, Chunk, RemoveReplica, TransferLeadership
+from ondisk.raft.messages import AddReplica, Change, Chunk, MoveReplica, RemoveReplica, TransferLeadership
 from ondisk.simulation.clients import REQUEST_SECONDS, SessionClient
-from ondisk.simulation.faults import Fault
+from ondisk.simulation.connections import second_of
+from ondisk.simulation.faults import LEADER, Fault
 from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.inject import Begin, Begun
-from ondisk.simulation.inject_directories import must_not_start
+from ondisk.simulation.inject_directories import begin_empty, must_not_start
 from ondisk.simulation.machine import PaddedKV, content
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.snapshot.stream import Header, Writer, make_header, write_file
 from ondisk.statemachine import Result
 
 MOST_MEMBERS = 5
+_FIRST_PORT = 20_000  # of the addresses to which replicas move
+_LOOK_AGAIN = 0.5  # seconds until a change is asked for that could not be now
+_HOLD_SECONDS = 0.5  # in which nobody but a learner answers its leader
 _IMPORT_SECONDS = 3.0  # until a person has seen that a majority of the disks is lost, and imports
 _REPAIR_SECONDS = 1.0  # until a person has seen that a replica was refused
 
@@ -43,6 +47,8 @@ class Operator:
             "transfer": self._transfer,
             "join": self._join,
             "remove": self._remove,
+            "move": self._move,
+            "learner again": self._learner_again,
         }
 
     # Changes of the members
@@ -64,6 +70,65 @@ class Operator:
         if not self._may_change() or len(voters) <= min(3, len(group.first_members)):
             return None
         return self._change(RemoveReplica(voters[fault.who % len(voters)]))
+
+    def _move(self, group: Hosts, number: int, fault: Fault) -> Begun:
+        """A replica starts again at another address, and then the group is told."""
+        member = group.pick_in_place(fault.who)
+        if member is None or member not in group.voters() or not self._may_change():
+            return None
+        group.stop(member)
+        group.start(member)
+        address, epoch = f"127.0.0.1:{_FIRST_PORT + number}", group.epoch
+
+        def tell() -> None:
+            if group.calm or group.epoch != epoch:
+                return
+            if not self._may_change() or self._change(MoveReplica(member, address)) is None:
+                group.after(_LOOK_AGAIN, tell)
+
+        return tell
+
+    def _learner_again(self, group: Hosts, number: int, fault: Fault) -> Begun:
+        """Add a replica, which begins again with an empty directory in the moment in which the leader counts
+        what the first one holds; that one comes back when the group has decided about it.
+
+        Nobody else answers just then, so that the leader cannot make it a voter before it hears of that.
+        """
+        member = self._next_member
+        if self._join(group, number, fault) is None:
+            return None
+        places = group.places
+        put_back: list[Callable[[], None]] = []
+
+        def is_counted() -> bool:
+            leader = group.leader
+            return (
+                leader is not None
+                and member in leader.raft.members.learners
+                and leader.raft.match_index.get(member, 0) > 0
+            )
+
+        def begin_again() -> None:
+            if group.calm or member not in group.replicas or not places.holds_its_own(member):
+                return
+            others = sorted(group.voters() - {group.pick(LEADER)})
+            for other in others:
+                group.computers[other].paused = True
+            group.after(_HOLD_SECONDS, partial(self._go_on, others))
+            group.counts["learner began again"] += 1
+            put_back.append(begin_empty(group, number, member))
+
+        def end() -> None:
+            for put in put_back:
+                put()
+
+        group.when(is_counted, begin_again, fault.lasts / 2)
+        return end
+
+    def _go_on(self, others: list[int]) -> None:
+        for other in others:
+            self._group.computers[other].paused = False
+        self._group.wake_all()
 
     def _change(self, change: Change) -> Begun:
         group = self._group
@@ -101,6 +166,7 @@ class Operator:
             must_not_start(group, member, "refused for good")
         self._repairing.discard(member)
         places.away.discard(member)
+        group.end_second(second_of(member))
         group.lose(member)
         group.restart(member)
 
@@ -148,6 +214,8 @@ class Operator:
         for member in sorted(group.replicas):
             group.computers[member].disk.mend()
             group.replicas.pop(member).close()
+        for host in [*group.doubles]:
+            group.end_second(host)
         snapshot = group.directory / f"import-{epoch}"
         index, term, contents = self._export_newest(snapshot)
         for path in group.directory.iterdir():

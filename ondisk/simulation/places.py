@@ -34,6 +34,10 @@ class Places:
         """Whether who put in what stands there takes it away again."""
         return self.instead.get(member) in (A_STRANGER, ANOTHERS)
 
+    def holds_its_own(self, member: int) -> bool:
+        """Whether the newest directory that it has ever had is in its place."""
+        return member not in self.instead and member in self.disk_in
+
     def settle(self, member: int, disk: bytes) -> None:
         """This disk is the one of this member now, and is in its place."""
         self.disk_in[member], self.path_of[disk] = disk, self.of(member)
@@ -44,6 +48,14 @@ class Places:
         self.instead.pop(member, None)
         if (disk := self.disk_in.pop(member, None)) is not None:
             del self.path_of[disk]
+
+    def forget_disk_in(self, folder: Path) -> bool:
+        """A directory beside the places is gone for good; return whether it was a disk of its own."""
+        shutil.rmtree(folder, ignore_errors=True)
+        disks = [disk for disk, path in self.path_of.items() if path == folder]
+        for disk in disks:
+            del self.path_of[disk]
+        return bool(disks)
 
     def put_aside(self, member: int, name: str) -> tuple[bytes, Path]:
         """Empty a place; return the disk that was in it, and where it is now."""

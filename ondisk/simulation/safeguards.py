@@ -218,6 +218,8 @@ class _HearsReplacedDisks(Origins):
 
 class _HearsOldCopies(Origins):
     def _is_newest_life(self, sender: int, origin: Origin) -> bool:
+        if origin.boot > self._log.lives.get(origin.disk, (0, 0))[0]:
+            self._log.note_life(origin.disk, origin.boot, origin.nonce)  # which a person relies on
         return True
 
 
@@ -404,8 +406,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "votes-from-named-disks": Safeguard(
         "A voter counts only with the disk that the members name.",
         (_CountsNumbers,),
-        "whoever is not named is a learner by then, and a member that does not know that yet would "
-        "have to be elected with its help, though it lacks a change that a majority holds",
     ),
     "refuse-replaced-disks": Safeguard(
         "A disk that was replaced is not heard, and is told so.",
@@ -414,8 +414,6 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "newest-life-only": Safeguard(
         "An old copy of a directory is not heard, and is told so.",
         (_HearsOldCopies,),
-        "a copy comes back alone, and the others hold what it has lost: it takes a vote or an entry for "
-        "which just this disk counts (500 seeds show none)",
     ),
     "check-changes-first": Safeguard(
         "The members change only when a majority of the new voters has just answered.",
@@ -424,13 +422,10 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "learner-progress-per-disk": Safeguard(
         "What a learner has acknowledged is forgotten when it comes with another disk.",
         (_KeepsProgressOfLostDisks,),
-        "a learner is made a voter some milliseconds after it has caught up: its disk must be lost "
-        "just then, and the leader must not meet the empty one before it counts it",
     ),
     "replace-only-the-silent": Safeguard(
         "A disk is replaced only if it does not answer while another one is there.",
         (_ReplacesAtOnce,),
-        "a number has one directory at a time there, so whoever is replaced at once was silent anyway",
     ),
     "evidence-as-of-sending": Safeguard(
         "An answer is evidence as of when it was asked for, not as of when it is read.",

@@ -44,7 +44,7 @@ def agrees(group: Hosts) -> bool:
         back = places.disk_in.get(member) == members.disk_of(member) != b""
         if back or member not in members.all:  # what becomes of who is out is nobody's business
             del places.instead[member]
-    if group.importing or places.away or places.instead or places.aside:
+    if group.importing or group.doubles or places.away or places.instead or places.aside:
         return False
     for stranger in sorted(group.replicas.keys() - members.all):
         if stranger not in members.removed or not group.replicas[stranger].raft.members.group:

@@ -23,6 +23,7 @@ INVARIANTS = {
     "one disk": "An answer counts only from the disk that the members name for its number.",
     "newest life": "An old copy of a directory counts for nothing.",
     "fresh evidence": "Who leads has heard from a majority what was asked within an election timeout.",
+    "living disk": "No disk is replaced that has just answered.",
     "checked changes": "Members change only while a majority of the new voters is there, caught up.",
     "progress": "Once all faults have ended, everybody agrees within a minute.",
     "equality": "In the end all replicas hold the same keys and values.",
