@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from ondisk import Cluster, DiskKV
+from ondisk import Cluster, DiskKV, sessions
 from ondisk.simulation.safeguards import SAFEGUARDS, replica_without
 from ondisk.testing.crashing import ram_disk
 from tests.engine import Engine
 from tests.machines import opened
 from tests.scenario import Compare
-from tests.virtual import World
+from tests.virtual import Late, World
 
 TOGETHER = (
     "tests/test_browser.py",  # one JupyterLab and one browser
@@ -164,3 +164,31 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in clusters:
         cluster.close()
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Iterator[Callable[..., Late]]:
+    """Make a world of which some of the first members are started later: ``late(3)``."""
+    worlds: list[Late] = []
+
+    def make(*late: int, members: int = 3, seed: int = 1) -> Late:
+        worlds.append(Late(tmp_path / f"late-{len(worlds)}", members, seed, late=late))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """Three replicas with a leader."""
+    cluster = make_cluster()
+    cluster.wait_for_leader()
+    return cluster
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Say how many sessions there may be."""
+    return lambda count: monkeypatch.setattr(sessions, "MAX_SESSIONS", count)

@@ -208,21 +208,21 @@ MUTANTS = (
         "sessions.py",
         "        if decoded.sequence > record.sequence:",
         "        if decoded.sequence >= record.sequence:",
-        "test_sessions.py::test_in_a_session_the_same_counts_once",
+        "test_session_group.py::test_in_a_session_the_same_counts_once",
     ),
     Mutant(
         "sessions are not stored with the data",
         "diskkv.py",
         "            for session, record in sessions.records():",
         "            for session, record in ():",
-        "test_sessions.py::test_a_restart_of_all_replicas_forgets_no_session",
+        "test_session_group.py::test_a_restart_of_all_replicas_forgets_no_session",
     ),
     Mutant(
         "a snapshot brings no sessions along",
         "diskkv.py",
         "            sessions = _stored_sessions(new)",
         "            sessions = Sessions()",
-        "test_sessions.py::test_a_replica_fed_by_a_stream_knows_the_sessions_and_may_lead",
+        "test_session_group.py::test_a_replica_fed_by_a_stream_knows_the_sessions_and_may_lead",
     ),
     # Snapshots and the network
     Mutant(

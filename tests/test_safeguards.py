@@ -14,7 +14,8 @@ from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import SAFEGUARDS
 
 RAFT, MEMBERS, TRANSFER = "test_raft.py::", "test_members.py::", "test_transfer.py::"
-IDENTITY = "test_identity.py::"
+FOUNDING, LOST_DISKS = "test_founding.py::", "test_lost_disks.py::"
+COPIES, EVIDENCE = "test_copies.py::", "test_evidence.py::"
 
 # The test that fails without it.
 TESTS = {
@@ -46,22 +47,23 @@ TESTS = {
     "up-to-date-leader": RAFT + "test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends",
     "commit-own-term": RAFT + "test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas",
     "one-change-at-a-time": MEMBERS + "test_a_second_change_waits_until_the_first_is_committed",
-    "founding-is-unanimous": IDENTITY + "test_a_group_is_not_founded_before_the_last_one_has_voted",
-    "rounds-of-founding": IDENTITY + "test_a_vote_for_a_group_counts_in_its_own_round_only",
-    "refuse-other-groups": IDENTITY + "test_a_directory_of_another_group_is_refused_with_both_names",
-    "votes-from-named-disks": IDENTITY
+    "founding-is-unanimous": FOUNDING + "test_a_group_is_not_founded_before_the_last_one_has_voted",
+    "rounds-of-founding": FOUNDING + "test_a_vote_for_a_group_counts_in_its_own_round_only",
+    "refuse-other-groups": COPIES + "test_a_directory_of_another_group_is_refused_with_both_names",
+    "votes-from-named-disks": LOST_DISKS
     + "test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_nothing",
-    "refuse-replaced-disks": IDENTITY
+    "refuse-replaced-disks": LOST_DISKS
     + "test_a_disk_that_was_replaced_is_not_heard_when_it_comes_back_and_says_why",
-    "newest-life-only": IDENTITY + "test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started",
-    "check-changes-first": IDENTITY
+    "newest-life-only": COPIES + "test_an_old_copy_that_is_put_back_is_refused_however_often_it_is_started",
+    "check-changes-first": EVIDENCE
     + "test_a_removal_that_would_leave_no_majority_is_refused_and_changes_nothing",
-    "learner-progress-per-disk": IDENTITY + "test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk",
-    "replace-only-the-silent": IDENTITY
+    "learner-progress-per-disk": LOST_DISKS
+    + "test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk",
+    "replace-only-the-silent": LOST_DISKS
     + "test_a_second_replica_with_the_number_of_one_that_lives_is_told_so",
-    "evidence-as-of-sending": IDENTITY
+    "evidence-as-of-sending": EVIDENCE
     + "test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before",
-    "answers-confirm-their-round": IDENTITY
+    "answers-confirm-their-round": EVIDENCE
     + "test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked",
 }
 # The first seed on which the simulator finds out, by which rule, and the virtual seconds if they are not 60.

@@ -13,7 +13,7 @@ from ondisk.diskkv import DiskKV
 from ondisk.net.endpoint import Endpoint
 from ondisk.net.memory import Event, MemoryNetwork
 from ondisk.raft import Timing
-from ondisk.raft.messages import Message
+from ondisk.raft.messages import AddReplica, Change, Message
 from ondisk.replica import Replica
 from ondisk.simulation.machine import content
 from ondisk.statemachine import OnDiskStateMachine, Result
@@ -222,3 +222,39 @@ def fill(world: World, count: int, key: str = "k") -> None:
     leader = world.elect()
     futures = [put(leader, f"{key}{number}") for number in range(count)]
     world.run_until(lambda: all(future.done() for future in futures))
+
+
+def ask(world: World, leader: Replica, change: Change, seconds: float = 30.0) -> Result:
+    """Ask this leader for a change of the members, and wait until it is decided."""
+    future = leader.propose_change(change, float("inf"))
+    world.run_until(future.done, seconds)
+    return future.result()
+
+
+def join(world: World, member: int) -> None:
+    """Start a new replica, add it, and wait until everybody counts it."""
+    world.start(member)
+    assert ask(world, world.elect(), AddReplica(member)) == Result()
+    world.run_until(lambda: all(member in each.status.voters for each in world.replicas.values()))
+
+
+def groups(world: World) -> set[bytes]:
+    """The groups to which the replicas belong; empty bytes for none."""
+    return {replica.raft.members.group for replica in world.replicas.values()}
+
+
+class Late(World):
+    """Some of the first members are started only when a test says so."""
+
+    def __init__(self, *args: object, late: Iterable[int] = (), **options: object) -> None:
+        self.late = set(late)
+        super().__init__(*args, founded=False, **options)  # type: ignore[arg-type, misc]
+
+    def start(self, member: int) -> Replica:
+        if member in self.late:
+            return None  # type: ignore[return-value]
+        return super().start(member)
+
+    def now_start(self, member: int) -> Replica:
+        self.late.discard(member)
+        return self.start(member)

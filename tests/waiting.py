@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ondisk import Cluster
+
 T = TypeVar("T")
 
 
@@ -18,3 +20,11 @@ def wait_until(condition: Callable[[], T], seconds: float = 20.0) -> T:
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.01)
+
+
+def all_applied(cluster: Cluster) -> bool:
+    """Whether all replicas have applied the same last entry."""
+    statuses = cluster.status().values()
+    return len({status.applied_index for status in statuses}) == 1 and all(
+        status.applied_index == status.last_index for status in statuses
+    )
