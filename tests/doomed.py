@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ondisk import Cluster
-from ondisk.replica.replica import POINTS as COMPACTION_POINTS
+from ondisk.replica.compaction import POINTS as COMPACTION_POINTS
 from ondisk.storage.disk import Disk
 
 DEAD = 77  # the exit status of a process that died where it should

@@ -59,16 +59,16 @@ MUTANTS = (
     ),
     Mutant(
         "the log is compacted before the state is synced",
-        "replica/replica.py",
+        "replica/compaction.py",
         "        self._sync_machine()\n        self._disk.reach",
         "        self._disk.reach",
         "test_compaction.py::test_compaction_syncs_the_state_first_and_makes_no_snapshot",
     ),
     Mutant(
         "Raft's own entries after the last command are compacted away",
-        "replica/replica.py",
-        "        index = self._machine_index  # not",
-        "        index = self.raft.applied_index  # not",
+        "replica/compaction.py",
+        "        index = self.machine_index  # not",
+        "        index = raft.applied_index  # not",
         "test_compaction.py::test_compaction_never_passes_what_the_state_holds_when_it_is_reopened",
     ),
     Mutant(
@@ -80,9 +80,9 @@ MUTANTS = (
     ),
     Mutant(
         "an installation that a crash cut short is always forgotten",
-        "replica/replica.py",
-        "        if opened_index >= log.installing[0]:",
-        "        if opened_index > log.installing[0] + 1000:",
+        "replica/opening.py",
+        "    if opened_index >= log.installing[0]:",
+        "    if opened_index > log.installing[0] + 1000:",
         "test_transfer.py::test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new",
     ),
     # Raft

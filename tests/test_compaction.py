@@ -16,7 +16,7 @@ from ondisk.raft.messages import (
     AppendEntries,
     Message,
 )
-from ondisk.replica import replica
+from ondisk.replica import compaction
 from ondisk.statemachine import SnapshotView, SnapshotWriter
 from tests.lagging import FOREVER, _small_chunks, caught_up, chunks, compact, fill
 from tests.virtual import World
@@ -90,7 +90,7 @@ def test_compaction_never_passes_what_the_state_has_made_durable(world: World) -
             each.compact()
         world.run(0.01)
         for each in world.replicas.values():
-            assert each.log.base_index <= each._synced_index
+            assert each.log.base_index <= each._compaction.synced_index
     for member in world.members:
         world.crash(member)
         reopened = world.start(member)
@@ -118,11 +118,11 @@ def test_the_log_is_compacted_by_itself_and_keeps_its_newest_entries(
 ) -> None:
     """When it has many entries, or much in them. No snapshot is made for that."""
     if by == "length":
-        monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
-        monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)
+        monkeypatch.setattr(compaction, "_COMPACT_AFTER_ENTRIES", 50)
+        monkeypatch.setattr(compaction, "_KEEP_ENTRIES", 10)
     else:
-        monkeypatch.setattr(replica, "_COMPACT_AFTER_BYTES", 10_000)
-        monkeypatch.setattr(replica, "_KEEP_BYTES", 2_000)
+        monkeypatch.setattr(compaction, "_COMPACT_AFTER_BYTES", 10_000)
+        monkeypatch.setattr(compaction, "_KEEP_BYTES", 2_000)
     leader = world.elect()
     fill(world, leader, 45, size=10)
     world.run(3)
@@ -170,9 +170,9 @@ def test_a_follower_that_got_a_stream_finds_in_the_log_what_it_missed_meanwhile(
 
     Else it would need a stream again and again, as long as somebody writes.
     """
-    monkeypatch.setattr(replica, "_COMPACT_AFTER_ENTRIES", 50)
-    monkeypatch.setattr(replica, "_KEEP_ENTRIES", 10)
-    monkeypatch.setattr(replica, "_WAIT_FOR_SLOW_ENTRIES", 100)
+    monkeypatch.setattr(compaction, "_COMPACT_AFTER_ENTRIES", 50)
+    monkeypatch.setattr(compaction, "_KEEP_ENTRIES", 10)
+    monkeypatch.setattr(compaction, "_WAIT_FOR_SLOW_ENTRIES", 100)
     world = make_world(latency=0.25)
     leader = world.elect()
     timing = leader.raft.timing._replace(batch_bytes=10_000, window_bytes=80_000)  # 160 entries in a second

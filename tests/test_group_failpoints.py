@@ -11,7 +11,7 @@ import pytest
 from ondisk import Cluster, DiskKV
 from ondisk.diskkv import POINTS as MACHINE_POINTS
 from ondisk.diskkv import Scan
-from ondisk.replica.replica import POINTS as COMPACTION_POINTS
+from ondisk.replica.compaction import POINTS as COMPACTION_POINTS
 from ondisk.snapshot.transfer import POINTS as INSTALL_POINTS
 from tests.doomed import DEAD
 

@@ -15,6 +15,7 @@ from ondisk.raft.log import MEMBERS, RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import AddReplica, AppendEntries, Change, Message, MoveReplica
 from ondisk.replica import Replica
+from ondisk.replica.opening import finish_install, first_members
 from ondisk.statemachine import Result
 from tests.virtual import World, fill, put
 
@@ -46,7 +47,7 @@ def test_a_follower_wants_to_be_called_for_its_timers(world: World) -> None:
     follower = world.replicas[world.others(leader.id)[0]]
     wait = follower.step()
     assert 0 < wait <= 1.0  # the state is synced each second
-    assert wait == pytest.approx(min(follower.raft.next_wakeup(), follower._sync_state_at) - world.now)
+    assert wait == pytest.approx(min(follower.raft.next_wakeup(), follower._compaction.due_at) - world.now)
     silence(world)
     put(follower, "k")
     follower.step()
@@ -167,16 +168,16 @@ def test_a_state_that_is_being_replaced_is_neither_synced_nor_compacted(world: W
     synced, base = leader.status.synced_index, leader.log.base_index
     setattr(leader.raft, how, True)
     with leader.raft.at(world.now):
-        assert leader._compact(keep=False) == base
-        leader._sync_state(world.now + 10)
-    assert leader._synced_index == synced and leader.log.base_index == base
+        assert leader._compaction.compact(keep=False) == base
+        leader._compaction.step(world.now + 10)
+    assert leader._compaction.synced_index == synced and leader.log.base_index == base
     setattr(leader.raft, how, False)
     with leader.raft.at(world.now):
-        leader._sync_state(world.now + 20)
-    assert leader._synced_index > synced
+        leader._compaction.step(world.now + 20)
+    assert leader._compaction.synced_index > synced
     if leader.raft.is_leader:
         with leader.raft.at(world.now):
-            assert leader._compact(keep=False) > base
+            assert leader._compaction.compact(keep=False) > base
 
 
 def test_the_directory_is_checked_whenever_something_was_synced(world: World) -> None:
@@ -275,10 +276,10 @@ def test_the_first_members_are_those_that_a_replica_was_told_at_first(
         log.begin_group(Members((1, 2, 4), removed=(3,), group=b"g" * 16))
     if words is not None:
         with pytest.raises(ConfigurationError, match=words):
-            Replica._first_members(log, told)
+            first_members(log, told)
     else:
         wanted = first if told is None else tuple(sorted(told))
-        assert Replica._first_members(log, told) == wanted
+        assert first_members(log, told) == wanted
         assert log.identity is not None
         assert log.identity.first == (first if group and first else wanted)
     log.close()
@@ -289,10 +290,10 @@ def test_an_installation_that_was_cut_short_is_completed_if_the_state_is_there(
     tmp_path: Path, opened: int, base: int
 ) -> None:
     log = RaftLog(tmp_path / "log")
-    Replica._finish_install(log, opened)  # there is none
+    finish_install(log, opened)  # there is none
     log.begin_install(9, 1, Members((1, 2)))
     log.sync()
-    Replica._finish_install(log, opened)
+    finish_install(log, opened)
     assert not log.unsynced and log.installing is None and log.base_index == base
     log.crash()
     log = RaftLog(tmp_path / "log")

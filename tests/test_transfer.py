@@ -20,7 +20,7 @@ from ondisk.raft.messages import (
     SnapshotAck,
     TransferLeadership,
 )
-from ondisk.replica import replica
+from ondisk.replica.compaction import POINTS
 from ondisk.snapshot import transfer
 from ondisk.snapshot.sender import WINDOW
 from ondisk.snapshot.transfer import GIVE_UP_SECONDS
@@ -216,7 +216,7 @@ def test_nothing_is_applied_synced_or_compacted_while_the_state_machine_is_busy_
     late._running_transfers._lockstep = False  # its job stands still by itself
     world.network.heal()
     world.run_until(lambda: late.raft.recovering and late.machine.recovering)  # type: ignore[attr-defined]
-    late._synced_index = 0  # as if it had not been synced for a while
+    late._compaction.synced_index = 0  # as if it had not been synced for a while
     leader.propose_change(TransferLeadership(third), FOREVER)
     world.run_until(lambda: late.raft.commit_index > index + 100)
     compact(world, late)
@@ -323,7 +323,7 @@ def test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new(
     assert leftovers(world) == []
 
 
-@pytest.mark.parametrize("point", replica.POINTS)
+@pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("role", ["leader", "follower"])
 def test_a_power_cut_at_any_point_of_a_compaction_loses_nothing(world: World, role: str, point: str) -> None:
     """The log holds what the state does not, before and after."""
@@ -478,7 +478,7 @@ def test_an_export_ends_when_its_replica_does(world: World, tmp_path: Path) -> N
     leader = world.elect()
     fill(world, leader, 10)
     future = leader.export_snapshot(tmp_path / "snapshot", threading.Event())
-    leader._do_errands()
+    leader._admin.serve()
     world.crash(leader.id)
     assert future.done()
     assert list(tmp_path.glob("snapshot*")) in ([], [tmp_path / "snapshot"])

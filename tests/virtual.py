@@ -125,7 +125,7 @@ class World:
         self.disks[member] = disk
         if member in self.replicas:
             replica = self.replicas[member]
-            replica._disk = replica._running_transfers._disk = disk
+            replica._disk = replica._running_transfers._disk = replica._compaction._disk = disk
         return disk
 
     def stop(self, member: int) -> None:

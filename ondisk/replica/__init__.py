@@ -5,6 +5,10 @@
 ``proposals``  from a caller to the log, and the answer back
 ``reads``      linearizable reads without the log (ReadIndex)
 ``requests``   what the two have in common
+``admin``      what an operator asks: compact, export, found
+``compaction``  the state becomes durable, and the log is dropped up to there
+``opening``    what is looked at before a replica takes part
+``status``     what can be seen of a replica
 =============  =================================================================
 
 Imports ``raft``, ``identity``, ``snapshot``, ``net`` and what is below; imported by ``node``, the
@@ -13,6 +17,7 @@ simulator and those who watch.
 Invariant: no message leaves, and nothing is applied, before the log that it rests on is durable.
 """
 
-from ondisk.replica.replica import Replica, ReplicaStatus
+from ondisk.replica.replica import Replica
+from ondisk.replica.status import ReplicaStatus
 
 __all__ = ["Replica", "ReplicaStatus"]

@@ -25,7 +25,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, OndiskError, ReplicaStopped
 from ondisk.identity.founding import Founding
@@ -39,7 +39,7 @@ from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft, Timing
 from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
 from ondisk.raft.log import REGULAR, LogEntry, RaftLog
-from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short
+from ondisk.raft.members import Members, check_id, check_ids, short
 from ondisk.raft.messages import (
     AddReplica,
     Change,
@@ -59,26 +59,19 @@ from ondisk.raft.messages import (
     SnapshotChunk,
     TransferLeadership,
 )
+from ondisk.replica.admin import AdminRequests
+from ondisk.replica.compaction import Compaction
+from ondisk.replica.opening import finish_install, first_members
 from ondisk.replica.proposals import Proposals
 from ondisk.replica.reads import Reads
-from ondisk.replica.requests import begin, drain, refuse
+from ondisk.replica.status import ReplicaStatus
 from ondisk.snapshot.stream import SnapshotFile
-from ondisk.snapshot.transfer import Progress, Transfers
+from ondisk.snapshot.transfer import Transfers
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 from ondisk.storage.disk import Disk
 from ondisk.storage.lock import DirectoryLock
 
 _LOOK_AT_DEADLINES = 0.05  # seconds between two looks at the deadlines of waiting requests
-_SYNC_STATE_EVERY = 1.0  # seconds
-
-# The log is compacted when it has so many entries or bytes; the newest stay for those who lag a bit.
-_COMPACT_AFTER_ENTRIES, _KEEP_ENTRIES = 10_000, 1_000
-_COMPACT_AFTER_BYTES, _KEEP_BYTES = 64 << 20, 4 << 20
-_WAIT_FOR_SLOW_ENTRIES = 4 * _COMPACT_AFTER_ENTRIES  # for those who lag more, but answer, even if no better
-
-# Where an experiment may crash a replica that compacts its log.
-POINTS = ("compact: state synced", "compact: recorded")
-
 _STATE_IS_LOST = (
     "the log begins after entry {}, but the state ends with entry {}: it was lost or rolled back. "
     "Waiting for a snapshot from the leader"
@@ -96,40 +89,6 @@ class Refusal(OndiskError):
     """This directory must not take part in its group any more."""
 
 
-class ReplicaStatus(NamedTuple):
-    """One replica at one moment. All indexes are places in the log.
-
-    ``last_index`` >= ``durable_index`` (synced in the log) >= ``applied_index`` >= ``synced_index``
-    (synced in the state machine). ``commit_index`` is what this replica knows to be committed.
-    """
-
-    id: int
-    role: str  # leader, follower, candidate, stopped, failed or removed
-    term: int = 0
-    leader_id: int | None = None
-    last_index: int = 0
-    durable_index: int = 0
-    commit_index: int = 0
-    applied_index: int = 0
-    synced_index: int = 0
-    opened_index: int = 0  # what the state machine's open() returned
-    log_syncs: int = 0  # how often the log waited for the disk since it was opened
-    waiting: int = 0  # requests that have not been answered yet
-    match_index: dict[int, int] = {}  # a leader's knowledge of its followers  # noqa: RUF012
-    error: str | None = None
-    first_index: int = 1  # the first entry that is still in the log, or would be
-    voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
-    learners: tuple[int, ...] = ()  # those that are being fed until they can
-    transfers: tuple[Progress, ...] = ()  # snapshots under way
-    group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
-    disk: str = ""  # the id of its directory
-
-    @property
-    def running(self) -> bool:
-        """Whether it takes requests: not stopped, not failed, not removed."""
-        return self.role not in ("stopped", "failed", "removed")
-
-
 class Replica:
     """One member of a Raft group, with its directory, its log and its state machine."""
 
@@ -139,6 +98,7 @@ class Replica:
     transfers_type: type[Transfers] = Transfers
     origins_type: type[Origins] = Origins
     founding_type: type[Founding] = Founding
+    compaction_type: type[Compaction] = Compaction
 
     def __init__(
         self,
@@ -180,7 +140,7 @@ class Replica:
             check_first_members(len(members or ()))
             self._lock = DirectoryLock(directory)
             log = self.log = self.log_type(directory / "log", disk, members, replica_id=replica_id, rng=rng)
-            first = self._first_members(log, members)
+            first = first_members(log, members)
             log.sync()  # who this is stands there before anything else
             check_mark(log, directory / "state")
             self.opened_index = machine.open()
@@ -223,58 +183,23 @@ class Replica:
             replica_id, self.raft, send=self._send, answer=self._answer, first_request=first_request
         )
         self._reads = Reads(self.raft, send=self._send, answer=self._answer, first_request=first_request)
-        self._synced_index = self.opened_index
-        self._machine_index = self.opened_index  # the last entry that the state machine was shown
-        self._sync_state_at = clock() + _SYNC_STATE_EVERY
+        self._compaction = self.compaction_type(
+            self.raft,
+            machine,
+            self._disk,
+            opened_index=self.opened_index,
+            oldest_index_sent=lambda: self._running_transfers.oldest_index_sent,
+            now=clock(),
+        )
+        self._admin = AdminRequests()
         self._look_at_deadlines = 0.0
         self._connected: frozenset[int] = frozenset()
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
-        self._errands: deque[tuple[Callable[[], object], Future[Any]]] = deque()  # for the next step
         self.status = self._present_status()
 
-    @staticmethod
-    def _first_members(log: RaftLog, members: Sequence[int] | None) -> tuple[int, ...]:
-        """The first members, whatever it is told later. Raises ``ConfigurationError``."""
-        identity = log.identity
-        assert identity is not None
-        told = identity.first if members is None else tuple(sorted(members))
-        known = log.members
-        now = tuple(sorted(known.all))
-        right = told in ((), identity.first, known.voters, now)
-        if not identity.first:  # it was added, and may be told those that it was to ask
-            right = right or set(told) <= known.all | set(known.removed)
-        if known.group not in (b"", LEGACY) and not right:
-            raise ConfigurationError(
-                f"{log.path.parent}: this replica was told the members {list(told)}, and its group "
-                f"{short(known.group)} has {list(now)}: leave them out, or name these. To change them, add "
-                "and remove replicas while the group runs"
-            )
-        voted = tuple(number for number, _, _ in identity.roster)
-        if not known.group and voted and told != voted:
-            raise ConfigurationError(
-                f"{log.path.parent}: this replica was told the members {list(told)}, and has voted for a "
-                f"group of {list(voted)}, which may exist by now. Name these, or delete this directory, "
-                "which holds nothing yet"
-            )
-        if not known.group or not identity.first:
-            log.identify(first=told)
-        return told
-
-    @staticmethod
-    def _finish_install(log: RaftLog, opened_index: int) -> None:
-        """Complete, or forget, the installation of a snapshot that a crash cut short.
-
-        The state machine replaces its state in one step, and so does the log. This holds the two together.
-        """
-        if log.installing is None:
-            return
-        if opened_index >= log.installing[0]:
-            log.install(*log.installing)
-        else:
-            log.abandon_install()
-        log.sync()
+    _finish_install = staticmethod(finish_install)
 
     @staticmethod
     def _first_request(rng: random.Random) -> int:
@@ -338,11 +263,11 @@ class Replica:
 
     def compact(self) -> Future[int]:
         """Drop the log up to what the state holds durably; the future ends with the index of its base."""
-        return self._errand(lambda future: future.set_result(self._compact(keep=False)))
+        return self._asked_by_admin(lambda future: future.set_result(self._compaction.compact(keep=False)))
 
     def export_snapshot(self, path: Path, stopped: threading.Event) -> Future[SnapshotFile]:
         """Write the state as it is now into a file, beside everything else, unless ``stopped`` is set."""
-        return self._errand(lambda future: self._running_transfers.export(path, future, stopped))
+        return self._asked_by_admin(lambda future: self._running_transfers.export(path, future, stopped))
 
     def found(self, members: Sequence[int]) -> Future[None]:
         """Found the group with these members only, because an operator knows that the others do not come.
@@ -350,7 +275,7 @@ class Replica:
         The future ends when that is noted, or with ``ConfigurationError``: see ``status.error`` for the rest.
         """
         check_ids(members)
-        return self._errand(lambda future: self._found(members, future))
+        return self._asked_by_admin(lambda future: self._found(members, future))
 
     def _found(self, members: Sequence[int], future: Future[None]) -> None:
         if self._founding is None:
@@ -364,10 +289,8 @@ class Replica:
         else:
             future.set_result(None)
 
-    def _errand(self, errand: Callable[[Future[_T]], object]) -> Future[_T]:
-        future: Future[_T] = Future()
-        self._errands.append((lambda: errand(future), future))
-        return self._handed_over(future)
+    def _asked_by_admin(self, work: Callable[[Future[_T]], object]) -> Future[_T]:
+        return self._handed_over(self._admin.ask(work))
 
     def _handed_over(self, future: Future[_T]) -> Future[_T]:
         """Wake the replica for a request; or refuse this one, if it has stopped and looks at none any more.
@@ -423,20 +346,20 @@ class Replica:
                 self._take_requests(now)
                 self.raft.replicate()
                 self._proposals.look_at_hand_over(now)
-                self._do_errands()
+                self._admin.serve()
                 self._running_transfers.advance(now)
                 self._reads.serve()
                 self._give_up(now)
                 self._tell_callers()
                 self._flush()
-                self._sync_state(now)
+                self._compaction.step(now)
         except BaseException as error:  # a panic in the binding to RocksDB is no Exception
             self.fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             return float("inf")
         self.status = self._present_status()
-        wakeup = min(self.raft.next_wakeup(), self._sync_state_at)
+        wakeup = min(self.raft.next_wakeup(), self._compaction.due_at)
         if self._founding is not None:
             wakeup = min(wakeup, self._founding.next_wakeup())
         if self.status.waiting or self._running_transfers.busy:
@@ -557,12 +480,12 @@ class Replica:
         if len(results) != len(commands):
             raise OndiskError(f"update() returned {len(results)} results for {len(commands)} entries")
         if commands:
-            self._machine_index = commands[-1].index
+            self._compaction.machine_index = commands[-1].index
         self._proposals.on_applied(entries, commands, results)
 
     def on_installed(self, index: int) -> None:
         """A snapshot took the place of all entries up to ``index``. Called within a step."""
-        self._synced_index = self._machine_index = index
+        self._compaction.on_installed(index)
         self._proposals.on_installed(index)
 
     # Requests, in a step
@@ -585,61 +508,6 @@ class Replica:
             self._reads.give_up(now)
 
     # State on disk
-
-    def _do_errands(self) -> None:
-        for _ in range(len(self._errands)):  # one by one: if this one fails, the rest are refused
-            errand, future = self._errands.popleft()
-            if not begin(future):
-                continue
-            try:
-                errand()
-            except BaseException as error:
-                future.set_exception(error)
-                raise
-
-    def _sync_state(self, now: float) -> None:
-        if now < self._sync_state_at:
-            return
-        self._sync_state_at = now + _SYNC_STATE_EVERY
-        if self.raft.recovering or self.raft.needs_state:
-            return
-        self._sync_machine()
-        assert self.log is not None
-        entries = self.raft.applied_index - self.log.base_index
-        if entries > _COMPACT_AFTER_ENTRIES or self.log.bytes_since_compaction > _COMPACT_AFTER_BYTES:
-            self._compact(keep=True)
-
-    def _sync_machine(self) -> None:
-        if self._synced_index < self.raft.applied_index:
-            index = self.raft.applied_index
-            self.machine.sync()
-            self._synced_index = index
-
-    def _compact(self, *, keep: bool) -> int:
-        """Drop the log up to what the state holds durably; return its new base.
-
-        Metadata only: the state is on disk already, and no snapshot is made. ``keep`` leaves the newest
-        entries for those who are a little behind.
-        """
-        log = self.log
-        assert log is not None
-        if self.raft.recovering or self.raft.needs_state:
-            return log.base_index
-        # This order, or a power cut could leave neither the entry nor its outcome: sync, record, drop.
-        self._sync_machine()
-        self._disk.reach("compact: state synced")
-        index = self._machine_index  # not Raft's own entries after it: open() would not know of them
-        if keep:
-            index = min(index, log.start_of_last(_KEEP_ENTRIES, _KEEP_BYTES) - 1)
-        if self.raft.is_leader:
-            index = min(index, self.raft.leader.slowest_match(_WAIT_FOR_SLOW_ENTRIES))
-        if (sent := self._running_transfers.oldest_index_sent) is not None:
-            index = min(index, sent)
-        if index > log.base_index:
-            log.compact(index)
-            log.sync()
-            self._disk.reach("compact: recorded")
-        return log.base_index
 
     def lookup(self, query: Any) -> Any:
         """Ask the state machine, as it is here and now. From any thread.
@@ -687,8 +555,7 @@ class Replica:
         stopped = str(self._stopped())
         self._proposals.refuse_all(stopped)
         self._reads.refuse_all(stopped)
-        for _, future in drain(self._errands):
-            refuse(future, ReplicaStopped(stopped))
+        self._admin.refuse_all(stopped)
 
     def _release(self) -> None:
         """Close everything that was opened, whatever state it is in; or what an interrupt has left open."""
@@ -728,7 +595,7 @@ class Replica:
             log.synced_index,
             raft.commit_index,
             raft.applied_index,
-            self._synced_index,
+            self._compaction.synced_index,
             self.opened_index,
             log.syncs,
             len(self._proposals) + len(self._reads),

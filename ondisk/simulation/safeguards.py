@@ -24,6 +24,7 @@ from ondisk.raft.membership import Membership
 from ondisk.raft.messages import AppendEntriesAnswer, Found, Origin, RequestVote, Roster
 from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
+from ondisk.replica.compaction import Compaction
 from ondisk.snapshot.receiver import Receiving
 from ondisk.snapshot.transfer import Transfers
 
@@ -268,9 +269,9 @@ class _LooksAtTimersFirst(Replica):
         super()._take_in()
 
 
-class _CompactsUnsynced(Replica):
+class _CompactsUnsynced(Compaction):
     def _sync_machine(self) -> None:
-        self._synced_index = self.raft.applied_index
+        self.synced_index = self._raft.applied_index
 
 
 SAFEGUARDS: Mapping[str, Safeguard] = {
@@ -463,5 +464,6 @@ def replica_without(names: Iterable[str]) -> type[Replica]:
         transfers_type=mixed(Transfers),
         origins_type=mixed(Origins),
         founding_type=mixed(Founding),
+        compaction_type=mixed(Compaction),
     )
     return weak

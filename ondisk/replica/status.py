@@ -1,0 +1,41 @@
+"""What can be seen of a replica, at one moment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ondisk.snapshot.transfer import Progress
+
+
+class ReplicaStatus(NamedTuple):
+    """One replica at one moment. All indexes are places in the log.
+
+    ``last_index`` >= ``durable_index`` (synced in the log) >= ``applied_index`` >= ``synced_index``
+    (synced in the state machine). ``commit_index`` is what this replica knows to be committed.
+    """
+
+    id: int
+    role: str  # leader, follower, candidate, stopped, failed or removed
+    term: int = 0
+    leader_id: int | None = None
+    last_index: int = 0
+    durable_index: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    synced_index: int = 0
+    opened_index: int = 0  # what the state machine's open() returned
+    log_syncs: int = 0  # how often the log waited for the disk since it was opened
+    waiting: int = 0  # requests that have not been answered yet
+    match_index: dict[int, int] = {}  # a leader's knowledge of its followers  # noqa: RUF012
+    error: str | None = None
+    first_index: int = 1  # the first entry that is still in the log, or would be
+    voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
+    learners: tuple[int, ...] = ()  # those that are being fed until they can
+    transfers: tuple[Progress, ...] = ()  # snapshots under way
+    group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
+    disk: str = ""  # the id of its directory
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes requests: not stopped, not failed, not removed."""
+        return self.role not in ("stopped", "failed", "removed")
