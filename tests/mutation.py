@@ -2,8 +2,9 @@
 
 Each changes one operator, number, condition or statement in the syntax tree of a function, and the tests
 that are written for that file must notice. All run in one process that has collected the tests: a child of
-it puts the changed code in place of the function's and runs them until one fails. docs/mutations.md has what
-came of it. Not changed are annotations, texts, log messages, assertions, class bodies and constants.
+it puts the changed code in place of the function's and runs them until one fails. What they let pass may be
+put before the simulator (``--simulate``: how many seeds). docs/mutations.md has what came of it. Not changed
+are annotations, texts, log messages, assertions, class bodies and constants.
 """
 
 from __future__ import annotations
@@ -23,31 +24,44 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ondisk.simulation.run import run
+
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
+_RAFT = "engine engine_leader legacy raft members reads"
+_GROUP = "founding lost_disks copies evidence"
+_STREAMS = "streams transfer transfer_damage compaction"
 # The tests for each file, those that need a few milliseconds first.
 TESTS = {
-    "raft/core.py": "engine engine_leader legacy raft members",
-    "raft/engine.py": "engine engine_leader legacy raft members",
-    "raft/elections.py": "engine engine_leader legacy raft members",
-    "raft/follower.py": "engine engine_leader legacy raft members",
-    "raft/leader.py": "engine engine_leader legacy raft members",
-    "raft/progress.py": "engine engine_leader legacy raft members",
-    "raft/rounds.py": "engine engine_leader legacy raft members",
-    "raft/handover.py": "engine engine_leader legacy raft members",
-    "raft/membership.py": "engine engine_leader legacy raft members",
-    "raft/changes.py": "engine engine_leader legacy raft members",
-    "replica/replica.py": "step contract founding lost_disks copies evidence",
+    "raft/changes.py": f"{_RAFT} {_GROUP}",
+    "raft/core.py": _RAFT,
+    "raft/elections.py": _RAFT,
+    "raft/engine.py": _RAFT,
+    "raft/follower.py": _RAFT,
+    "raft/handover.py": _RAFT,
+    "raft/leader.py": _RAFT,
+    "raft/limits.py": "limits",
+    "raft/log.py": "log_bookkeeping raftlog members",
+    "raft/members.py": "configuration",
+    "raft/membership.py": f"{_RAFT} {_GROUP}",
+    "raft/messages.py": _RAFT,
+    "raft/progress.py": _RAFT,
+    "raft/rounds.py": _RAFT,
     "replica/proposals.py": "requests limits members",
     "replica/reads.py": "requests reads",
-    "raft/members.py": "configuration",
+    "replica/replica.py": f"step contract limits {_GROUP}",
+    "replica/requests.py": "requests reads",
     "sessions.py": "sessions session_model session_records session_group session_calls",
-    "raft/log.py": "log_bookkeeping raftlog members",
-    "snapshot/transfer.py": "streams transfer transfer_damage compaction",
-    "snapshot/sender.py": "streams transfer transfer_damage compaction",
-    "snapshot/receiver.py": "streams transfer transfer_damage compaction",
+    "snapshot/background.py": _STREAMS,
+    "snapshot/export.py": f"{_STREAMS} backup",
+    "snapshot/receiver.py": _STREAMS,
+    "snapshot/restore.py": "backup",
+    "snapshot/sender.py": _STREAMS,
+    "snapshot/stream.py": f"{_STREAMS} backup",
+    "snapshot/transfer.py": _STREAMS,
 }
-SECONDS = 60  # that one test may take with a fault in it
+ROOMS = "raft", "replica", "snapshot"  # all of whose files are in the table
+SECONDS = 60  # that one test, or one run of the simulator, may take with a fault in it
 
 _COMPARED: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
@@ -199,38 +213,47 @@ class File:
         return f"{self.name}:{place.line} {place.what}: {line}{new}"
 
 
+# By what a child ends with; with anything else, it was ended by the fault.
+VERDICTS = {
+    1: "noticed",
+    0: "NOT NOTICED",
+    2: "by simulator",
+    3: "not possible",
+    -signal.SIGALRM: "took too long",
+}
+
+
 class Runner:
     """In place of pytest's loop over the tests: a child for each fault."""
 
-    def __init__(self, names: list[str], seed: int, count: int) -> None:
-        self._names, self._seed, self._count = names, seed, count
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self._asked = asked
         self.failed = False  # of a child: whether a test has failed
-        self.counts = {"noticed": 0, "NOT NOTICED": 0, "not possible": 0}
+        self.counts = dict.fromkeys(VERDICTS.values(), 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed = self.failed or report.failed
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        files = [File(name) for name in self._names]
-        chosen = [(file, place) for file in files for place in file.places]
-        total = len(chosen)
-        random.Random(self._seed).shuffle(chosen)
-        for file, place in chosen[: self._count]:
+        files = [File(name) for name in self._asked.files]
+        faults = [(file, place) for file in files for place in file.places]
+        random.Random(self._asked.seed).shuffle(faults)
+        chosen = faults[self._asked.start :][: self._asked.count]
+        for number, (file, place) in enumerate(chosen, self._asked.start):
             tests = [f"test_{name}.py" for name in TESTS[file.name].split()]
             items = [item for item in session.items if item.path.name in tests]
             items.sort(key=lambda item: tests.index(item.path.name))
             verdict = self._try(file, place, items)
             self.counts[verdict] += 1
-            print(f"{verdict:12} {file.text(place)}", file=sys.stderr)
-        print(f"{min(self._count, total)} of {total} faults: {self.counts}", file=sys.stderr)
+            print(f"{number:4} {verdict:12} {file.text(place)}", file=sys.stderr)
+        print(f"{len(chosen)} of {len(faults)} faults: {self.counts}", file=sys.stderr)
         return True
 
     def _try(self, file: File, place: Place, items: list[pytest.Item]) -> str:
         if child := os.fork():
             _, status = os.waitpid(child, 0)
-            ended = os.waitstatus_to_exitcode(status)
-            return {0: "NOT NOTICED", 3: "not possible"}.get(ended, "noticed")
+            return VERDICTS.get(os.waitstatus_to_exitcode(status), VERDICTS[1])
         try:
             items[0].config.pluginmanager.unregister(name="terminalreporter")
             null = os.open(os.devnull, os.O_WRONLY)
@@ -246,6 +269,10 @@ class Runner:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
                 if self.failed:
                     os._exit(1)
+            for seed in range(self._asked.simulate):
+                signal.alarm(SECONDS)
+                if run(seed, recording=False).rule is not None:
+                    os._exit(2)
             os._exit(0)
         finally:
             os._exit(4)  # whatever was raised has been noticed
@@ -257,8 +284,10 @@ def main() -> int:
     parser.add_argument("files", nargs="*", default=list(TESTS), metavar="FILE", help=", ".join(TESTS))
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--start", type=int, default=0, help="how many of the seed's order to pass over")
+    parser.add_argument("--simulate", type=int, default=0, help="how many seeds, for what no test notices")
     asked = parser.parse_args()
-    runner = Runner(asked.files, asked.seed, asked.count)
+    runner = Runner(asked)
     tests = {f"tests/test_{test}.py": None for name in asked.files for test in TESTS[name].split()}
     options = ["-q", "-p", "no:cacheprovider", "-n", "0", "-o", "timeout=0", "-m", "not slow"]
     os.chdir(ROOT)

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 
-from tests.mutation import ENGINE, ROOT, TESTS, places
+from tests.mutation import ENGINE, ROOMS, ROOT, TESTS, File, places
 
 SOURCE = """
 def f(self, limit: int = 3):
@@ -51,7 +51,10 @@ def test_a_fault_is_tried_and_noticed() -> None:
     assert "'noticed': 3, 'NOT NOTICED': 0" in done.stderr
 
 
-def test_the_files_and_their_tests_are_there() -> None:
+def test_every_file_of_the_engine_is_in_the_table_and_its_tests_are_there() -> None:
+    files = [path for room in ROOMS for path in (ENGINE / room).glob("*.py")]
+    names = {str(path.relative_to(ENGINE)) for path in files}
+    assert {name for name in names if File(name).places} <= TESTS.keys()
     for name, tests in TESTS.items():
         assert (ENGINE / name).exists()
         for test in tests.split():
