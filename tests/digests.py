@@ -10,7 +10,7 @@ from ondisk.simulation.run import run
 
 def digest(seed: int) -> str:
     """Of every line of the record."""
-    record = "\n".join(map(str, run(seed).record))
+    record = "\n".join(map(str, run(seed).trace))
     return hashlib.sha256(record.encode()).hexdigest()
 
 

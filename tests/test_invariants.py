@@ -536,8 +536,8 @@ class NobodyHears(Short):
         self.loss = 1.0
         super()._calm_down()
 
-    def _fate(self, *about: Any) -> float | None:
-        return None if self.elapsed > self.seconds else super()._fate(*about)
+    def _delivery(self, *about: Any) -> float | None:
+        return None if self.elapsed > self.seconds else super()._delivery(*about)
 
 
 class OneKnowsMore(Short):

@@ -14,7 +14,7 @@ from ondisk.lab.pictures.trace import event_table, in_words, moment_picture, mom
 from ondisk.lab.player import KINDS, Player
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.run import Report, Setting, run
-from ondisk.simulation.world import Happening
+from ondisk.simulation.world import TraceEvent
 from tests.pictures import svg_of, texts
 
 CALM = Setting(replicas=3, seconds=4)
@@ -62,7 +62,7 @@ def test_a_trace_shows_what_the_record_tells() -> None:
     assert {"leader", "follower", "down"} <= roles
     times = [each.time for each in traced.moments]
     assert times == sorted(times)
-    assert traced.moments[-1].lines == len(traced.report.record)
+    assert traced.moments[-1].lines == len(traced.report.trace)
     assert any(each.members[0].coming for each in traced.moments)
     assert traced.report == run(0, CALM, (Fault(2.0, "crash", 1.0),))  # who looks on changes nothing
 
@@ -81,7 +81,7 @@ def test_a_violation_is_the_last_moment() -> None:
     traced = trace(0, Setting(without=("restart-keeps-log",)))
     assert traced.report.rule is not None
     assert traced.moments[-1].time == traced.report.seconds
-    assert traced.report.record[traced.moments[-1].lines - 1].kind == "violation"
+    assert traced.report.trace[traced.moments[-1].lines - 1].kind == "violation"
 
 
 def test_stock_pysyncobj_exposes_and_loses_what_ours_keeps(lossy: Trace) -> None:
@@ -108,7 +108,7 @@ def test_acknowledged_keys_are_counted_in_every_replica(lossy: Trace) -> None:
 
 
 def test_watching_does_not_change_the_run(lossy: Trace) -> None:
-    assert run(lossy.report.seed, runs.STOCK, lossy.report.faults).record == lossy.report.record
+    assert run(lossy.report.seed, runs.STOCK, lossy.report.faults).trace == lossy.report.trace
     tracer = Tracer(until=-1)
     run(lossy.report.seed, runs.STOCK, lossy.report.faults, tracer)
     assert tracer.moments == []
@@ -156,7 +156,7 @@ def test_the_table_has_the_same_numbers() -> None:
 
 def test_the_record_marks_what_is_now_and_leaves_out_what_is_not_wanted() -> None:
     record = [
-        Happening(number / 10, "sent" if number % 2 else "fault", f"<{number}>") for number in range(40)
+        TraceEvent(number / 10, "sent" if number % 2 else "fault", f"<{number}>") for number in range(40)
     ]
     html = event_table(record, 20, 22, lambda line: True)
     assert html.count("▶ now") == 2
@@ -217,8 +217,8 @@ def test_the_record_is_filtered_by_kind_and_by_words(player: Player) -> None:
 def test_every_kind_of_line_can_be_filtered(lossy: Trace) -> None:
     """Or is always shown."""
     known = {kind for kinds in KINDS.values() for kind in kinds} | {"violation"}
-    ours = {line.kind for seed in (0, 2) for line in run(seed).record}
-    assert {line.kind for line in lossy.report.record} | ours <= known
+    ours = {line.kind for seed in (0, 2) for line in run(seed).trace}
+    assert {line.kind for line in lossy.report.trace} | ours <= known
 
 
 def test_a_second_player_of_the_same_title_closes_the_first(player: Player, lossy: Trace) -> None:
@@ -239,7 +239,7 @@ def test_a_trace_without_moments_is_refused(lossy: Trace) -> None:
 def test_the_digest_is_that_of_the_whole_record() -> None:
     report = run(0, CALM, ())
     assert runs.digest(report) == runs.digest(run(0, CALM, ()))
-    assert runs.digest(report) != runs.digest(report._replace(record=report.record[:-1]))
+    assert runs.digest(report) != runs.digest(report._replace(trace=report.trace[:-1]))
 
 
 def test_seeds_are_tried_until_time_is_over_or_one_is_found() -> None:

@@ -125,7 +125,7 @@ def test_the_simulator_finds_out(name: str) -> None:
     """By the rule that says so, on the seed that is on record."""
     seed, rule, *short = SEEDS[name]
     setting = Setting(without=(name,), seconds=float(*short) if short else SECONDS)
-    assert run(seed, setting, recording=False).rule == rule
+    assert run(seed, setting, tracing=False).rule == rule
 
 
 def test_every_safeguard_has_a_test_and_a_seed_or_a_reason() -> None:

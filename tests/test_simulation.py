@@ -24,7 +24,7 @@ import pytest
 from ondisk.simulation.faults import KINDS, Fault, draw
 from ondisk.simulation.group import Simulation
 from ondisk.simulation.run import Setting, reduce, run, run_all
-from ondisk.simulation.world import Computer, Happening
+from ondisk.simulation.world import Host, TraceEvent
 from tests.digests import digest
 from tests.lengths import short_and_long
 from tests.waiting import wait_until
@@ -76,9 +76,9 @@ def test_the_same_seed_is_the_same_run_in_any_process(seed: int) -> None:
 
 @pytest.mark.parametrize("setting", [Setting(seconds=20), Setting(replicas=3, seconds=20, stock=True)])
 def test_a_run_without_a_record_is_the_same_run(setting: Setting) -> None:
-    recorded, bare = run(2, setting), run(2, setting, recording=False)
-    assert recorded.record and not [line for line in bare.record if line.kind != "violation"]
-    assert bare._replace(record=()) == recorded._replace(record=())
+    recorded, bare = run(2, setting), run(2, setting, tracing=False)
+    assert recorded.trace and not [line for line in bare.trace if line.kind != "violation"]
+    assert bare._replace(trace=()) == recorded._replace(trace=())
 
 
 def test_a_schedule_follows_from_its_seed_and_holds_every_kind_of_fault() -> None:
@@ -122,7 +122,7 @@ def test_a_calm_run_answers_everything_and_has_one_leader() -> None:
     report = run(3, Setting(seconds=10), faults=())
     assert report.rule is None
     assert report.history and all(operation.end is not None for operation in report.history)
-    assert [line for line in report.record if line.kind == "status" and "leader" in line.words]
+    assert [line for line in report.trace if line.kind == "status" and "leader" in line.words]
 
 
 # Each fault has its effect, while it lasts and no longer: here a calm run with one of them.
@@ -135,16 +135,16 @@ class Watched(Simulation):
         super().__init__(7, folder, replicas=5, seconds=10, schedule=faults)
         self.steps: list[tuple[float, int, float, float]] = []  # when, who, its clock, how long
 
-    def step(self, computer: Computer) -> None:
-        clock = computer.clock()
-        super().step(computer)
-        self.steps.append((self.elapsed, computer.member, clock, computer.busy_until - self.now))
+    def step(self, host: Host) -> None:
+        clock = host.clock()
+        super().step(host)
+        self.steps.append((self.elapsed, host.member, clock, host.busy_until - self.now))
 
     def of(self, member: int, first: float, last: float) -> list[tuple[float, float, float]]:
         return [(at, *rest) for at, who, *rest in self.steps if who == member and first <= at < last]
 
-    def lines(self, kind: str, link: str, first: float, last: float) -> list[Happening]:
-        found = (line for line in self.record if line.kind == kind and line.words.startswith(link + " "))
+    def lines(self, kind: str, link: str, first: float, last: float) -> list[TraceEvent]:
+        found = (line for line in self.trace if line.kind == kind and line.words.startswith(link + " "))
         return [line for line in found if first <= line.time < last]
 
 
@@ -219,7 +219,7 @@ def test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again(watch: Callab
     compacted = [Fault(2.0, "compact", who=member) for member in range(5)]
     for damage in ((), (Fault(2.0, "damage", other=3),)):
         damaged = watch(*compacted, *damage, Fault(2.1, "wipe", who=2))
-        refused = [line for line in damaged.record if line.words.endswith("refused")]
+        refused = [line for line in damaged.trace if line.words.endswith("refused")]
         assert damaged.counts["damage"] == bool(refused) == len(damage)
         assert damaged.counts["snapshots"] == 1
 
@@ -230,12 +230,12 @@ def test_a_fault_that_waits_for_an_occasion_counts_only_when_that_has_come(
 ) -> None:
     """Nobody sends a snapshot here, and who is without a processor writes nothing."""
     idle = watch(Fault(2.0, "pause", 4.0, 1), Fault(3.0, kind, 1.0, 1))
-    assert [line.words for line in idle.record if line.kind == "fault"] == ["0: pause", f"1: {kind}"]
+    assert [line.words for line in idle.trace if line.kind == "fault"] == ["0: pause", f"1: {kind}"]
     assert idle.counts[kind] == 0
     if kind != "damage":
         busy = watch(Fault(3.0, kind, 1.0, 1))
         assert busy.counts[kind] == 1
-        assert [line for line in busy.record if line.kind in ("crash", "failed") and "2" in line.words]
+        assert [line for line in busy.trace if line.kind in ("crash", "failed") and "2" in line.words]
 
 
 def in_three(tmp_path: Path, *faults: Fault) -> Simulation:
@@ -261,7 +261,7 @@ def test_a_second_process_with_another_disk_under_a_number_replaces_nobody(tmp_p
     """It speaks with the others while the first one does."""
     run = in_three(tmp_path, Fault(3.0, "twin", 4.0, who))
     assert run.counts["twin"] == 1
-    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.record)
+    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.trace)
     assert not run.members.replaced  # type: ignore[attr-defined]
 
 
@@ -270,7 +270,7 @@ def test_a_copy_of_a_directory_that_is_opened_beside_it_is_refused(tmp_path: Pat
     """It has the disk that counts, and is no life that anybody knows."""
     run = in_three(tmp_path, Fault(3.0, "clone", 4.0, who))
     assert run.counts["clone"] == run.counts["clone opened"] == run.counts["second refused"] == 1
-    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.record)
+    assert any(line.kind == "delivered" and line.words.startswith("100") for line in run.trace)
 
 
 def test_a_learner_begins_again_after_the_leader_has_counted_what_it_had(tmp_path: Path) -> None:
@@ -396,9 +396,9 @@ def test_a_run_about_which_nothing_is_known_is_no_success(arguments: list[str]) 
 
 ONCE = """
 real = run.run
-def once(seed, setting, *, recording=True):
-    report = real(seed, setting, recording=recording)
-    return report if recording else report._replace(rule="luck", violation="luck: bad")
+def once(seed, setting, *, tracing=True):
+    report = real(seed, setting, tracing=tracing)
+    return report if tracing else report._replace(rule="luck", violation="luck: bad")
 run.run = once
 """
 

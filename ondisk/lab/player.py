@@ -12,7 +12,7 @@ import ipywidgets as w
 from ondisk.lab.experiments.trace import Moment, Trace
 from ondisk.lab.pictures.trace import event_table, in_words, moment_picture, moment_table
 from ondisk.lab.widgets import Shown, button, close_widgets, row, slider, spoken, toggle
-from ondisk.simulation.world import Happening
+from ondisk.simulation.world import TraceEvent
 
 KINDS = {
     "Messages": ("sent", "delivered", "lost"),
@@ -124,7 +124,7 @@ class Player(Shown):
 
     def _is_fault(self, number: int) -> bool:
         since, until = self._lines_of(number)
-        return any(line.kind == "fault" for line in self.trace.report.record[since:until])
+        return any(line.kind == "fault" for line in self.trace.report.trace[since:until])
 
     def _is_exposure(self, number: int) -> bool:
         moments = self.trace.moments
@@ -142,11 +142,11 @@ class Player(Shown):
         since, until = self._lines_of(self.place.value - 1)
         self.picture.value = moment_picture(self.moment, self.title)
         self.table.value = moment_table(self.moment)
-        self.record.value = event_table(self.trace.report.record, since, until, self._wanted)
+        self.record.value = event_table(self.trace.report.trace, since, until, self._wanted)
         self.back.disabled = self.beginning.disabled = self.place.value == 1
         self.forward.disabled = self.end.disabled = self.place.value == len(self.trace.moments)
 
-    def _wanted(self, line: Happening) -> bool:
+    def _wanted(self, line: TraceEvent) -> bool:
         kinds = {kind for name, toggle in self.kinds.items() if toggle.value for kind in KINDS[name]}
         return line.kind in _ALWAYS or (line.kind in kinds and self.words.value in line.words)
 

@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 
 Observer = Callable[[Event], None]
-Fate = Callable[[int, int, Message], float | None]  # of a message from one replica to another
+DeliveryPolicy = Callable[[int, int, Message], float | None]  # of a message from one replica to another
 
 
 class _Link:
@@ -63,13 +63,13 @@ class MemoryNetwork:
     left the network counts as unreachable, a cut link just swallows what is sent.
     """
 
-    def __init__(self, clock: Clock | None = None, fate: Fate | None = None) -> None:
-        """``fate`` says for each message how many seconds it takes, or ``None`` if it is lost.
+    def __init__(self, clock: Clock | None = None, policy: DeliveryPolicy | None = None) -> None:
+        """``policy`` says for each message how many seconds it takes, or ``None`` if it is lost.
 
         Without it all of them take ``latency``. Whatever it says, a link keeps its order.
         """
         self.clock = clock or PausableClock()
-        self._fate = fate
+        self._policy = policy
         self._lock = threading.Lock()
         forked.register(self)
         self._links: dict[tuple[int, int], _Link] = {}
@@ -242,7 +242,7 @@ class MemoryNetwork:
             link = self._links.setdefault(pair, _Link())
             receiver = self._endpoints.get(pair[1])
             self._report("sent", pair, number, message)
-            delay = self._latency if self._fate is None else self._fate(*pair, message)
+            delay = self._latency if self._policy is None else self._policy(*pair, message)
             if link.cut or receiver is None or delay is None:
                 self._report("lost", pair, number, message)
                 return receiver is not None

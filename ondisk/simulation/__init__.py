@@ -2,7 +2,7 @@
 
 ======================  ==================================================================
 ``group``               a run from its beginning to its verdict: ``Simulation``
-``world``               time, chance, the network and the disks
+``world``               time, random numbers, the network and the disks
 ``hosts``               the hosts and the replica on each: life, steps, checks
 ``places``              which directory lies where, and which disk is in it
 ``connections``         which of two processes under one number is reached
@@ -15,7 +15,7 @@
 ``machine``             the state machine of the simulated replicas
 ``invariants``          the rules that are checked after every step
 ``verdict``             what must be true when all faults have ended
-``record``              events in words
+``trace``               events in words
 ``run``                 one seed, or many
 ``safeguards``          replicas without one of their safeguards
 ``stock``               PySyncObj as it comes, in the same world

@@ -18,7 +18,7 @@ from ondisk.simulation.group import SECONDS
 from ondisk.simulation.run import Ended, Report, Setting, end_cleanly, reduce, run, run_all
 from ondisk.simulation.safeguards import SAFEGUARDS
 
-_EVENTS = 25  # lines of the record that are shown before a violation
+_EVENTS = 25  # lines of the trace that are shown before a violation
 _TRIES = 200
 
 
@@ -53,8 +53,8 @@ def _tell(report: Report, setting: Setting, reduced: bool) -> None:
         click.echo(f"  the same with {len(report.faults)} faults: {report.violation}")
     for fault in report.faults:
         click.echo(f"    {fault}")
-    for happening in report.record[-_EVENTS:]:
-        click.echo(f"    {happening}")
+    for event in report.trace[-_EVENTS:]:
+        click.echo(f"    {event}")
 
 
 def _progress(length: int, label: str) -> Any:
@@ -101,8 +101,8 @@ def main(
     setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock)
     if replay is not None:
         report = run(replay, setting)
-        for happening in report.record:
-            click.echo(str(happening))
+        for event in report.trace:
+            click.echo(str(event))
         violations, undecided = int(report.rule is not None), _undecided(report)
         click.echo(f"1 seeds, {violations} violations")
         sys.exit(1 if violations else 2 if undecided else 0)

@@ -21,16 +21,16 @@ _THINK_SECONDS = 1.0  # at most, between an answer and the next question
 _NEW_KEYS_EVERY = 10.0  # seconds, so that no key's history becomes long
 
 
-def hot_key(now: float, chance: float) -> str:
+def hot_key(now: float, fraction: float) -> str:
     """A key that is asked for at this time, so that operations meet."""
-    return f"k{int(now / _NEW_KEYS_EVERY)}.{int(chance * 2)}"
+    return f"k{int(now / _NEW_KEYS_EVERY)}.{int(fraction * 2)}"
 
 
 class Service(Protocol):
     """Where clients find replicas."""
 
-    def any_replica(self, chance: float) -> tuple[Replica, float] | None:
-        """One that runs, and its time now; ``chance`` in 0..1 picks it."""
+    def any_replica(self, fraction: float) -> tuple[Replica, float] | None:
+        """One that runs, and its time now; ``fraction`` in 0..1 picks it."""
 
     def report(self, violation: Violation) -> None:
         """End the run with this."""
@@ -82,7 +82,7 @@ class Client:
         self._world = world
         self._service = service
         self._history = history
-        self._rng = world.chance("client", number)
+        self._rng = world.rng("client", number)
         self._number = number
         self._lives = 0
         self._asked = 0  # which question is waited for
@@ -176,7 +176,7 @@ class SessionClient:
         self._world = world
         self._service = service
         self._history = history
-        self._rng = world.chance("session client", number)
+        self._rng = world.rng("session client", number)
         self._number = number
         self._lives = 0
         self._session = 0

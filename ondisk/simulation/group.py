@@ -46,7 +46,7 @@ class Simulation(Hosts):
         """
         super().__init__(seed, directory, replicas=replicas, replica_type=replica_type, observe=observe)
         self.seconds = seconds
-        self.faults = tuple(draw(self.chance("faults"), seconds) if schedule is None else schedule)
+        self.faults = tuple(draw(self.rng("faults"), seconds) if schedule is None else schedule)
         self._operator = Operator(self)
         self._begin = {**inject.BEGIN, **inject_directories.BEGIN, **self._operator.begin}
 

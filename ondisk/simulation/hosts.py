@@ -21,9 +21,9 @@ from ondisk.simulation.faults import LEADER
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV
 from ondisk.simulation.places import A_COPY, THE_OLD_ONE, Places
-from ondisk.simulation.record import describe
+from ondisk.simulation.trace import describe
 from ondisk.simulation.watch import WatchedEndpoint, WatchedReplica, watched
-from ondisk.simulation.world import Computer, World
+from ondisk.simulation.world import Host, World
 
 LATENCY = 0.004  # seconds, the longest that a message takes unless a fault says otherwise
 
@@ -115,35 +115,35 @@ class Hosts(World):
         replica.tell(self)
         self.note("start", f"replica {member}, log to {log.last_index}, state at {replica.opened_index}")
         self.invariants.started(replica, copy=instead == A_COPY, stranger=places.will_go(member))
-        self.computers[member].wake(self.now)
+        self.hosts[member].wake(self.now)
         self.wake_all()  # a link to it is there again
 
-    def _open(self, host: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
-        """A process on this host, which is a new one if need be. Raises ``OndiskError`` as a replica does."""
-        computer = self.computers.get(host)
-        if computer is None:
-            computer = self.computers[host] = Computer(host, self)
-        computer.lives += 1
-        computer.paused = False
-        computer.disk.mend()
-        endpoint = self._endpoints[host] = WatchedEndpoint(
-            host,
-            self.network.attach(host),
+    def _open(self, number: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
+        """A process on the host with this number. Raises ``OndiskError`` if its replica does not open."""
+        host = self.hosts.get(number)
+        if host is None:
+            host = self.hosts[number] = Host(number, self)
+        host.lives += 1
+        host.paused = False
+        host.disk.mend()
+        endpoint = self._endpoints[number] = WatchedEndpoint(
+            number,
+            self.network.attach(number),
             self.connections,
-            lambda to, message: self._leaving(host, to, message),
+            lambda to, message: self._leaving(number, to, message),
         )
         replica = self._replica_type(
-            number_of(host),
+            number_of(number),
             told,
             folder,
-            PaddedKV(folder / "state", disk=computer.disk),
+            PaddedKV(folder / "state", disk=host.disk),
             endpoint,
-            clock=computer.clock,
-            rng=self.chance("replica", host, computer.lives),
-            disk=computer.disk,
+            clock=host.clock,
+            rng=self.rng("replica", number, host.lives),
+            disk=host.disk,
             lockstep=True,
         )
-        replica.host = host
+        replica.host = number
         return replica
 
     def start_second(self, member: int, folder: Path, *, copy: bool) -> int:
@@ -235,7 +235,7 @@ class Hosts(World):
 
     def appended(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
         """These are in a log, not durably yet."""
-        self._check(self.invariants.appended, replica, entries, self.computers[_host(replica)].clock())
+        self._check(self.invariants.appended, replica, entries, self.hosts[_host(replica)].clock())
 
     def installs(self, replica: Replica, index: int) -> None:
         """A snapshot has taken the place of all entries up to ``index``."""
@@ -258,33 +258,33 @@ class Hosts(World):
             rule(*about)
         except Violation as violation:
             self.report(violation)
-            for computer in self.computers.values():
-                computer.disk.mend()  # the run is over, and all that is left is to close
+            for host in self.hosts.values():
+                host.disk.mend()  # the run is over, and all that is left is to close
             raise
 
     # Steps
 
-    def step(self, computer: Computer) -> None:
+    def step(self, host: Host) -> None:
         """Let a replica take one step, and check what came of it."""
-        replica = self.replicas.get(computer.member) or self.doubles.get(computer.member)
+        replica = self.replicas.get(host.member) or self.doubles.get(host.member)
         if replica is None:
             return
         seconds = replica.step()
         if self.violation is not None:
             raise self.violation
-        if computer.member in self.replicas and replica.log is None:
-            self._has_stopped(replica, computer)
-        elif computer.member in self.replicas:
-            self.invariants.stepped(replica, computer.clock())
+        if host.member in self.replicas and replica.log is None:
+            self._has_stopped(replica, host)
+        elif host.member in self.replicas:
+            self.invariants.stepped(replica, host.clock())
             self._show(replica)
-            computer.wake(self.now + seconds / computer.clock.rate)
-        elif computer.member in self.doubles and replica.log is None:
+            host.wake(self.now + seconds / host.clock.rate)
+        elif host.member in self.doubles and replica.log is None:
             self.note("refused", f"the second process as replica {replica.id}: {replica.status.role}")
             self.counts["second refused"] += 1
-            self.end_second(computer.member)
-        elif computer.member in self.doubles:
-            self.invariants.stepped(replica, computer.clock())
-            computer.wake(self.now + seconds / computer.clock.rate)
+            self.end_second(host.member)
+        elif host.member in self.doubles:
+            self.invariants.stepped(replica, host.clock())
+            host.wake(self.now + seconds / host.clock.rate)
         self._look_what_is_waited_for()
         self.show()
 
@@ -302,7 +302,7 @@ class Hosts(World):
             elif self.now < until:
                 self._waited_for.append((until, condition, then))
 
-    def _has_stopped(self, replica: Replica, computer: Computer) -> None:
+    def _has_stopped(self, replica: Replica, host: Host) -> None:
         """For a reason that the schedule knows, or it is a violation."""
         if replica.status.role == "removed":
             self.removed.add(replica.id)
@@ -311,7 +311,7 @@ class Hosts(World):
             self.counts["refused"] += 1
             self.note("refused", f"replica {replica.id}")
             self.on_refused(replica.id)
-        elif computer.disk.failed:
+        elif host.disk.failed:
             self.note("failed", f"replica {replica.id}")
             self.wake_all()
         else:
@@ -329,17 +329,17 @@ class Hosts(World):
 
     # Who is there
 
-    def any_replica(self, chance: float) -> tuple[Replica, float] | None:
+    def any_replica(self, fraction: float) -> tuple[Replica, float] | None:
         """One that runs, and its time."""
         members = sorted(self.replicas)
-        if chance < 0.4:  # often one that believes to lead: there may be two
+        if fraction < 0.4:  # often one that believes to lead: there may be two
             believers = [member for member in members if self.replicas[member].status.role == "leader"]
-            members, chance = believers or members, chance / 0.4
+            members, fraction = believers or members, fraction / 0.4
         if not members:
             return None
-        member = members[int(chance * len(members)) % len(members)]
-        self.computers[member].wake(self.now)
-        return self.replicas[member], self.computers[member].clock()
+        member = members[int(fraction * len(members)) % len(members)]
+        self.hosts[member].wake(self.now)
+        return self.replicas[member], self.hosts[member].clock()
 
     def pick(self, who: int) -> int | None:
         """The leader, or one of those that run; ``None`` if nobody does."""
@@ -383,7 +383,7 @@ class Hosts(World):
     def _leaving(self, sender: int, to: int, message: Message) -> Message:
         replica = self.replicas.get(sender) or self.doubles.get(sender)
         if replica is not None:
-            self._check(self.invariants.sending, replica, to, message, self.computers[sender].clock())
+            self._check(self.invariants.sending, replica, to, message, self.hosts[sender].clock())
         if isinstance(message, SnapshotChunk) and self.damage_in is not None:
             self.damage_in -= 1
             if self.damage_in < 0:
@@ -401,10 +401,10 @@ class Hosts(World):
         """A message in a few words."""
         return describe(message)
 
-    def _fate(self, sender: int, receiver: int, message: Message) -> float | None:
-        fate = super()._fate(sender, receiver, message)
+    def _delivery(self, sender: int, receiver: int, message: Message) -> float | None:
+        delay = super()._delivery(sender, receiver, message)
         late = self.late.get(receiver)
-        if fate is None or late is None:
-            return fate
-        self.computers[receiver].wake(self.now + fate + late)
-        return fate + late
+        if delay is None or late is None:
+            return delay
+        self.hosts[receiver].wake(self.now + delay + late)
+        return delay + late

@@ -30,7 +30,7 @@ def crash(group: Hosts, number: int, fault: Fault) -> Begun:
     """The power fails, and comes back."""
     if (member := group.pick(fault.who)) is None:
         return None
-    group.computers[member].disk.surviving = fault.size
+    group.hosts[member].disk.surviving = fault.size
     group.crash(member)
     return lambda: group.restart(member)
 
@@ -39,7 +39,7 @@ def crash_all(group: Hosts, number: int, fault: Fault) -> Begun:
     """The power of all fails."""
     crashed = sorted(group.replicas)
     for member in crashed:
-        group.computers[member].disk.surviving = fault.size
+        group.hosts[member].disk.surviving = fault.size
         group.crash(member)
 
     def end() -> None:
@@ -53,7 +53,7 @@ def crash_in_a_write(group: Hosts, number: int, fault: Fault) -> Begun:
     """The power fails between two steps of a write, if one comes before the fault ends."""
     if (member := group.pick(fault.who)) is None:
         return None
-    disk = group.computers[member].disk
+    disk = group.hosts[member].disk
     disk.crash_in, disk.surviving = int(fault.size), fault.size % 1
 
     def end() -> None:
@@ -67,7 +67,7 @@ def disk_error(group: Hosts, number: int, fault: Fault) -> Begun:
     """A write fails, if one comes before the fault ends."""
     if (member := group.pick(fault.who)) is None:
         return None
-    disk = group.computers[member].disk
+    disk = group.hosts[member].disk
     disk.fail_in = int(fault.size)
 
     def end() -> None:
@@ -81,16 +81,16 @@ def pause(group: Hosts, number: int, fault: Fault) -> Begun:
     """No processor for a while."""
     if (member := group.pick(fault.who)) is None:
         return None
-    computer = group.computers[member]
-    computer.paused = True
-    return lambda: setattr(computer, "paused", False)
+    host = group.hosts[member]
+    host.paused = True
+    return lambda: setattr(host, "paused", False)
 
 
 def slow_disk(group: Hosts, number: int, fault: Fault) -> Begun:
     """Each sync takes long."""
     if (member := group.pick(fault.who)) is None:
         return None
-    disk = group.computers[member].disk
+    disk = group.hosts[member].disk
     disk.sync_seconds = fault.size
     return lambda: setattr(disk, "sync_seconds", 0.0)
 
@@ -99,7 +99,7 @@ def skew(group: Hosts, number: int, fault: Fault) -> Begun:
     """A clock runs at another speed."""
     if (member := group.pick(fault.who)) is None:
         return None
-    clock = group.computers[member].clock
+    clock = group.hosts[member].clock
     clock.run_at(fault.size)
     return lambda: clock.run_at(1.0)
 
@@ -171,7 +171,7 @@ def late_answers(group: Hosts, number: int, fault: Fault) -> Begun:
     leader = group.leader
     if leader is None:
         return None
-    member, rng = leader.id, group.chance("late answers", number)
+    member, rng = leader.id, group.rng("late answers", number)
     group.late[member] = fault.size
     links = [(member, other) for other in sorted(group.replicas) if other != member]
     group.after(fault.size + 0.2, partial(group.network.cut, *links))
@@ -193,18 +193,18 @@ def _ask_both(group: Hosts, name: str, member: int, rng: random.Random) -> None:
     history, key = group.history, hot_key(group.elapsed, rng.random())
     if newest is not None and newest is not old and rng.random() < 0.4:
         begun = history.begin(f"writer {name}", "put", key, name, at=group.elapsed)
-        deadline = group.computers[newest.id].clock() + REQUEST_SECONDS
+        deadline = group.hosts[newest.id].clock() + REQUEST_SECONDS
         when_done(newest.propose(diskkv.put(key, name), deadline), partial(_note_put, group, begun), group)
-        group.computers[newest.id].wake(group.now)
+        group.hosts[newest.id].wake(group.now)
     if old is not None:
         begun = history.begin(f"reader {name}", "get", key, at=group.elapsed)
-        barrier = old.read_barrier(group.computers[member].clock() + REQUEST_SECONDS)
+        barrier = old.read_barrier(group.hosts[member].clock() + REQUEST_SECONDS)
 
         def look(ended: Future[None]) -> None:
             record_outcome(history, begun, ended, lambda _: old.lookup(diskkv.get(key)), group.elapsed)
 
         when_done(barrier, look, group)
-        group.computers[member].wake(group.now)
+        group.hosts[member].wake(group.now)
 
 
 # Load
@@ -214,13 +214,13 @@ def burst(group: Hosts, number: int, fault: Fault) -> Begun:
     """Many puts at once, each of a key of its own: an acknowledged one that is lost shows at the end."""
     if (member := group.pick(fault.who)) is None:
         return None
-    deadline = group.computers[member].clock() + REQUEST_SECONDS
+    deadline = group.hosts[member].clock() + REQUEST_SECONDS
     for count in range(int(fault.size)):
         key = f"b{number}.{count}"
         begun = group.history.begin(f"burst {number}", "put", key, "v", at=group.elapsed)
         future = group.replicas[member].propose(diskkv.put(key, "v"), deadline)
         when_done(future, partial(_note_put, group, begun), group)
-    group.computers[member].wake(group.now)
+    group.hosts[member].wake(group.now)
     return True
 
 
@@ -233,7 +233,7 @@ def compact(group: Hosts, number: int, fault: Fault) -> Begun:
     if (member := group.pick(fault.who)) is None:
         return None
     group.replicas[member].compact()
-    group.computers[member].wake(group.now)
+    group.hosts[member].wake(group.now)
     return True
 
 

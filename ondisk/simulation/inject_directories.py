@@ -91,7 +91,7 @@ def clone(group: Hosts, number: int, fault: Fault) -> Begun:
     def begin() -> None:
         if group.epoch == epoch and group.places.disk_in.get(member) == disk and member in group.replicas:
             group.counts["clone opened"] += 1
-            _take_turns(group, group.start_second(member, kept, copy=True), group.chance("clone", number))
+            _take_turns(group, group.start_second(member, kept, copy=True), group.rng("clone", number))
 
     group.when(lambda: _known_to_be_old(group, member, disk, boot), begin, fault.lasts / 2)
 
@@ -113,7 +113,7 @@ def twin(group: Hosts, number: int, fault: Fault) -> Begun:
     if group.named_at_first(member) == (member,):
         return None
     host = group.start_second(member, group.directory / f"twin-{number}", copy=False)
-    _take_turns(group, host, group.chance("twin", number))
+    _take_turns(group, host, group.rng("twin", number))
     return lambda: group.end_second(host)
 
 
@@ -240,7 +240,7 @@ def stranger(group: Hosts, number: int, fault: Fault) -> Begun:
 
 def _make_stranger(group: Hosts, number: int, member: int) -> None:
     """A directory of a group that has the same numbers, other disks, and a higher term."""
-    rng = group.chance("stranger", number)
+    rng = group.rng("stranger", number)
     numbers = tuple(sorted({member, 1, 2, 3}))
     log = RaftLog(group.places.of(member) / "log", replica_id=member, rng=rng)
     disks = {other: rng.randbytes(16) for other in numbers} | {member: log.disk_id}

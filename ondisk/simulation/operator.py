@@ -113,7 +113,7 @@ class Operator:
                 return
             others = sorted(group.voters() - {group.pick(LEADER)})
             for other in others:
-                group.computers[other].paused = True
+                group.hosts[other].paused = True
             group.after(_HOLD_SECONDS, partial(self._go_on, others))
             group.counts["learner began again"] += 1
             put_back.append(begin_empty(group, number, member))
@@ -127,18 +127,18 @@ class Operator:
 
     def _go_on(self, others: list[int]) -> None:
         for other in others:
-            self._group.computers[other].paused = False
+            self._group.hosts[other].paused = False
         self._group.wake_all()
 
     def _change(self, change: Change) -> Begun:
         group = self._group
         if (member := group.pick(1 + self._next_member)) is None:
             return None
-        deadline = group.computers[member].clock() + 2 * REQUEST_SECONDS
+        deadline = group.hosts[member].clock() + 2 * REQUEST_SECONDS
         future = group.replicas[member].propose_change(change, deadline)
         if not isinstance(change, TransferLeadership):
             self._changing = future
-        group.computers[member].wake(group.now)
+        group.hosts[member].wake(group.now)
         return True
 
     def _may_change(self) -> bool:
@@ -212,24 +212,24 @@ class Operator:
         if group.epoch != epoch:
             return
         for member in sorted(group.replicas):
-            group.computers[member].disk.mend()
+            group.hosts[member].disk.mend()
             group.replicas.pop(member).close()
-        for host in [*group.doubles]:
-            group.end_second(host)
+        for number in [*group.doubles]:
+            group.end_second(number)
         snapshot = group.directory / f"import-{epoch}"
         index, term, contents = self._export_newest(snapshot)
         for path in group.directory.iterdir():
             if path != snapshot:
                 shutil.rmtree(path)
-        for computer in group.computers.values():
-            computer.paused = False
+        for host in group.hosts.values():
+            host.paused = False
         group.importing, self._changing = False, None
         self._repairing.clear()
         group.disks.clear()
         group.logs.clear()
         group.places.clear()
         group.places.told.update(dict.fromkeys(group.first_members, group.first_members))
-        group.removed = set(group.computers) - set(group.first_members)
+        group.removed = set(group.hosts) - set(group.first_members)
         group.invariants.begin_anew(index, term)
         group.history.begin_epoch(contents, group.elapsed)
         group.counts["imports"] += 1

@@ -19,7 +19,7 @@ from ondisk.simulation.group import SECONDS, Simulation
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.safeguards import replica_without
 from ondisk.simulation.stock import StockSimulation
-from ondisk.simulation.world import Happening, World
+from ondisk.simulation.world import TraceEvent, World
 from ondisk.testing.crashing import ram_disk
 
 _ROOM_BYTES = 50 << 20  # a run takes some MB, and a power cut that is simulated needs no disk
@@ -51,10 +51,15 @@ class Report(NamedTuple):
     violation: str | None  # in words
     seconds: float
     faults: tuple[Fault, ...]
-    record: tuple[Happening, ...]
+    trace: tuple[TraceEvent, ...]
     history: tuple[Operation, ...]
     counts: Mapping[str, int]
     repeatable: bool = True  # whether a second run of the same seed did the same, if there was one
+
+    @property
+    def record(self) -> tuple[TraceEvent, ...]:
+        """The trace, under the name that copied notebooks have for it."""
+        return self.trace
 
 
 class Ended(SystemExit):
@@ -104,7 +109,7 @@ def end_cleanly() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What replicas complain of is in the record."""
+    """What replicas complain of is in the trace."""
     loggers = [logging.getLogger(name) for name in ("ondisk", "pysyncobj.syncobj")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -122,11 +127,11 @@ def run(
     faults: Sequence[Fault] | None = None,
     observe: Callable[[World], None] | None = None,
     *,
-    recording: bool = True,
+    tracing: bool = True,
 ) -> Report:
     """One run. ``faults`` are drawn from the seed if not given; ``observe`` is called after each step.
 
-    Without ``recording`` the report has no record. The run is the same, and faster.
+    Without ``tracing`` the report has no trace. The run is the same, and faster.
     """
     replicas = setting.replicas or replicas_of(seed, stock=setting.stock)
     violation: Violation | None = None
@@ -161,7 +166,7 @@ def run(
                 replica_type=replica_without(setting.without),
                 observe=look,
             )
-        simulation.recording = recording
+        simulation.tracing = tracing
         try:
             simulation.run()
         except Violation as found:
@@ -174,15 +179,15 @@ def run(
         str(violation) if violation else None,
         simulation.elapsed,
         simulation.faults,
-        tuple(simulation.record),
+        tuple(simulation.trace),
         history,
         dict(simulation.counts),
     )
 
 
 def _brief(seed: int, setting: Setting) -> Report:
-    """With a record only if there is something to look for in it. A violation is told even if it was once."""
-    report = run(seed, setting, recording=False)
+    """With a trace only if there is something to look for in it. A violation is told even if it was once."""
+    report = run(seed, setting, tracing=False)
     if report.rule is None:
         return report._replace(history=())
     again = run(seed, setting)

@@ -1,4 +1,4 @@
-"""Stock PySyncObj in the same world: the same time, network, computers and faults.
+"""Stock PySyncObj in the same world: the same time, network, hosts and faults.
 
 It is treated better than ours. A crash ends the process and nothing more: what it has written to its journal
 is there afterwards, synced or not. No message is lost while a connection lasts: a partition breaks it, as
@@ -24,7 +24,7 @@ from ondisk.raft.engine import time_stands_still
 from ondisk.simulation import faults
 from ondisk.simulation.faults import LEADER, Fault, draw, one_of
 from ondisk.simulation.invariants import Violation
-from ondisk.simulation.world import BEGINNING, Computer, World
+from ondisk.simulation.world import BEGINNING, Host, World
 
 KINDS = {name: faults.KINDS[name] for name in ("crash", "pause", "partition", "stall")}
 KINDS["crash"] = KINDS["crash"]._replace(size=one_of(1.0))  # it is the process that ends
@@ -118,7 +118,7 @@ class StockSimulation(World):
         super().__init__(seed, directory, observe)
         self.latency = _LATENCY
         self.seconds = seconds
-        self.faults = tuple(draw(self.chance("faults"), seconds, KINDS) if schedule is None else schedule)
+        self.faults = tuple(draw(self.rng("faults"), seconds, KINDS) if schedule is None else schedule)
         self.members = tuple(range(1, replicas + 1))
         self.replicas: dict[int, StockReplica] = {}
         self.acknowledged: dict[str, float] = {}  # key: when
@@ -135,10 +135,10 @@ class StockSimulation(World):
             last.callback(random.setstate, before)
             last.enter_context(self.showing_violations())
             for member in self.members:
-                self.computers[member] = Computer(member, self)
+                self.hosts[member] = Host(member, self)
                 self.start(member)
             self.schedule(self.faults)
-            self._keep_putting(self.chance("client"))
+            self._keep_putting(self.rng("client"))
             self.run_until(BEGINNING + self.seconds)
             self._conclude()
 
@@ -171,9 +171,9 @@ class StockSimulation(World):
             self.replicas.pop(member).destroy()
         self._endpoints.pop(member).close()
 
-    def step(self, computer: Computer) -> None:
+    def step(self, host: Host) -> None:
         """As its own thread does: tick, then look at the network."""
-        member = computer.member
+        member = host.member
         replica = self.replicas.get(member)
         if replica is None:
             return
@@ -186,7 +186,7 @@ class StockSimulation(World):
         if self._shown.get(member) != shown:
             self._shown[member] = shown
             self.note("status", f"{member}: state {status['state']} in term {status['raft_term']}")
-        computer.wake(self.now + _TICK)
+        host.wake(self.now + _TICK)
         self.show()
 
     def describe(self, message: Any) -> str:
@@ -213,7 +213,7 @@ class StockSimulation(World):
 
         with time_stands_still(self.now):
             self.replicas[member].put(key, _VALUE, callback=answered)
-        self.computers[member].wake(self.now)
+        self.hosts[member].wake(self.now)
 
     # Faults
 
@@ -248,9 +248,9 @@ class StockSimulation(World):
                 self.crash(each)
             return lambda: self._restart(crashed)
         if fault.kind == "pause":
-            computer = self.computers[member]
-            computer.paused = True
-            return lambda: setattr(computer, "paused", False)
+            host = self.hosts[member]
+            host.paused = True
+            return lambda: setattr(host, "paused", False)
         if fault.kind == "burst":
             for _ in range(int(fault.size)):
                 self._put(member)
@@ -288,8 +288,8 @@ class StockSimulation(World):
         self._cut.clear()
         self.heal()
         self.latency = _LATENCY
-        for member, computer in self.computers.items():
-            computer.paused = False
+        for member, host in self.hosts.items():
+            host.paused = False
             if member not in self.replicas:
                 self.start(member)
         self.wake_all()

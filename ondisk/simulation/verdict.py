@@ -16,12 +16,12 @@ def end_all_faults(group: Hosts) -> None:
     group.late.clear()
     group.network.heal()
     group.loss, group.latency = 0.0, LATENCY
-    for computer in group.computers.values():
-        computer.paused = False
-        computer.disk.mend()
-        computer.clock.run_at(1.0)
+    for host in group.hosts.values():
+        host.paused = False
+        host.disk.mend()
+        host.clock.run_at(1.0)
     group.damage_in = None
-    for member in sorted(group.computers):
+    for member in sorted(group.hosts):
         group.restart(member)
     group.wake_all()
     group.note("calm", "all faults have ended")

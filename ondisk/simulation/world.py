@@ -1,7 +1,7 @@
 """Virtual time: one thread, one clock that jumps from event to event, and machines that know no better.
 
-Everything that happens is an event in one queue, ordered by time and then by who asked first. Chance comes
-from generators that follow from the seed. So the same seed gives the same run, event for event, and a second
+Everything that happens is an event in one queue, ordered by time and then by who asked first. Random numbers
+come from generators that follow from the seed. So the same seed gives the same run, event for event, and a second
 in here costs as long as the work that is done in it (FoundationDB and TigerBeetle test themselves like this).
 """
 
@@ -32,8 +32,8 @@ class PowerCut(BaseException):
     """Ends the step in the middle of which the power failed."""
 
 
-class Happening(NamedTuple):
-    """One line of the record of a run. ``time`` in virtual seconds since the beginning."""
+class TraceEvent(NamedTuple):
+    """One line of the trace of a run. ``time`` in virtual seconds since the beginning."""
 
     time: float
     kind: str
@@ -65,20 +65,20 @@ class SkewedClock:
 class SimulatedDisk(Disk):
     """A real disk whose syncs may take long, and whose power may fail between two steps of a write."""
 
-    def __init__(self, computer: Computer, rng: random.Random) -> None:
+    def __init__(self, host: Host, rng: random.Random) -> None:
         self.sync_seconds = 0.0
         self.crash_in: int | None = None  # so many points from now the power fails
         self.fail_in: int | None = None  # so many points from now there is an error
         self.failed = False
         self.surviving = 0.0  # the part of what was not synced that outlives a power cut
-        self._computer = computer
+        self._host = host
         self._rng = rng
         self._thread = threading.current_thread()
 
     def sync(self, flush: Callable[[], None]) -> None:
         flush()
         if threading.current_thread() is self._thread:  # work in the background keeps nobody waiting
-            self._computer.be_busy(self.sync_seconds)
+            self._host.be_busy(self.sync_seconds)
 
     def survivors(self, unsynced: int) -> int:
         return int(self.surviving * unsynced)
@@ -91,14 +91,14 @@ class SimulatedDisk(Disk):
             if self.fail_in < 0:
                 self.fail_in = self.crash_in = None
                 self.failed = True
-                self._computer.world.counts["disk error"] += 1
+                self._host.world.counts["disk error"] += 1
                 raise OSError(errno.EIO, "Input/output error", point)
         if self.crash_in is not None:
             self.crash_in -= 1
             if self.crash_in < 0:
                 self.crash_in = None
-                self._computer.world.counts["crash in a write"] += 1
-                self._computer.cut_power()
+                self._host.world.counts["crash in a write"] += 1
+                self._host.cut_power()
                 raise PowerCut(point)
 
     def mend(self) -> None:
@@ -108,14 +108,14 @@ class SimulatedDisk(Disk):
         self.sync_seconds = 0.0
 
 
-class Computer:
+class Host:
     """Where one replica runs: a clock, a disk, a processor, and a power supply."""
 
     def __init__(self, member: int, world: World) -> None:
         self.member = member
         self.world = world
-        self.clock = SkewedClock(lambda: world.now, BEGINNING + 100 * world.chance("clock", member).random())
-        self.disk = SimulatedDisk(self, world.chance("disk", member))
+        self.clock = SkewedClock(lambda: world.now, BEGINNING + 100 * world.rng("clock", member).random())
+        self.disk = SimulatedDisk(self, world.rng("disk", member))
         self.busy_until = 0.0
         self.paused = False
         self.lives = 0  # how often it was started
@@ -154,7 +154,7 @@ class Computer:
 
 
 class World:
-    """Computers on one network and in one time. What runs on them is up to the subclass."""
+    """Hosts on one network and in one time. What runs on them is up to the subclass."""
 
     def __init__(self, seed: int, directory: Path, observe: Callable[[Any], None] | None = None) -> None:
         """``observe`` is called with the world after each step of a replica."""
@@ -162,29 +162,29 @@ class World:
         self.seed = seed
         self.directory = directory
         self.now = BEGINNING
-        self.network = MemoryNetwork(clock=lambda: self.now, fate=self._fate)
+        self.network = MemoryNetwork(clock=lambda: self.now, policy=self._delivery)
         self.latency = 0.004  # the longest that a message takes, in seconds
         self.loss = 0.0  # the part of messages that is lost
-        self.computers: dict[int, Computer] = {}
-        self.recording = True  # it has no influence on the run, and takes a tenth of its time
-        self.record: list[Happening] = []
+        self.hosts: dict[int, Host] = {}
+        self.tracing = True  # it has no influence on the run, and takes a tenth of its time
+        self.trace: list[TraceEvent] = []
         self.counts: Counter[str] = Counter()  # of faults that had an effect, and of what else is rare
         self._links: dict[tuple[int, int], random.Random] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._asked = 0
 
-    def chance(self, *what: object) -> random.Random:
+    def rng(self, *what: object) -> random.Random:
         """A generator of its own for each thing, so that one has no influence on any other."""
         return random.Random(f"{self.seed} {what}")
 
-    # What runs on the computers
+    # What runs on the hosts
 
-    def step(self, computer: Computer) -> None:
-        """Let the replica of this computer take one step."""
+    def step(self, host: Host) -> None:
+        """Let the replica of this host take one step."""
         raise NotImplementedError
 
     def crash(self, member: int) -> None:
-        """Cut the power of one computer."""
+        """Cut the power of one host."""
         raise NotImplementedError
 
     def begin(self, number: int, fault: Fault) -> None:
@@ -204,7 +204,7 @@ class World:
     @contextmanager
     def showing_violations(self) -> Iterator[None]:
         """Around a run: it is recorded, shown once more if it breaks a rule, and closed."""
-        if self.recording:
+        if self.tracing:
             self.network.observe(self._on_event)
         try:
             yield
@@ -262,17 +262,17 @@ class World:
 
     # The network
 
-    def _fate(self, sender: int, receiver: int, message: Message) -> float | None:
+    def _delivery(self, sender: int, receiver: int, message: Message) -> float | None:
         """How long a message takes, or ``None`` if it is lost. No link has an influence on another."""
         link = self._links.get((sender, receiver))
         if link is None:
-            link = self._links[sender, receiver] = self.chance("link", sender, receiver)
+            link = self._links[sender, receiver] = self.rng("link", sender, receiver)
         part, lost = link.random(), link.random() < self.loss
         if lost:
             return None
-        delay = self.latency * (0.1 + 0.9 * part) + max(0.0, self.computers[sender].busy_until - self.now)
-        if (computer := self.computers.get(receiver)) is not None:  # else it has never been started
-            computer.wake(self.now + delay)
+        delay = self.latency * (0.1 + 0.9 * part) + max(0.0, self.hosts[sender].busy_until - self.now)
+        if (host := self.hosts.get(receiver)) is not None:  # else it has never been started
+            host.wake(self.now + delay)
         return delay
 
     def heal(self, *pairs: tuple[int, int]) -> None:
@@ -282,15 +282,15 @@ class World:
 
     def wake_all(self) -> None:
         """Let everybody look around."""
-        for computer in self.computers.values():
-            computer.wake(self.now)
+        for host in self.hosts.values():
+            host.wake(self.now)
 
-    # The record
+    # The trace
 
     def _on_event(self, event: Event) -> None:
         self.note(event.kind, f"{event.sender} -> {event.receiver} {self.describe(event.message)}")
 
     def note(self, kind: str, words: str) -> None:
-        """Write a line into the record."""
-        if self.recording:
-            self.record.append(Happening(self.elapsed, kind, words))
+        """Write a line into the trace."""
+        if self.tracing:
+            self.trace.append(TraceEvent(self.elapsed, kind, words))

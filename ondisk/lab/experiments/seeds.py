@@ -22,7 +22,7 @@ def no_progress(words: str, part: float) -> None:
 
 def digest(report: Report) -> str:
     """A number for the whole record: it is another one if a single character differs."""
-    lines = "\n".join(map(str, report.record))
+    lines = "\n".join(map(str, report.trace))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -94,7 +94,7 @@ def try_seeds(
 
 
 def _begun(report: Report) -> int:
-    return sum(line.kind == "fault" for line in report.record)
+    return sum(line.kind == "fault" for line in report.trace)
 
 
 def reduce(report: Report, setting: Setting, *, tries: int = 60, progress: Progress = no_progress) -> Report:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from ondisk.net.memory import Event
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.group import Simulation
-from ondisk.simulation.record import describe
 from ondisk.simulation.run import Report, Setting, run
 from ondisk.simulation.stock import StockReplica, StockSimulation
 from ondisk.simulation.stock import describe as describe_stock
+from ondisk.simulation.trace import describe
 from ondisk.simulation.world import World
 
 MOST_MOMENTS = 1_000
@@ -119,7 +119,7 @@ class Tracer:
         self._keep(
             Moment(
                 world.elapsed,
-                len(world.record),
+                len(world.trace),
                 tuple(members),
                 self._committed,
                 self._voters,
@@ -141,7 +141,7 @@ class Tracer:
     def end(self, report: Report) -> None:
         """The last moment is the end of the run, if that is in the trace."""
         if self.moments and self._since <= report.seconds <= self._until:
-            self.moments.append(self.moments[-1]._replace(time=report.seconds, lines=len(report.record)))
+            self.moments.append(self.moments[-1]._replace(time=report.seconds, lines=len(report.trace)))
 
     # What the replicas are
 
@@ -152,7 +152,7 @@ class Tracer:
             self._voters = leader.status.voters or self._voters
         self._voters = self._voters or world.first_members
         found = []
-        for member, computer in sorted(world.computers.items()):
+        for member, host in sorted(world.hosts.items()):
             if member in world.removed:
                 continue
             replica, log = world.replicas.get(member), world.logs.get(member)
@@ -162,7 +162,7 @@ class Tracer:
                 found.append(before._replace(role="down", last=durable, durable=durable))
                 continue
             status = replica.status
-            role = f"{status.role}, no processor" if computer.paused else status.role
+            role = f"{status.role}, no processor" if host.paused else status.role
             numbers = status.last_index, status.durable_index, status.commit_index, status.applied_index
             found.append(Member(member, role, status.term, *numbers))
         return found
@@ -179,7 +179,7 @@ class Tracer:
                 found.append(self._members.get(member, Member(member, "down"))._replace(role="down"))
                 continue
             status = replica.getStatus()
-            role = _STATES[status["state"]] + ", no processor" * world.computers[member].paused
+            role = _STATES[status["state"]] + ", no processor" * world.hosts[member].paused
             length = status["log_len"]  # its first entry is the first of all: so short a run drops none
             numbers = length, length, status["commit_idx"], status["last_applied"]
             keys = len(world.acknowledged) - self._missed(world, member, replica, new)
@@ -225,7 +225,7 @@ class Trace(NamedTuple):
     def closer(self, since: float, until: float) -> Trace:
         """The same run once more, and only this part of it. That is what a seed is good for."""
         again = trace(self.report.seed, self.setting, self.report.faults, since=since, until=until)
-        assert again.report.record == self.report.record
+        assert again.report.trace == self.report.trace
         return again
 
 

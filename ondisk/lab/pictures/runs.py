@@ -20,8 +20,8 @@ def fault_table(faults: Iterable[Fault], caption: str = "Faults") -> Picture:
 
 def record_table(report: Report, lines: int = 12) -> Picture:
     """The end of the record."""
-    rows = [(f"{line.time:.3f} s", line.kind, line.words) for line in report.record[-lines:]]
-    caption = f"The last {len(rows)} of {len(report.record):,} lines"
+    rows = [(f"{line.time:.3f} s", line.kind, line.words) for line in report.trace[-lines:]]
+    caption = f"The last {len(rows)} of {len(report.trace):,} lines"
     return words_table(caption, ("virtual time", "what", "in words"), rows)
 
 
@@ -36,7 +36,7 @@ def run_table(timed: Timed) -> Picture:
         ("virtual seconds in a real one", f"{report.seconds / timed.took:.0f}"),
         ("faults that were drawn", len(report.faults)),
         ("what became of them", kinds or "nothing"),
-        ("lines of the record", f"{len(report.record):,}"),
+        ("lines of the record", f"{len(report.trace):,}"),
         ("requests of clients", f"{len(report.history):,}"),
         ("violation", report.violation or "none"),
         ("digest of the record", digest(report)[:16] + "…"),

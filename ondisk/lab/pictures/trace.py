@@ -9,7 +9,7 @@ from ondisk.lab.experiments.trace import Member, Moment
 from ondisk.lab.pictures import cards
 from ondisk.lab.pictures.cards import Bars, Mark
 from ondisk.lab.pictures.drawing import clip, line, moved, svg, table, text
-from ondisk.simulation.world import Happening
+from ondisk.simulation.world import TraceEvent
 
 _MARKS = {  # by the field of a member
     "last": Mark("log to", "last", "the newest entry in its log"),
@@ -115,7 +115,7 @@ def moment_table(moment: Moment) -> str:
 
 
 def event_table(
-    record: Sequence[Happening], since: int, until: int, wanted: Callable[[Happening], bool]
+    record: Sequence[TraceEvent], since: int, until: int, wanted: Callable[[TraceEvent], bool]
 ) -> str:
     """Lines ``since`` to ``until`` of the record are now; some of those before and after them are shown, too.
 
@@ -135,7 +135,7 @@ def event_table(
 
 
 def _some(
-    record: Sequence[Happening], numbers: range, wanted: Callable[[Happening], bool], most: int
-) -> list[Happening]:
+    record: Sequence[TraceEvent], numbers: range, wanted: Callable[[TraceEvent], bool], most: int
+) -> list[TraceEvent]:
     found = (record[number] for number in numbers if wanted(record[number]))
     return list(itertools.islice(found, most))

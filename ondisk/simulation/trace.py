@@ -1,4 +1,4 @@
-"""What happened in a run, in words."""
+"""The trace of a run: what happened, in words."""
 
 from __future__ import annotations
 
