@@ -1,8 +1,9 @@
 """Virtual time: one thread, one clock that jumps from event to event, and machines that know no better.
 
 Everything that happens is an event in one queue, ordered by time and then by who asked first. Random numbers
-come from generators that follow from the seed. So the same seed gives the same run, event for event, and a second
-in here costs as long as the work that is done in it (FoundationDB and TigerBeetle test themselves like this).
+come from generators that follow from the seed. So the same seed gives the same run, event for event, and a
+second in here costs as long as the work that is done in it (FoundationDB and TigerBeetle test themselves like
+this).
 """
 
 from __future__ import annotations
