@@ -25,8 +25,9 @@ import msgspec
 from ondisk.diskkv import DiskKV
 from ondisk.errors import ConfigurationError, Corrupt, DirectoryInUse, OndiskError, StorageError
 from ondisk.raft import members as encoding
-from ondisk.raft.log import MEMBERS, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
+from ondisk.raft.records import MEMBERS
 from ondisk.snapshot.stream import VERSION as SNAPSHOT_VERSION
 from ondisk.snapshot.stream import Reader, open_file, read_file
 from ondisk.storage import lines

@@ -31,7 +31,6 @@ from ondisk.interrupts.shielded import shielded, still_wanted
 from ondisk.net.clock import Clock
 from ondisk.net.endpoint import Endpoint, Network
 from ondisk.raft import Timing
-from ondisk.raft.log import Identity
 from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
     AddReplica,
@@ -41,6 +40,7 @@ from ondisk.raft.messages import (
     ReplaceReplica,
     TransferLeadership,
 )
+from ondisk.raft.records import Identity
 from ondisk.replica import Replica, ReplicaStatus
 from ondisk.snapshot.background import start_thread
 from ondisk.snapshot.restore import begin_directory, complete_import

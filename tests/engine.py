@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ondisk.raft import Raft, Timing
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AppendEntries,
@@ -19,6 +19,7 @@ from ondisk.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from ondisk.raft.records import REGULAR, LogEntry
 
 
 def disk_of(number: int) -> bytes:

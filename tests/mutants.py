@@ -154,8 +154,8 @@ MUTANTS = (
     Mutant(
         "a lost end of the log is not noticed",
         "raft/log.py",
-        "        if (durable := self._witness.read()) > self._batches:",
-        "        if (durable := self._witness.read()) > self._batches + 1000000:",
+        "        if (durable := self._watermark.read()) > self._batches:",
+        "        if (durable := self._watermark.read()) > self._batches + 1000000:",
         "test_raftlog.py",
     ),
     Mutant(

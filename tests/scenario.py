@@ -21,7 +21,6 @@ from ondisk.diskkv import Put
 from ondisk.errors import ConfigurationError
 from ondisk.net.memory import Event
 from ondisk.raft import Timing, members
-from ondisk.raft.log import MEMBERS, REGULAR, LogEntry
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
@@ -48,6 +47,7 @@ from ondisk.raft.messages import (
     TimeoutNow,
     TransferLeadership,
 )
+from ondisk.raft.records import MEMBERS, REGULAR, LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV
 from tests.virtual import World

@@ -24,8 +24,8 @@ import pytest
 
 from ondisk import Cluster, diskkv
 from ondisk.errors import ConfigurationError, NotDone, OndiskError
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import AddReplica, Change, Message, RemoveReplica, TransferLeadership
+from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.machine import PaddedKV, content
 from ondisk.snapshot import stream

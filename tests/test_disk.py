@@ -319,7 +319,8 @@ REALLY_FULL = """
 import resource, signal, sys
 from pathlib import Path
 from ondisk.errors import Corrupt, StorageError
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
+from ondisk.raft.records import LogEntry
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 everything = resource.RLIM_INFINITY

@@ -9,7 +9,6 @@ import pytest
 
 from ondisk.errors import ConfigurationError
 from ondisk.raft import Timing
-from ondisk.raft.log import MEMBERS, NO_OP, REGULAR
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
@@ -24,6 +23,7 @@ from ondisk.raft.messages import (
     SnapshotNeeded,
     TimeoutNow,
 )
+from ondisk.raft.records import MEMBERS, NO_OP, REGULAR
 from tests.engine import Engine, disk_of, entry, to
 
 TIMING = Timing()

@@ -8,7 +8,6 @@ import pytest
 
 from ondisk import diskkv
 from ondisk.errors import OndiskError
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
     AppendEntriesAnswer,
@@ -20,6 +19,7 @@ from ondisk.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.statemachine import Result
 from tests.virtual import World, ask, fill, groups, put
 

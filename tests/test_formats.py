@@ -14,8 +14,9 @@ import pytest
 
 from ondisk import Cluster, DiskKV, import_snapshot
 from ondisk.errors import Corrupt, StorageError, UnknownVersion
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
+from ondisk.raft.records import LogEntry
 from ondisk.snapshot.stream import (
     Chunk,
     Reader,

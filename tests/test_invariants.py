@@ -15,7 +15,7 @@ import pytest
 from ondisk.errors import OndiskError
 from ondisk.linearizability import History
 from ondisk.raft import Timing
-from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AppendEntries,
@@ -26,6 +26,7 @@ from ondisk.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from ondisk.raft.records import MEMBERS, LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation import Simulation, Violation
 from ondisk.simulation.clients import Client, SessionClient

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ondisk import diskkv
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import LEGACY
 from ondisk.raft.messages import AppendEntries, Message, RequestVote
+from ondisk.raft.records import REGULAR, LogEntry
 from tests.virtual import World, fill
 
 OLD_ENTRIES = 3

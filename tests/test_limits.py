@@ -31,7 +31,6 @@ from ondisk.raft.limits import (
     result_bytes,
     sendable,
 )
-from ondisk.raft.log import LogEntry
 from ondisk.raft.members import MAX_ID, Members, encode
 from ondisk.raft.messages import (
     AddReplica,
@@ -59,6 +58,7 @@ from ondisk.raft.messages import (
     decoder,
     encoder,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.replica import replica
 from ondisk.replica.proposals import _in_parts
 from ondisk.sessions import APPLIED_BUT, RESULT_NOT_KEPT

@@ -10,8 +10,10 @@ import pytest
 
 from ondisk.errors import Corrupt, MembersUnknown, StorageError, UnknownVersion
 from ondisk.raft import log as raftlog
-from ondisk.raft.log import MEMBERS, REGULAR, LogEntry, RaftLog
+from ondisk.raft import watermark
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import LEGACY, Members, encode
+from ondisk.raft.records import MEMBERS, REGULAR, LogEntry
 
 GROUP = b"g" * 16
 
@@ -254,6 +256,6 @@ def test_a_note_that_cannot_be_read_is_no_lost_log(tmp_path: Path, monkeypatch: 
     def fail(path: Path) -> bytes:
         raise PermissionError("not yours")
 
-    monkeypatch.setattr(raftlog, "read_regular", fail)
+    monkeypatch.setattr(watermark, "read_regular", fail)
     with pytest.raises(StorageError, match="witness: cannot be read"):
         RaftLog(tmp_path / "log")

@@ -8,7 +8,6 @@ import pytest
 
 from ondisk import diskkv
 from ondisk.errors import ConfigurationError, NoLeader, OutcomeUnknown, ReplicaStopped, Timeout
-from ondisk.raft.log import MEMBERS
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
@@ -24,6 +23,7 @@ from ondisk.raft.messages import (
     TimeoutNow,
     TransferLeadership,
 )
+from ondisk.raft.records import MEMBERS
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
 from tests.virtual import TICK, World, fill, put

@@ -30,7 +30,6 @@ from ondisk.observe import (
     without_repeats,
 )
 from ondisk.observe.lag import _worse
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
     AppendEntriesRejection,
@@ -44,6 +43,7 @@ from ondisk.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from ondisk.raft.records import LogEntry
 from tests.waiting import wait_until
 
 

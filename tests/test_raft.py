@@ -18,7 +18,6 @@ from pysyncobj import SyncObj
 from ondisk import diskkv
 from ondisk.errors import Corrupt, NoLeader, OutcomeUnknown, Rejected
 from ondisk.raft.engine import PYSYNCOBJ_VERSION, Engine
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
     AppendEntriesRejection,
@@ -32,6 +31,7 @@ from ondisk.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
 from ondisk.replica.requests import Remote
 from ondisk.statemachine import Result

@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ondisk.errors import Corrupt, DirectoryInUse, StorageError, StoreClosed
 from ondisk.raft import log as raftlog
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft import watermark
+from ondisk.raft.log import RaftLog
+from ondisk.raft.records import LogEntry
 from ondisk.storage import rocksdb
 from ondisk.storage.disk import Disk
 from ondisk.storage.store import Store
@@ -384,7 +386,9 @@ def test_an_end_between_any_two_steps_of_sync_leaves_before_or_after(
         sync = stop("sync", "synced", Disk.sync)
 
     monkeypatch.setattr(Store, "write", stop("write", "written", Store.write))
-    monkeypatch.setattr(raftlog._Witness, "write", stop("witness", "done", raftlog._Witness.write))
+    monkeypatch.setattr(
+        watermark.DurableWatermark, "write", stop("witness", "done", watermark.DurableWatermark.write)
+    )
     live = tmp_path / "log"
     log = RaftLog(live, Stopping())
     log.set_hard_state(1, None)
@@ -485,7 +489,7 @@ def test_a_torn_witness_is_no_alarm(tmp_path: Path) -> None:
     for cut in range(len(note)):
         for torn in (note[:cut], note[:cut] + bytes(len(note) - cut)):
             (tmp_path / "witness").write_bytes(torn)
-            assert raftlog._Witness(tmp_path / "witness").read() in (0, 1)
+            assert watermark.DurableWatermark(tmp_path / "witness").read() in (0, 1)
     (tmp_path / "witness").write_bytes(note[:5] + bytes(7))
     assert len(reopened(tmp_path).entries) == 300
 

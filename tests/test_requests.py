@@ -17,7 +17,6 @@ from ondisk.errors import (
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Timing
 from ondisk.raft.limits import OUTCOMES_BYTES
-from ondisk.raft.log import LogEntry
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AddReplica,
@@ -32,6 +31,7 @@ from ondisk.raft.messages import (
     RemoveReplica,
     TransferLeadership,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.replica.proposals import Proposals
 from ondisk.replica.reads import Reads
 from ondisk.statemachine import Entry, Result

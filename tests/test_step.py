@@ -11,9 +11,10 @@ import pytest
 
 from ondisk.diskkv import DiskKV, get
 from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
-from ondisk.raft.log import MEMBERS, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import AddReplica, AppendEntries, Change, Message, MoveReplica
+from ondisk.raft.records import MEMBERS
 from ondisk.replica import Replica
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.statemachine import Result

@@ -11,9 +11,10 @@ import pytest
 
 from ondisk.errors import ResourceError, SnapshotStopped
 from ondisk.interrupts.futures import Future
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import Message, SnapshotAck, SnapshotChunk
+from ondisk.raft.records import LogEntry
 from ondisk.snapshot import export, receiver, sender, transfer
 from ondisk.snapshot.sender import WINDOW
 from ondisk.snapshot.stream import Chunk, Writer, make_header

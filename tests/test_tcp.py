@@ -19,7 +19,6 @@ from ondisk.net.channel import Channel
 from ondisk.net.connection import Connection
 from ondisk.net.tcp import MAX_UNKNOWN_PEERS, TcpEndpoint, TcpNetwork
 from ondisk.raft.limits import MAX_FRAME_BYTES, MAX_UNSENT_BYTES
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AppendEntries,
     Message,
@@ -30,6 +29,7 @@ from ondisk.raft.messages import (
     ReadIndexRequest,
     encoder,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.statemachine import Result
 from tests.lengths import short_and_long
 from tests.tcp import (

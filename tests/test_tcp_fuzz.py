@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ondisk.net.tcp import TcpNetwork
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
@@ -48,6 +48,7 @@ from ondisk.raft.messages import (
     decoder,
     encoder,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.snapshot.stream import Chunk
 from ondisk.statemachine import Result
 from tests.lengths import short_and_long

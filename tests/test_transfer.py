@@ -12,7 +12,7 @@ import pytest
 from ondisk import diskkv
 from ondisk.diskkv import DiskKV
 from ondisk.errors import OutcomeUnknown, Rejected
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     Message,
@@ -20,6 +20,7 @@ from ondisk.raft.messages import (
     SnapshotAck,
     TransferLeadership,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.replica.compaction import POINTS
 from ondisk.snapshot import transfer
 from ondisk.snapshot.sender import WINDOW

@@ -17,9 +17,10 @@ from contextlib import suppress
 import msgspec
 
 from ondisk.errors import ConfigurationError
-from ondisk.raft.log import Identity, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members, check_ids, short
 from ondisk.raft.messages import Found, Membership, Message, Origin, Roster
+from ondisk.raft.records import Identity
 
 _TELL_AGAIN_SECONDS = 0.1
 

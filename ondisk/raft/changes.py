@@ -10,10 +10,10 @@ from ondisk.raft import members as encoding
 from ondisk.raft.engine import Engine, time_of_step
 from ondisk.raft.leader import Leader
 from ondisk.raft.limits import check_members
-from ondisk.raft.log import MEMBERS
 from ondisk.raft.members import LEGACY, Members, short
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import AddReplica, MembersChange, Refused, RemoveReplica, ReplaceReplica
+from ondisk.raft.records import MEMBERS
 
 _CAUGHT_UP_ENTRIES = 100  # a learner that is no further behind may become a voter
 

@@ -18,7 +18,7 @@ from ondisk.raft.engine import Engine, time_of_step, time_stands_still
 from ondisk.raft.follower import Follower
 from ondisk.raft.handover import Handover
 from ondisk.raft.leader import Leader
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import (
@@ -36,6 +36,7 @@ from ondisk.raft.messages import (
     TimeoutNow,
 )
 from ondisk.raft.progress import SNAPSHOT
+from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.raft.timing import Timing
 
 

@@ -48,9 +48,10 @@ from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.messages import Message, RequestVote, RequestVoteResponse
 from ondisk.raft.progress import Progress
+from ondisk.raft.records import LogEntry
 from ondisk.raft.timing import Timing
 
 PYSYNCOBJ_VERSION = "0.3.17"

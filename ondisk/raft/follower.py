@@ -5,7 +5,6 @@ from __future__ import annotations
 from ondisk.errors import Corrupt
 from ondisk.raft.elections import Elections
 from ondisk.raft.engine import Engine
-from ondisk.raft.log import LogEntry
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import (
     AppendEntries,
@@ -14,6 +13,7 @@ from ondisk.raft.messages import (
     NewerTerm,
     SnapshotNeeded,
 )
+from ondisk.raft.records import LogEntry
 
 
 class Follower:

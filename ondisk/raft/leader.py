@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from ondisk.raft.engine import Engine, time_of_step
-from ondisk.raft.log import LogEntry
 from ondisk.raft.members import short
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import (
@@ -17,6 +16,7 @@ from ondisk.raft.messages import (
     SnapshotNeeded,
 )
 from ondisk.raft.progress import PROBE, SNAPSHOT, Progress
+from ondisk.raft.records import LogEntry
 from ondisk.raft.rounds import Rounds
 
 logger = logging.getLogger(__name__)

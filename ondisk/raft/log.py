@@ -22,26 +22,21 @@ stands here (``Identity``), and whoever loses the log comes back as somebody els
 
 from __future__ import annotations
 
-import os
 import random
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown, StorageError
+from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown
 from ondisk.raft import members as encoding
-from ondisk.raft.members import LEGACY, Id, Members, short
-from ondisk.raft.members import Disk as DiskId
+from ondisk.raft.members import LEGACY, Members, short
+from ondisk.raft.records import MEMBERS, Base, Identity, LogEntry
+from ondisk.raft.watermark import DurableWatermark
 from ondisk.storage import lines
 from ondisk.storage.disk import Disk
-from ondisk.storage.paths import read_regular
 from ondisk.storage.store import Store
-
-# The first byte of a command says what it is. NO_OP is what PySyncObj's new leader begins with.
-REGULAR, NO_OP, MEMBERS = b"\x00", b"\x01", b"\x02"
 
 _HARD_STATE = b"hard_state"
 _BASE = b"base"  # the record of a compaction: base, members there and since, snapshot being installed
@@ -58,47 +53,6 @@ _TAIL_BYTES = 8 << 20
 _READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
 
 _T = TypeVar("_T")
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class LogEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry: its place in the log, the term of the leader that made it, and the command."""
-
-    index: Natural
-    term: Natural
-    command: bytes
-
-
-class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Who this is, and what it has said before it belonged to a group. Written before anything else.
-
-    ``boot`` counts how often the log was opened. ``first`` are the members that the replica was first started
-    with. ``seed`` is the digest of the snapshot that was imported; ``round`` and ``roster`` are the vote for
-    a founding (docs/protocol.md, F). ``state_marked``: the state machine's directory names this disk, too.
-    """
-
-    magic: str
-    version: int
-    replica_id: Natural
-    disk: DiskId
-    boot: Natural
-    first: tuple[Id, ...] = ()
-    seed: bytes = b""
-    round: Natural = 0
-    roster: tuple[tuple[Id, DiskId, str], ...] = ()
-    state_marked: bool = False
-    nonces: tuple[Natural, ...] = ()  # of this life and of some before, the newest first
-    existing: DiskId = b""  # the directory was erased on purpose: it found no group, but joins this one
-    refused: str = ""  # why the others will never hear this disk again
-
-
-class _Base(msgspec.Struct, frozen=True, array_like=True):
-    """What is stored about the time before the first entry, and about changes of the members since."""
-
-    index: Natural
-    term: Natural
-    configurations: list[tuple[Natural, Members]]
-    installing: tuple[Natural, Natural, Members] | None
 
 
 def _key(index: int) -> bytes:
@@ -126,7 +80,7 @@ class RaftLog:
         """
         self.path = path.absolute()
         self._store = Store(self.path / "rocksdb", disk)
-        self._witness = _Witness(self.path / "witness")
+        self._watermark = DurableWatermark(self.path / "witness")
         self.term = 0
         self.voted_for: int | None = None
         self.base_index = 0
@@ -173,11 +127,11 @@ class RaftLog:
             lives = self._stored(stored, dict[bytes, tuple[int, int]], "the record of other disks' lives")
             self.lives = lives
         if (stored := self._store.get_meta(_BASE)) is not None:
-            base = self._stored(stored, _Base, "the record of the last compaction")
+            base = self._stored(stored, Base, "the record of the last compaction")
             self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
             self._configurations = base.configurations
         self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
-        if (durable := self._witness.read()) > self._batches:
+        if (durable := self._watermark.read()) > self._batches:
             raise Corrupt(
                 f"{self.path}: the end of the log is lost: {durable} writes to it were durable, "
                 f"{self._batches} are left"
@@ -508,7 +462,7 @@ class RaftLog:
         self._hard_state_changed = self._base_changed = False
         self._identity_changed = self._lives_changed = False
         self.syncs += 1
-        self._witness.write(self._batches)
+        self._watermark.write(self._batches)
         self._trim_tail()
 
     def _hard_state(self) -> tuple[int, int | None, bool]:
@@ -519,7 +473,7 @@ class RaftLog:
 
     def compaction_record(self) -> bytes:
         """All that is stored about the entries that were dropped: some dozens of bytes."""
-        base = _Base(self.base_index, self.base_term, self._configurations, self.installing)
+        base = Base(self.base_index, self.base_term, self._configurations, self.installing)
         return msgspec.msgpack.encode(base)
 
     def start_of_last(self, entries: int, max_bytes: int) -> int:
@@ -545,58 +499,10 @@ class RaftLog:
             try:
                 self.sync()
             finally:
-                self._witness.close()
+                self._watermark.close()
                 self._store.close()
 
     def crash(self) -> None:
         """Close as a power cut would: what was not synced is gone."""
-        self._witness.close()
+        self._watermark.close()
         self._store.crash()
-
-
-class _Witness:
-    """A few bytes beside the log that say how many batches it held durably, to notice one that lost its end.
-
-    RocksDB cannot tell a write-ahead log that was cut short, or deleted, from one that never was longer.
-    The note is written after each sync without waiting for the disk. So it may be older than the log,
-    which is harmless, but never newer.
-    """
-
-    _KIND, _VERSION = "ondisk-witness", 1
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = -1  # opened by the first write
-
-    def read(self) -> int:
-        """The number of durable batches; 0 when there is no note, or a power cut tore it."""
-        try:
-            stored = read_regular(self._path)
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be read ({error})") from None
-        number, check = stored[:8], stored[8:]
-        if check == zlib.crc32(number).to_bytes(4, "big"):  # as it was before it had a version
-            return int.from_bytes(number, "big")
-        try:
-            return int(lines.decode(self._path, stored, self._KIND, self._VERSION))
-        except (Corrupt, ValueError):
-            return 0
-
-    def write(self, batches: int) -> None:
-        try:
-            if self._file < 0:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            # Always as long as the last one, so that no rest of it stays behind.
-            os.pwrite(self._file, lines.encode(self._KIND, self._VERSION, f"{batches:020}"), 0)
-            deleted = os.fstat(self._file).st_nlink == 0
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error})") from None
-        if deleted:
-            raise StorageError(f"{self._path}: was deleted while it was in use")
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from ondisk.raft.log import LogEntry, Natural
 from ondisk.raft.members import Disk, Id, Members
+from ondisk.raft.records import LogEntry, Natural
 from ondisk.statemachine import Result
 
 

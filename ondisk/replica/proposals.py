@@ -24,7 +24,6 @@ from ondisk.errors import (
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Raft
 from ondisk.raft.limits import COMMAND_OVERHEAD, OUTCOMES_BYTES, result_bytes, sendable
-from ondisk.raft.log import LogEntry
 from ondisk.raft.messages import (
     AddReplica,
     Change,
@@ -37,6 +36,7 @@ from ondisk.raft.messages import (
     ReplaceReplica,
     TransferLeadership,
 )
+from ondisk.raft.records import LogEntry
 from ondisk.replica.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
 from ondisk.statemachine import Entry, Result
 

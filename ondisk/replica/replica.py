@@ -38,7 +38,7 @@ from ondisk.net.clock import Clock
 from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft, Timing
 from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members, check_id, check_ids, short
 from ondisk.raft.messages import (
     AddReplica,
@@ -59,6 +59,7 @@ from ondisk.raft.messages import (
     SnapshotChunk,
     TransferLeadership,
 )
+from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.replica.admin import AdminRequests
 from ondisk.replica.compaction import Compaction
 from ondisk.replica.opening import finish_install, first_members

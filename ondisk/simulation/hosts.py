@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from ondisk.errors import OndiskError
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import Message, Response, SnapshotChunk
+from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.clients import Client, Epochs, SessionClient
 from ondisk.simulation.connections import Connections, number_of, second_of

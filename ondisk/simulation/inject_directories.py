@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from ondisk import diskkv
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
+from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.simulation.connections import number_of, second_of
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.hosts import Hosts

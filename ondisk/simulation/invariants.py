@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from ondisk.raft.log import MEMBERS, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import (
     AppendEntries,
@@ -25,6 +25,7 @@ from ondisk.raft.messages import (
     RequestVoteResponse,
     Response,
 )
+from ondisk.raft.records import MEMBERS, LogEntry
 from ondisk.replica import Replica
 
 _ROUNDING = 1e-6  # seconds

@@ -18,10 +18,11 @@ from ondisk.raft.elections import Elections
 from ondisk.raft.engine import time_of_step
 from ondisk.raft.follower import Follower
 from ondisk.raft.leader import Leader
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import AppendEntriesAnswer, Found, Origin, RequestVote, Roster
+from ondisk.raft.records import LogEntry
 from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction

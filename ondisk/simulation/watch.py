@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft
-from ondisk.raft.log import LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
 from ondisk.raft.messages import Message, Origin, Response
+from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.connections import Connections, number_of
 

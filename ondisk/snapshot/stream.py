@@ -25,9 +25,9 @@ import msgspec
 
 from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.raft.limits import CHUNK_BYTES
-from ondisk.raft.log import Natural
 from ondisk.raft.members import Members
 from ondisk.raft.messages import DATA, END, HEADER, Chunk
+from ondisk.raft.records import Natural
 from ondisk.storage.disk import sync_directory
 from ondisk.storage.lines import check_version
 from ondisk.storage.paths import check_target, open_regular, partial_name, resolved

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from ondisk.diskkv import DiskKV, put
 from ondisk.lab.exercises.answers import function, names, near, number
 from ondisk.lab.exercises.check import exercise
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
+from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.statemachine import Entry
 from ondisk.storage.disk import Disk
 

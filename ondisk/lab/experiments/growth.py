@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from ondisk.diskkv import DiskKV, put, scan
 from ondisk.lab.experiments.directories import disk_use
 from ondisk.lab.experiments.fingerprint import save
-from ondisk.raft.log import REGULAR, LogEntry, RaftLog
+from ondisk.raft.log import RaftLog
+from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.statemachine import Entry
 
 _PAGE = 10_000  # pairs in one scan
