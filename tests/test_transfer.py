@@ -312,7 +312,7 @@ def test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new(
     old, new = world.content(late.id), world.content(leader.id)
     disk = world.crash_at(late.id, point)
     world.network.heal()
-    world.run_until(lambda: disk.point is None)
+    world.run_until(lambda: disk.crashed)
     assert late.id not in world.replicas
     late = world.start(late.id)
     assert world.content(late.id) == (old if point == "install: noted" else new)
@@ -334,7 +334,7 @@ def test_a_power_cut_at_any_point_of_a_compaction_loses_nothing(world: World, ro
     victim = leader if role == "leader" else world.replicas[world.others(leader.id)[0]]
     disk = world.crash_at(victim.id, point)
     victim.compact()
-    world.run_until(lambda: disk.point is None)
+    world.run_until(lambda: disk.crashed)
     victim = world.start(victim.id)
     assert victim.status.error is None
     assert victim.log.base_index <= victim.opened_index

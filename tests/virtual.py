@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NoReturn
 
 from ondisk import diskkv
 from ondisk.diskkv import DiskKV
@@ -16,30 +17,14 @@ from ondisk.raft import Timing
 from ondisk.raft.messages import AddReplica, Change, Message
 from ondisk.replica import Replica
 from ondisk.simulation.machine import content
+from ondisk.simulation.world import PowerCut
 from ondisk.statemachine import OnDiskStateMachine, Result
 from ondisk.storage.disk import Disk
+from ondisk.testing.crashing import CrashingDisk, Point
 
 TICK = 0.002  # seconds of virtual time between two looks at everybody
 
 Edit = Callable[[int, int, Message], Iterable[Message]]
-
-
-class PowerCut(BaseException):
-    """Ends the step in the middle of which the power failed."""
-
-
-class CrashingDisk(Disk):
-    """Cuts the power of its replica at the next ``point``, once."""
-
-    def __init__(self, point: str, crash: Callable[[], None]) -> None:
-        self.point: str | None = point
-        self._crash = crash
-
-    def reach(self, point: str) -> None:
-        if point == self.point:
-            self.point = None
-            self._crash()
-            raise PowerCut(point)
 
 
 class World:
@@ -120,8 +105,13 @@ class World:
         self.replicas.pop(member).crash()
 
     def crash_at(self, member: int, point: str) -> CrashingDisk:
-        """Cut the power of a replica when it reaches this point. Its disk's ``point`` is ``None`` then."""
-        disk = CrashingDisk(point, lambda: self.crash(member))
+        """Cut the power of a replica when it reaches this point, once. Its disk says when it has."""
+
+        def die(point: str) -> NoReturn:
+            self.crash(member)
+            raise PowerCut(point)
+
+        disk = CrashingDisk(Point(1, point), die)
         self.disks[member] = disk
         if member in self.replicas:
             replica = self.replicas[member]

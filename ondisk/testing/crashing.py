@@ -74,6 +74,11 @@ class CrashingDisk(Disk):
         self._die = die
         self._dying = False
 
+    @property
+    def crashed(self) -> bool:
+        """Whether it has come to the point at which it dies."""
+        return self._dying
+
     def reach(self, point: str) -> None:
         """Note the point; die if it is the one."""
         if self._dying:
