@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from ondisk import Cluster, Node, OutcomeUnknown
 from ondisk.diskkv import DiskKV
 from ondisk.errors import Corrupt, NotDone, ResourceError, StorageError
+from ondisk.interrupts.shielded import shielded
 from ondisk.net.memory import MemoryNetwork
 from ondisk.storage.disk import Disk
 from ondisk.storage.generations import Generations
@@ -250,3 +253,165 @@ def test_a_process_without_descriptors_stops_its_replicas_and_loses_nothing(tmp_
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
     assert done.stdout.count("may not open more files") >= 2, done.stdout
     assert "lost [] of" in done.stdout
+
+
+NO_THREADS = """
+import logging, os, resource, sys, threading, time
+from pathlib import Path
+from ondisk import Cluster, OndiskError
+
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+directory = Path(sys.argv[1])
+
+
+class Counting(logging.Handler):
+    said = 0
+    def emit(self, record):
+        self.said += "no thread can be started" in record.getMessage()
+
+
+def without_threads(what):
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+    try:
+        try:
+            threading.Thread(target=print).start()
+        except RuntimeError:
+            pass
+        else:
+            sys.exit(77)  # the limit does not count here
+        try:
+            print("done", what())
+        except OndiskError as error:
+            print(type(error).__name__, error, flush=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+
+
+without_threads(lambda: Cluster(directory / "data"))
+with Cluster(directory / "data") as cluster:
+    cluster.put("k", "1")
+    victim = cluster.wait_for_leader() % 3 + 1
+    others = {1, 2, 3} - {victim}
+    cluster.stop(victim)
+    for number in range(20):
+        cluster.put(f"k{number}", "1")
+    for member in others:
+        while cluster.compact(member) <= 20:
+            time.sleep(0.01)
+    without_threads(lambda: cluster.start(victim))
+    without_threads(lambda: cluster.export_snapshot(min(others), directory / "backup"))
+
+    counting = Counting()
+    logging.getLogger("ondisk").addHandler(counting)
+    cluster.start(victim)
+    without_threads(lambda: [cluster.put(f"m{number}", "1", timeout=20) for number in range(50)] and "puts")
+    assert cluster.get("m49", via=victim, timeout=30) == b"1"
+    assert counting.said <= 5, counting.said
+    cluster.export_snapshot(victim, directory / "backup")
+    cluster.put("after", "1")
+print("end")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit means something else")
+def test_a_process_that_may_start_no_thread_says_so_goes_on_and_recovers() -> None:
+    """The kernel refuses, for real: RocksDB would end the process if it was not asked before.
+
+    Root may have as many as it wants, so this is not done as root: only files can be read as root does.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        command = [sys.executable, "-c", NO_THREADS, directory]
+        if os.geteuid() == 0:
+            rights = "-all,+dac_override,+dac_read_search"
+            user = ["--reuid=65534", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}"]
+            command = ["setpriv", *user, *command]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    if done.returncode == 77:
+        pytest.skip("this user may start as many as it wants")
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout
+    said = done.stdout.splitlines()
+    assert len(said) == 5 and said[-1] == "end", done.stdout
+    assert all("ResourceError" in line and "no thread can be started" in line for line in said[:3]), said
+    assert said[3] == "done puts"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_shielded_call_without_memory_for_its_thread_is_made_once_and_answered(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Whether memory ends before the thread has begun or after that. Closing is such a call."""
+    start = threading.Thread.start
+    calls = []
+
+    def out_of_memory(thread: threading.Thread) -> None:
+        if when == "after":
+            start(thread)
+        raise MemoryError
+
+    @shielded
+    def close() -> str:
+        calls.append(1)
+        return "closed"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", out_of_memory)
+        assert close() == "closed"
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "shielded"])
+    assert calls == [1]
+
+
+def test_a_shielded_call_whose_thread_ends_before_it_begins_is_made_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python has no memory for the thread's first frame, and nobody is told."""
+    monkeypatch.setattr("ondisk.interrupts.shielded._BEGIN", 0.1)
+    monkeypatch.setattr("ondisk.interrupts.shielded._spawn", lambda *_: None)
+    calls = []
+    shielded(lambda: calls.append(1))()
+    assert calls == [1]
+
+
+NO_MEMORY = """
+import resource, sys
+from ondisk import Cluster, OndiskError
+
+with Cluster(sys.argv[1]) as cluster:
+    cluster.put("k", "v")
+    pages = int(open("/proc/self/statm").read().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(sys.argv[2]), hard))
+    for number in range(300):
+        try:
+            cluster.put(f"k{number}", bytes([number % 256]) * 1_000_000, timeout=5)
+            print(number, flush=True)
+        except (OndiskError, MemoryError) as error:
+            print("error", type(error).__name__, flush=True)
+            if sum(status.role == "failed" for status in cluster.status().values()) > 1:
+                break
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks the kernel as Linux tells it")
+@pytest.mark.parametrize("room", [0, 8 << 20, 30 << 20])
+def test_a_process_without_memory_loses_nothing_that_it_has_acknowledged(tmp_path: Path, room: int) -> None:
+    """Whoever notices first: Python raises, and RocksDB ends the process, as its power would."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY, str(tmp_path / "data"), str(room)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # else glibc has set some GB aside
+    )
+    said = done.stdout.splitlines()
+    acknowledged = [int(line) for line in said if line.isdigit()]
+    assert len(acknowledged) < 300, "there was room for all"
+    assert done.returncode == -signal.SIGABRT or len(acknowledged) < len(said), done.stderr
+    with Cluster(tmp_path / "data") as cluster:
+        assert cluster.get("k", timeout=20) == b"v"
+        for number in acknowledged:
+            assert cluster.get(f"k{number}") == bytes([number % 256]) * 1_000_000
+        cluster.put("after", "1")

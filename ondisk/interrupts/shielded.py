@@ -31,6 +31,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+_BEGIN = 5.0  # seconds that a thread may take to begin
 _GRACE = 2.0  # seconds that an interrupted call still waits for the end of what it began
 _LOOK = 0.05  # seconds between two looks whether the caller is still there
 _TURN_LOOK = 0.001
@@ -98,14 +99,20 @@ def shielded(function: Callable[_P, _R]) -> Callable[_P, _R]:
         outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         fate: dict[str, str] = {}
         interrupted: list[bool] = []
-        work = _Call(sys._getframe(), fate, interrupted), function, args, kwargs, outcome
+        once = [True]
+        work = once, _Call(sys._getframe(), fate, interrupted), function, args, kwargs, outcome
         try:
             try:
                 # Not threading.Thread.start: that takes a lock of all threads.
                 _thread.start_new_thread(_spawn, work)
             except RuntimeError:  # no more threads: better like this than not at all, for it may be a close
                 return function(*args, **kwargs)
-            result, error = outcome.get()
+            try:
+                result, error = outcome.get(timeout=_BEGIN)
+            except Empty:
+                if _is_first(once):  # a thread that gets no memory ends without a word
+                    return function(*args, **kwargs)
+                result, error = outcome.get()
         except BaseException:
             interrupted.append(True)
             if fate.setdefault("fate", "never begun") == "begun":
@@ -124,23 +131,34 @@ def shielded(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
-def _spawn(waits: _Call, *work: Any) -> None:
+def _is_first(once: list[bool]) -> bool:
+    """True for exactly one of those who ask, from whatever threads."""
+    try:
+        return once.pop()
+    except IndexError:
+        return False
+
+
+def _spawn(*work: Any) -> None:
     """Make a thread that ``threading`` knows, in a thread that no interrupt reaches."""
     try:
-        threading.Thread(target=_run, args=(waits, *work), name="shielded", daemon=True).start()
-    except RuntimeError:  # there are too many
-        _run(waits, *work)
+        threading.Thread(target=_run, args=work, name="shielded", daemon=True).start()
+    except (RuntimeError, MemoryError):  # there are too many; or no memory, before or after it has begun
+        _run(*work)
 
 
 def _run(
+    once: list[bool],
     waits: _Call,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     outcome: SimpleQueue[tuple[Any, BaseException | None]],
 ) -> None:
-    _present.call = waits
+    if not _is_first(once):
+        return
     try:
+        _present.call = waits
         still_wanted()
         waits.begin()
         result, error = function(*args, **kwargs), None

@@ -14,17 +14,24 @@
 * All databases of a process share RocksDB's threads. Closing one whose compaction still waits for a thread
   waits for that, too, *with the GIL*: every Python thread stands still until other databases have finished
   theirs, for seconds. So there are more threads than databases that compact at the same time.
+* Where it cannot start a thread it throws an exception that nobody can catch, which ends the process. It
+  starts those of its pool when a process opens its first database, so whether there is room is tried before.
+  It does the same where it gets no memory. Nobody can ask before, and what was synced is there afterwards.
 * Two column families are flushed to tables one after the other, unless ``atomic_flush`` is set. Without it
   the tables alone would hold data without the index that belongs to it.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rocksdict import BlockBasedOptions, Cache, DBRecoveryMode, Options, Rdict
+
+from ondisk.errors import ResourceError
 
 # Six databases live in one Jupyter kernel on a free machine with 1 GB, so they share one block
 # cache, and each may hold only a few MB of recent writes before it flushes them.
@@ -33,7 +40,9 @@ WRITE_BUFFER_BYTES = 8 << 20
 _OPEN_TABLES = 128  # for each of the six; many systems allow a process 1024 open files
 _BACKGROUND_JOBS = 8  # RocksDB keeps a quarter of them for flushes
 _MANIFEST_BYTES = 4 << 20  # then RocksDB begins a new one; it is read whole when opening
+_POOL_THREADS = _BACKGROUND_JOBS + 1  # and its timer
 shared_cache: list[Cache] = []
+_has_threads = False  # since this process opened its first database
 
 _LENT = "Already"  # borrowed, or mutably borrowed: how PyO3 says that somebody is inside
 LENT_SECONDS = 0.0002  # between two attempts to close
@@ -56,7 +65,39 @@ def options() -> Options:
     chosen.set_max_open_files(_OPEN_TABLES)
     chosen.set_max_manifest_file_size(_MANIFEST_BYTES)
     chosen.set_max_background_jobs(_BACKGROUND_JOBS)
+    chosen.set_max_file_opening_threads(1)  # each opening would start 15 of them, for a moment
     return chosen
+
+
+def open_database(path: Path) -> Rdict:
+    """Open a database, with the column family ``meta``.
+
+    Raises ``ResourceError`` if no thread can be started for it, and plain ``Exception``s of RocksDB.
+    """
+    global _has_threads
+    if not _has_threads:
+        _try_threads(path)
+    database = Rdict(str(path), options(), {"meta": options()})
+    _has_threads = True
+    return database
+
+
+def _try_threads(path: Path) -> None:
+    """Start as many threads as RocksDB is going to start, and let them end again."""
+    over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(_POOL_THREADS):
+            thread = threading.Thread(target=over.wait, name="ondisk-try", daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error) or "there is no memory"
+        raise ResourceError(f"{path}: no thread can be started for RocksDB ({reason})") from None
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import threading
 from itertools import takewhile
 from pathlib import Path
 
-from rocksdict import Checkpoint, Rdict, WriteBatch
+from rocksdict import Checkpoint, WriteBatch
 
 from ondisk.errors import Corrupt, StorageError
 from ondisk.interrupts import forked
@@ -35,7 +35,7 @@ class Store:
     def __init__(self, path: Path, disk: Disk | None = None, *, create: bool = True) -> None:
         """Open or create; without ``create`` a database that is missing is ``Corrupt``.
 
-        Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``.
+        Raises ``DirectoryInUse``, ``Corrupt``, ``StorageError`` or ``ResourceError``.
         """
         self.path = path.absolute()  # RocksDB opens files later on, whatever the working directory is then
         self._disk = disk or Disk()
@@ -50,7 +50,7 @@ class Store:
                 make_directory(self.path)
             self._check_files(create)
             forked.opens_rocksdb()
-            self._db = Rdict(str(self.path), rocksdb.options(), {"meta": rocksdb.options()})
+            self._db = rocksdb.open_database(self.path)
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
             self._durable = self._db.latest_sequence_number()  # opening syncs what it finds
