@@ -1,8 +1,11 @@
-"""The documents name tests: each of them exists."""
+"""The documents name tests, files, classes and functions that exist, and draw the house as it is."""
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,106 @@ def test_every_name_of_the_glossary_is_in_the_code() -> None:
 def test_every_file_that_a_document_links_exists(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+WALKS = ("A put", "A get", "A snapshot", "A press of a button in the panel")
+GROUPS = {"cluster": "entrance", "node": "entrance", "client": "entrance"} | dict.fromkeys(
+    ("diskkv", "sessions", "statemachine"), "machine"
+)
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def names_in(tree: ast.Module | ast.ClassDef) -> dict[str, ast.AST]:
+    """What a module or a class defines, by name."""
+    defined: dict[str, ast.AST] = {}
+    for each in tree.body:
+        if isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            defined[each.name] = each
+        elif isinstance(each, ast.Assign | ast.AnnAssign):
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            defined |= {target.id: each for target in targets if isinstance(target, ast.Name)}
+    return defined
+
+
+def is_defined(file: Path, name: str) -> bool:
+    """``name`` is a class, a function or a constant of this file, or ``Class.method``."""
+    place: ast.AST = parsed(file)
+    for part in name.split("."):
+        if not isinstance(place, ast.Module | ast.ClassDef) or part not in names_in(place):
+            return False
+        place = names_in(place)[part]
+    return True
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def test_every_file_and_every_name_of_the_architecture_is_there() -> None:
+    """``file.py``: ``name`` is in that file; a name of a class and a method, anywhere; a folder, too."""
+    pairs = re.findall(r"`([\w/]+\.py)`: `([\w.]+)`", ARCHITECTURE)
+    assert len(pairs) > 60
+    assert [(file, name) for file, name in pairs if not is_defined(ROOT / "ondisk" / file, name)] == []
+    anywhere = {
+        f"{name}.{inner}"
+        for file in (ROOT / "ondisk").rglob("*.py")
+        for name, each in names_in(parsed(file)).items()
+        if isinstance(each, ast.ClassDef)
+        for inner in names_in(each)
+    }
+    assert set(re.findall(r"`([A-Z]\w+\.\w+)`", ARCHITECTURE)) <= anywhere
+    outside_of_code = re.sub(r"```.*?```", "", ARCHITECTURE, flags=re.DOTALL)
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", outside_of_code):
+        folders = (ROOT, ROOT / "ondisk", ROOT / "ondisk" / "lab")
+        assert any((folder / path).exists() for folder in folders), path
+
+
+@pytest.mark.parametrize("title", WALKS)
+def test_a_walk_has_at_most_six_rooms_in_the_order_of_the_imports(title: str) -> None:
+    """And all files that it names are in them."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floor = {name: n for n, layer in enumerate(contract["layers"]) for name in layer.split(" | ")}
+    floor |= {"entrance": floor["cluster"], "machine": floor["diskkv"]}
+    text = section(title)
+    rooms = re.findall(r"`(\w+)`", re.search(r"^Rooms: (.*)$", text, re.MULTILINE)[1])  # type: ignore[index]
+    assert 2 <= len(rooms) == len(set(rooms)) <= 6
+    floors = [floor[room] for room in rooms]
+    assert floors == sorted(set(floors))  # from the top down, no two on one
+    visited = {path.split("/")[0].removesuffix(".py") for path in re.findall(r"`([\w/]+\.py)`: ", text)}
+    assert {GROUPS.get(room, room) for room in visited} <= set(rooms)
+    assert set(re.findall(r"\*\*(\w+)\*\*", text)) >= set(rooms)
+
+
+def test_ten_things_are_found_in_the_house() -> None:
+    rows = re.findall(r"^\| .+ \| .+ \| (`.+\.py`: `.+) \|$", section("Where is ...?"), re.MULTILINE)
+    assert len(rows) == 10
+
+
+def test_the_house_is_as_it_is_drawn() -> None:
+    """Each arrow is an import, and each import is an arrow, or follows from several."""
+    drawn = re.search(r"```mermaid\n(.*?)```", section("The house"), re.DOTALL)
+    assert drawn
+    arrows = re.findall(r"^ *(\w+) --> (\w+)$", drawn[1], re.MULTILINE)
+    rooms = set(re.findall(r"^ *(\w+)\[\"[\w.]+/?\"\]$", drawn[1], re.MULTILINE))
+    there = {path.stem for path in (ROOT / "ondisk").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms == there - {"__init__", "__main__", "__pycache__", "moved", "py"}
+    imports = set()
+    for file in (ROOT / "ondisk").rglob("*.py"):
+        room = file.relative_to(ROOT / "ondisk").parts[0].removesuffix(".py")
+        for each in ast.walk(parsed(file)):
+            if isinstance(each, ast.ImportFrom) and (each.module or "").split(".")[0] == "ondisk":
+                inside = (each.module or "").split(".")[1:2] or [alias.name for alias in each.names]
+                imports |= {(room, name) for name in inside if room in rooms and name in rooms - {room}}
+    imports.discard(("inspect", "cli"))  # only as a program
+    assert set(arrows) <= imports
+    reached = set(arrows)
+    while more := {(a, d) for a, b in reached for c, d in reached if b == c} - reached:
+        reached |= more
+    assert imports <= reached
