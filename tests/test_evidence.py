@@ -237,7 +237,7 @@ def test_a_leader_that_contradicts_what_is_committed_is_not_followed(world: Worl
         else AppendEntries(term, index - 1, follower.log.term_at(index - 1) or 0, [other], index, 0)
     )
     sender, receive = world.others(follower.id)[0], follower._endpoint.receive
-    origin = world.replicas[sender]._origins.own()
+    origin = world.replicas[sender]._belonging.origins.own()
     follower._endpoint.receive = lambda: [*receive(), (sender, origin, message)]  # type: ignore[method-assign]
     world.tick()
     assert follower.status.role == "failed"

@@ -39,15 +39,13 @@ from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft, Timing
 from ondisk.raft.limits import MAX_COMMAND_BYTES, check_first_members, check_timing
 from ondisk.raft.log import RaftLog
-from ondisk.raft.members import Members, check_id, check_ids, short
+from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
     AddReplica,
     Change,
-    Found,
     Membership,
     Message,
     MoveReplica,
-    Origin,
     Outcomes,
     Propose,
     ProposeChange,
@@ -61,6 +59,7 @@ from ondisk.raft.messages import (
 )
 from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.replica.admin import AdminRequests
+from ondisk.replica.belonging import Belonging
 from ondisk.replica.compaction import Compaction
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.replica.proposals import Proposals
@@ -168,13 +167,15 @@ class Replica:
                 disk=self._disk,
                 lockstep=lockstep,
             )
-            self._members_met = self.raft.members
-            endpoint.add_peers(self._members_met.addresses)
-            self._origins = self.origins_type(replica_id, log, self.raft, self._send)
-            endpoint.introduce(self._origins.own())
-            self._founding: Founding | None = None
-            if not log.members.group:
-                self._founding = self.founding_type(log, first, endpoint.advertised, self._send)
+            self._belonging = Belonging(
+                self.raft,
+                log,
+                endpoint,
+                first,
+                send=self._send,
+                origins_type=self.origins_type,
+                founding_type=self.founding_type,
+            )
         except BaseException:
             self._release()
             raise
@@ -194,7 +195,6 @@ class Replica:
         )
         self._admin = AdminRequests()
         self._look_at_deadlines = 0.0
-        self._connected: frozenset[int] = frozenset()
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
@@ -276,19 +276,7 @@ class Replica:
         The future ends when that is noted, or with ``ConfigurationError``: see ``status.error`` for the rest.
         """
         check_ids(members)
-        return self._asked_by_admin(lambda future: self._found(members, future))
-
-    def _found(self, members: Sequence[int], future: Future[None]) -> None:
-        if self._founding is None:
-            group = short(self.raft.members.group)
-            future.set_exception(ConfigurationError(f"replica {self.id} belongs to group {group} already"))
-            return
-        try:
-            self._founding.use_fewer(members)
-        except ConfigurationError as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
+        return self._asked_by_admin(lambda future: self._belonging.found(members, future))
 
     def _asked_by_admin(self, work: Callable[[Future[_T]], object]) -> Future[_T]:
         return self._handed_over(self._admin.ask(work))
@@ -331,16 +319,13 @@ class Replica:
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
                     return float("inf")
-                if (refused := self._origins.refused) is not None:
+                if (refused := self._belonging.refused) is not None:
                     raise Refusal(refused)
                 # Afterwards: the last message of a leader that is gone must not bring it back.
                 connected = self._endpoint.connected()
-                if connected != self._connected:
-                    self._origins.greet(sorted(connected - self._connected))
-                    self._connected = connected
+                self._belonging.set_connected(connected)
                 self.raft.set_connected(connected)
-                if self._founding is not None:
-                    self._look_for_a_group(self._founding, now)
+                self._belonging.look_for_a_group(now)
                 self._flush()
                 self.raft.tick()
                 self._apply_committed()
@@ -360,9 +345,7 @@ class Replica:
                 raise
             return float("inf")
         self.status = self._present_status()
-        wakeup = min(self.raft.next_wakeup(), self._compaction.due_at)
-        if self._founding is not None:
-            wakeup = min(wakeup, self._founding.next_wakeup())
+        wakeup = min(self.raft.next_wakeup(), self._compaction.due_at, self._belonging.next_wakeup())
         if self.status.waiting or self._running_transfers.busy:
             wakeup = min(wakeup, self._look_at_deadlines)
         raft = self.raft
@@ -372,43 +355,13 @@ class Replica:
         return max(0.0, wakeup - now)
 
     def _take_in(self) -> None:
-        self._origins.forget_what_is_outdated()
+        belonging = self._belonging
+        belonging.origins.forget_what_is_outdated()
         for sender, origin, message in self._endpoint.receive():
-            if self._origins.known.get(sender) is origin or self._origins.accept(sender, origin, message):
+            if belonging.hears(sender, origin, message):
                 self._receive(sender, message)
-            elif isinstance(message, Found | Membership | Refused):
-                self._receive_from_outside(sender, origin, message)
-
-    def _receive_from_outside(
-        self, sender: int, origin: Origin, message: Found | Membership | Refused
-    ) -> None:
-        """What may be said between a group and who is not in it, or not yet (docs/protocol.md)."""
-        if isinstance(message, Refused):
-            self._origins.on_refused(sender, origin, message)
-        elif isinstance(message, Found):
-            if self._founding is not None:
-                self._founding.on_found(sender, origin, message)
-            elif not origin.group:
-                self._origins.welcome(sender, origin)
-        elif self._founding is not None and origin.group == message.members.group:
-            self._endpoint.add_peers(message.members.addresses)
-            if (members := self._founding.on_membership(sender, message)) is not None:
-                self._begin_group(members)
-        else:
-            self._origins.on_membership(origin, message)
-
-    def _look_for_a_group(self, founding: Founding, now: float) -> None:
-        if (members := founding.step(now, self._endpoint.connected())) is not None:
-            self._begin_group(members)
-
-    def _begin_group(self, members: Members) -> None:
-        """This replica belongs to a group from now on, durably before it says so."""
-        assert self.log is not None
-        self._founding = None
-        self._connected = frozenset()  # now there is something to greet them with
-        self.log.begin_group(members)
-        self.raft.begin_group()
-        logger.info("replica %d belongs to group %s", self.id, short(members.group))
+            else:
+                belonging.receive_from_outside(sender, origin, message)
 
     def _receive(self, sender: int, message: Message) -> None:
         if isinstance(message, _ABOUT_PROPOSALS):
@@ -424,7 +377,7 @@ class Replica:
         elif isinstance(message, Membership):
             self._endpoint.add_peers(message.members.addresses)
         elif isinstance(message, Refused):
-            self._origins.believe(message)
+            self._belonging.origins.believe(message)
         else:
             self.raft.receive(sender, message)
 
@@ -441,11 +394,7 @@ class Replica:
             self._lock.check()  # what was synced counts only while it can be found, and by nobody else
         if not self._outbox:
             return
-        if self.raft.members is not self._members_met:
-            self._members_met = self.raft.members
-            self._endpoint.add_peers(self._members_met.addresses)
-        if (origin := self._origins.changed()) is not None:
-            self._endpoint.introduce(origin)
+        self._belonging.before_sending()
         outbox, self._outbox = self._outbox, []
         for to, message in outbox:
             if self._endpoint.send(to, message):
@@ -615,9 +564,7 @@ class Replica:
         assert self.log is not None
         if self.raft.needs_state:
             return _STATE_IS_LOST.format(self.log.base_index, self.opened_index)
-        if self._founding is not None:
-            return self._founding.problem()
-        return self._origins.problem() if self.raft.leader_id is None else None
+        return self._belonging.problem()
 
     @property
     def _running_transfers(self) -> Transfers:
