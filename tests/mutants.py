@@ -288,7 +288,7 @@ MUTANTS = (
         "simulation/clients.py",
         '            service.report(Violation("client", repr(error)))',
         "            del error",
-        "test_invariants.py::test_what_goes_wrong_in_a_client_is_a_violation",
+        "test_simulation_clients.py::test_what_goes_wrong_in_a_client_is_a_violation",
     ),
     Mutant(
         "a violation that happens once is forgotten",

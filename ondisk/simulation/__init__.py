@@ -10,6 +10,7 @@
 ``faults``              what can go wrong, and the schedule drawn from a seed
 ``inject``              faults of hosts, disks, clocks and the network; load
 ``inject_directories``  faults of directories: lost, copied, moved
+``inject_processes``    second processes under one number
 ``operator``            what a person does: adds, removes, rebuilds, imports
 ``clients``             who puts and gets, and remembers the answers
 ``machine``             the state machine of the simulated replicas

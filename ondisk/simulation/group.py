@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ondisk.replica import Replica
-from ondisk.simulation import inject, inject_directories, verdict
+from ondisk.simulation import inject, inject_directories, inject_processes, verdict
 from ondisk.simulation.clients import Client, SessionClient
 from ondisk.simulation.faults import Fault, draw
 from ondisk.simulation.hosts import Hosts
@@ -48,7 +48,12 @@ class Simulation(Hosts):
         self.seconds = seconds
         self.faults = tuple(draw(self.rng("faults"), seconds) if schedule is None else schedule)
         self._operator = Operator(self)
-        self._begin = {**inject.BEGIN, **inject_directories.BEGIN, **self._operator.begin}
+        self._begin = {
+            **inject.BEGIN,
+            **inject_directories.BEGIN,
+            **inject_processes.BEGIN,
+            **self._operator.begin,
+        }
 
     def run(self) -> None:
         """Let it happen. Raises ``Violation``."""

@@ -17,7 +17,7 @@ from ondisk.raft.messages import Message, Response, SnapshotChunk
 from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
 from ondisk.simulation.clients import Client, Epochs, SessionClient
-from ondisk.simulation.connections import Connections, number_of, second_of
+from ondisk.simulation.connections import Connections, number_of
 from ondisk.simulation.faults import LEADER
 from ondisk.simulation.invariants import Invariants, Violation
 from ondisk.simulation.machine import PaddedKV
@@ -66,9 +66,8 @@ class Hosts(World):
         self.violation: Violation | None = None  # found in the middle of a step
         self._replica_type = watched(replica_type)
         self._endpoints: dict[int, WatchedEndpoint] = {}
-        self._double_in: dict[int, Path] = {}  # by host: the directory of a second process
+        self.double_in: dict[int, Path] = {}  # by host: the directory of a second process
         self._shown: dict[int, tuple[object, ...]] = {}
-        self._waited_for: list[tuple[float, Callable[[], bool], Callable[[], None]]] = []
 
     @property
     def epoch(self) -> int:
@@ -97,7 +96,7 @@ class Hosts(World):
         if member not in places.told:
             places.told[member] = self.named_at_first(member)
         try:
-            replica = self._open(member, places.of(member), places.told.get(member, ()))
+            replica = self.open(member, places.of(member), places.told.get(member, ()))
         except OndiskError as error:
             if member not in places.instead:
                 raise Violation("a replica that cannot start", f"replica {member}: {error}") from error
@@ -119,7 +118,7 @@ class Hosts(World):
         self.hosts[member].wake(self.now)
         self.wake_all()  # a link to it is there again
 
-    def _open(self, number: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
+    def open(self, number: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
         """A process on the host with this number. Raises ``OndiskError`` if its replica does not open."""
         host = self.hosts.get(number)
         if host is None:
@@ -147,29 +146,6 @@ class Hosts(World):
         replica.host = number
         return replica
 
-    def start_second(self, member: int, folder: Path, *, copy: bool) -> int:
-        """Start another process under the number of one that runs; return its host, where it is found.
-
-        ``copy``: its directory is one of the same disk. Else it is empty, and another disk.
-        """
-        host = second_of(member)
-        told = self.places.told.get(member, ()) if copy else self.named_at_first(member)
-        replica = self._open(host, folder, told)
-        log = replica.log
-        assert log is not None
-        self.removed.add(host)  # nobody looks after this host, and starts it again
-        self.doubles[host], self._double_in[host] = replica, folder
-        self.places.instead.setdefault(member, THE_OLD_ONE)  # who comes first may find its place taken
-        if not copy:
-            self.disks[log.disk_id], self.places.path_of[log.disk_id] = log, folder
-        replica.tell(self)
-        self.note("start", f"a second process as replica {member}, log to {log.last_index}")
-        self.invariants.started(replica, copy=copy)
-        for caller in [*self.replicas]:
-            self.connections.connect(caller, host)
-        self.wake_all()
-        return host
-
     def end_second(self, host: int) -> None:
         """Somebody sees that there are two, stops the second one, and deletes its directory."""
         replica = self.doubles.pop(host, None)
@@ -178,7 +154,7 @@ class Hosts(World):
         replica.close()
         self.connections.hang_up(host)
         self.note("stop", f"the second process as replica {replica.id}")
-        if self.places.forget_disk_in(self._double_in.pop(host)):
+        if self.places.forget_disk_in(self.double_in.pop(host)):
             self.on_loss()
         self.wake_all()
 
@@ -286,22 +262,8 @@ class Hosts(World):
         elif host.member in self.doubles:
             self.invariants.stepped(replica, host.clock())
             host.wake(self.now + seconds / host.clock.rate)
-        self._look_what_is_waited_for()
+        self.look_what_is_waited_for()
         self.show()
-
-    def when(self, condition: Callable[[], bool], then: Callable[[], None], seconds: float) -> None:
-        """Do something after the first step that makes a condition true, if one does within so long."""
-        self._waited_for.append((self.now + seconds, condition, then))
-
-    def _look_what_is_waited_for(self) -> None:
-        if not self._waited_for:
-            return
-        waiting, self._waited_for = self._waited_for, []
-        for until, condition, then in waiting:
-            if condition():
-                self.after(0, then)
-            elif self.now < until:
-                self._waited_for.append((until, condition, then))
 
     def _has_stopped(self, replica: Replica, host: Host) -> None:
         """For a reason that the schedule knows, or it is a violation."""

@@ -5,7 +5,6 @@ A function a kind, as in ``inject``.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Mapping
 
@@ -13,7 +12,6 @@ from ondisk import diskkv
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.records import REGULAR, LogEntry
-from ondisk.simulation.connections import number_of, second_of
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.inject import Begin, Begun
@@ -61,7 +59,7 @@ def copy(group: Hosts, number: int, fault: Fault) -> Begun:
     def put_back() -> None:
         if group.calm or group.epoch != epoch or places.disk_in.get(member) != disk or member in places.away:
             return
-        if not _known_to_be_old(group, member, disk, boot):
+        if not known_to_be_old(group, member, disk, boot):
             group.after(_LOOK_AGAIN, put_back)
             return
         group.counts["put back"] += 1
@@ -75,60 +73,7 @@ def copy(group: Hosts, number: int, fault: Fault) -> Begun:
     return put_back
 
 
-def clone(group: Hosts, number: int, fault: Fault) -> Begun:
-    """A copy of a directory is opened as a second process beside the first one, when that is known to live
-    on: each of the others hears now this one and now that one.
-    """
-    if (member := group.pick_in_place(fault.who)) is None or second_of(member) in group.doubles:
-        return None
-    group.stop(member)
-    kept = group.directory / f"clone-{number}"
-    shutil.copytree(group.places.of(member), kept)
-    identity = group.logs[member].identity
-    assert identity is not None
-    boot, disk, epoch = identity.boot, group.places.disk_in[member], group.epoch
-    group.start(member)
-
-    def begin() -> None:
-        if group.epoch == epoch and group.places.disk_in.get(member) == disk and member in group.replicas:
-            group.counts["clone opened"] += 1
-            _take_turns(group, group.start_second(member, kept, copy=True), group.rng("clone", number))
-
-    group.when(lambda: _known_to_be_old(group, member, disk, boot), begin, fault.lasts / 2)
-
-    def end() -> None:
-        group.end_second(second_of(member))
-        shutil.rmtree(kept, ignore_errors=True)  # it may not have come to that
-
-    return end
-
-
-def twin(group: Hosts, number: int, fault: Fault) -> Begun:
-    """A process with an empty directory is started under the number of one that runs.
-
-    Not in a group of one: its only voter founds another group, whatever the protocol (docs/protocol.md).
-    """
-    member = group.pick_in_place(fault.who)
-    if member is None or second_of(member) in group.doubles or member not in group.voters():
-        return None
-    if group.named_at_first(member) == (member,):
-        return None
-    host = group.start_second(member, group.directory / f"twin-{number}", copy=False)
-    _take_turns(group, host, group.rng("twin", number))
-    return lambda: group.end_second(host)
-
-
-def _take_turns(group: Hosts, host: int, rng: random.Random) -> None:
-    """Both call the others again and again, and the last call counts."""
-    if host not in group.doubles:
-        return
-    for caller in sorted(group.replicas):
-        if number_of(host) != caller and rng.random() < 0.5:
-            group.connections.connect(caller, host if rng.random() < 0.5 else number_of(host))
-    group.after(0.05 + 0.3 * rng.random(), lambda: _take_turns(group, host, rng))
-
-
-def _known_to_be_old(group: Hosts, member: int, disk: bytes, boot: int) -> bool:
+def known_to_be_old(group: Hosts, member: int, disk: bytes, boot: int) -> bool:
     """Whether all others know of a later life, durably. Else nobody can tell that it is an old copy, and
     it is as good as the newest one to everybody who has not heard of that (docs/simulation.md).
     """
@@ -255,8 +200,6 @@ BEGIN: Mapping[str, Begin] = {
     "wipe": wipe,
     "lose state": lose_state,
     "copy": copy,
-    "clone": clone,
-    "twin": twin,
     "aside": aside,
     "swap": swap,
     "stranger": stranger,

@@ -172,6 +172,7 @@ class World:
         self.counts: Counter[str] = Counter()  # of faults that had an effect, and of what else is rare
         self._links: dict[tuple[int, int], random.Random] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._waited_for: list[tuple[float, Callable[[], bool], Callable[[], None]]] = []
         self._asked = 0
 
     def rng(self, *what: object) -> random.Random:
@@ -250,6 +251,21 @@ class World:
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something in so many seconds."""
         self.at(self.now + seconds, action)
+
+    def when(self, condition: Callable[[], bool], then: Callable[[], None], seconds: float) -> None:
+        """Do something after the first step that makes a condition true, if one does within so long."""
+        self._waited_for.append((self.now + seconds, condition, then))
+
+    def look_what_is_waited_for(self) -> None:
+        """After a step: whether anything that is waited for has come."""
+        if not self._waited_for:
+            return
+        waiting, self._waited_for = self._waited_for, []
+        for until, condition, then in waiting:
+            if condition():
+                self.after(0, then)
+            elif self.now < until:
+                self._waited_for.append((until, condition, then))
 
     def run_until(self, time: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Let everything happen up to this time, or until it is ``done``; say whether it was."""
