@@ -29,6 +29,7 @@ from ondisk.simulation.run import run
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
 _RAFT = "engine engine_leader legacy raft members reads"
+_STATE = "contract limits transfer compaction"
 _GROUP = "founding lost_disks copies evidence"
 _STREAMS = "streams transfer transfer_damage compaction"
 # The tests for each file, those that need a few milliseconds first.
@@ -46,18 +47,18 @@ TESTS = {
     "raft/membership.py": f"{_RAFT} {_GROUP}",
     "raft/messages.py": _RAFT,
     "raft/progress.py": _RAFT,
-    "raft/records.py": "log_bookkeeping raftlog formats",
+    "raft/records.py": "log_bookkeeping raftlog",
     "raft/rounds.py": _RAFT,
-    "replica/compaction.py": "compaction step",
-    "replica/opening.py": "step transfer",
-    "replica/admin.py": f"step contract {_STREAMS}",
+    "raft/watermark.py": "log_bookkeeping raftlog",
+    "replica/admin.py": f"step {_STATE}",
     "replica/belonging.py": f"step {_GROUP}",
+    "replica/compaction.py": f"step {_STATE}",
+    "replica/opening.py": f"step {_STATE} {_GROUP}",
     "replica/proposals.py": "requests limits members",
     "replica/reads.py": "requests reads",
-    "raft/watermark.py": "log_bookkeeping raftlog",
-    "replica/replica.py": f"step contract limits {_GROUP}",
-    "replica/status.py": "step contract",
+    "replica/replica.py": f"step {_STATE} {_GROUP} raft",
     "replica/requests.py": "requests reads",
+    "replica/status.py": f"step {_STATE}",
     "sessions.py": "sessions session_model session_records session_group session_calls",
     "snapshot/background.py": _STREAMS,
     "snapshot/export.py": f"{_STREAMS} backup",
