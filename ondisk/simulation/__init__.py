@@ -19,6 +19,7 @@
 ``trace``               events in words
 ``run``                 one seed, or many
 ``safeguards``          replicas without one of their safeguards
+``weakened``            the parts that lack one
 ``stock``               PySyncObj as it comes, in the same world
 ``model``               the protocol without a network: every order of events
 ======================  ==================================================================
