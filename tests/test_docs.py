@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from functools import cache
@@ -163,3 +164,22 @@ def test_the_house_is_as_it_is_drawn() -> None:
     while more := {(a, d) for a, b in reached for c, d in reached if b == c} - reached:
         reached |= more
     assert imports <= reached
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_begins_with_its_invariants_and_ends_with_a_checkpoint(notebook: Path) -> None:
+    """Each question has an answer, and a link to a heading of this notebook, as JupyterLab names it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert re.match(r"# .+\n\n\*\*Invariants: .+\*\*\n\n(- .+\n){3,4}\n\*\*After this notebook", texts[0])
+    assert cells[-1]["cell_type"] == "markdown" and texts[-1].startswith("## Checkpoint\n")
+    headings = {
+        title.replace(" ", "-")
+        for text in texts[:-1]
+        for title in re.findall(r"^## (.+)$", text, re.MULTILINE)
+    }
+    questions = texts[-1].split("<details>")[1:]
+    assert 3 <= len(questions) <= 5
+    for question in questions:
+        shown = re.findall(r"\]\(#(.+?)\)", question)
+        assert shown and set(shown) <= headings
