@@ -21,9 +21,13 @@ from typing import Any
 import psutil
 import pytest
 
+from ondisk.net.memory import MemoryNetwork
+from ondisk.raft.messages import Message, Refused
+from ondisk.simulation.connections import Connections, second_of
 from ondisk.simulation.faults import KINDS, Fault, draw
 from ondisk.simulation.group import Simulation
 from ondisk.simulation.run import Setting, reduce, run, run_all
+from ondisk.simulation.watch import WatchedEndpoint
 from ondisk.simulation.world import Host, TraceEvent
 from tests.digests import digest
 from tests.lengths import short_and_long
@@ -254,6 +258,31 @@ def in_three(tmp_path: Path, *faults: Fault) -> Simulation:
     simulation.run()
     simulation.members = ended[0]  # type: ignore[attr-defined]
     return simulation
+
+
+def test_of_two_processes_under_a_number_each_of_the_others_reaches_who_has_called_last() -> None:
+    network, connections = MemoryNetwork(), Connections()
+    first, second = 3, second_of(3)
+    ends = {
+        host: WatchedEndpoint(host, network.attach(host), connections, lambda to, message: message)
+        for host in (1, first, second)
+    }
+    words = {host: Refused(b"", str(host)) for host in ends}
+
+    def heard(host: int) -> list[tuple[int, Message]]:
+        return [(sender, message) for sender, _, message in ends[host].receive()]
+
+    assert ends[1].connected() == {3} and ends[second].connected() == {1}
+    for reached in (first, second, first):
+        if reached == second:
+            connections.connect(1, second)
+        else:
+            connections.hang_up(second)
+        for host in (first, second):
+            ends[host].send(1, words[host])
+        ends[1].send(3, words[1])
+        assert heard(1) == [(3, words[reached])]
+        assert heard(reached) == [(1, words[1])] and not heard(first + second - reached)
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])
