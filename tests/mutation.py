@@ -60,12 +60,12 @@ TESTS = {
     "replica/requests.py": "requests reads",
     "replica/status.py": f"step {_STATE}",
     "sessions.py": "sessions session_model session_records session_group session_calls",
-    "snapshot/background.py": _STREAMS,
+    "snapshot/background.py": f"job {_STREAMS}",
     "snapshot/export.py": f"{_STREAMS} backup",
     "snapshot/receiver.py": _STREAMS,
-    "snapshot/restore.py": "backup",
+    "snapshot/restore.py": "restore",
     "snapshot/sender.py": _STREAMS,
-    "snapshot/stream.py": f"{_STREAMS} backup",
+    "snapshot/stream.py": f"stream {_STREAMS} formats",
     "snapshot/transfer.py": _STREAMS,
 }
 ROOMS = "raft", "replica", "snapshot"  # all of whose files are in the table

@@ -20,6 +20,7 @@ from ondisk.raft.messages import (
     Refused,
     RemoveReplica,
     ReplaceReplica,
+    RequestVoteResponse,
     SnapshotNeeded,
     TimeoutNow,
 )
@@ -705,3 +706,90 @@ def test_a_lost_disk_can_be_named_by_hand(make_engine: Callable[..., Engine]) ->
     engine.agree(3)
     assert engine.raft.commit_index == 2
     assert change(engine, wanted) == 0
+
+
+def test_a_newcomer_that_was_not_heard_for_long_begins_to_wait_anew(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """Also if nobody looked at newcomers meanwhile: an earlier change was not committed yet."""
+    engine = make_engine(3)
+    engine.lead()
+    change(engine, MoveReplica(3, "three:3"))
+    engine.tick()
+    engine.agree(3)
+    change(engine, MoveReplica(3, "three:3"))
+    newcomer(engine)
+    until = engine.now + 2 * TIMING.election_max
+    while engine.now < until:
+        engine.tick(0.05)
+        engine.agree(3, index=1)
+    assert not engine.raft.membership.is_settled
+    newcomer(engine)  # it is back
+    engine.agree(3)
+    for _ in range(5):
+        engine.agree(3)
+    assert engine.raft.membership.is_settled and not engine.raft.members.replaced
+
+
+def test_a_disk_whose_replacement_was_refused_is_looked_at_again_a_timeout_later(
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five voters, of which two answer: without the lost disk there would be no majority of four."""
+    engine = make_engine(5)
+    engine.lead()
+    refused: list[float] = []
+    began = engine.now
+    while len(refused) < 2:
+        newcomer(engine)
+        caplog.clear()
+        engine.tick(0.05)
+        engine.agree(3)
+        engine.raft.progress[4].last_response = engine.now  # it is there, and answers no question
+        if "cannot be replaced" in caplog.text:
+            refused.append(engine.now - began)
+        assert engine.now - began < 12 * TIMING.election_max
+    assert 2 * TIMING.election_max < refused[0] < 2 * TIMING.election_max + 0.3
+    assert 2 * TIMING.election_max < refused[1] - refused[0] < 2 * TIMING.election_max + 0.3
+    assert not engine.raft.members.replaced
+
+
+def test_a_new_term_of_office_begins_with_nothing_of_the_last_one(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(3)
+    engine.lead()
+    change(engine, RemoveReplica(3))
+    newcomer(engine)
+    with engine.raft.at(engine.now):
+        engine.raft.transfer(3)
+    engine.tick()
+    engine.receive(2, NewerTerm(engine.raft.term + 1))
+    assert not engine.raft.is_leader and not engine.raft.transferring
+    engine.lead(commit=False)
+    assert not engine.raft.transferring
+    assert engine.raft.changes._checks == {} == engine.raft.changes._newcomers
+    assert engine.raft.changes._leading_since == pytest.approx(engine.now, abs=1.0)
+    assert engine.raft.match_index == {2: 0, 3: 0} and len(engine.raft.leader.rounds) == 1
+    assert [progress.acked_round for progress in engine.raft.progress.values()] == [0, 0]
+
+
+def test_what_is_counted_of_a_replica_changes_when_an_answer_of_it_counts(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """A simulation compares it before and after a message, to see who was believed."""
+    engine = make_engine(3)
+    before = engine.raft.counted_of(2)
+    engine.stand(2)
+    engine.receive(2, RequestVoteResponse(engine.raft.term - 1, pre=False))
+    assert engine.raft.counted_of(2) == (0, False) == before
+    other = engine.raft.counted_of(3)
+    engine.receive(2, RequestVoteResponse(engine.raft.term, pre=False))
+    assert engine.raft.is_leader
+    match, acked, heard = engine.raft.counted_of(2)
+    assert (match, acked) == (0, 0) and engine.raft.counted_of(3) == (0, 0, heard)
+    assert engine.raft.counted_of(77) == (1, 77 in engine.raft.elections.votes[1]) and other == (0, False)
+    engine.tick()
+    newest = engine.raft.leader.rounds.newest
+    engine.now += 0.01
+    engine.receive(2, AppendEntriesResponse(engine.raft.term, 1, 1, newest))
+    assert engine.raft.counted_of(2) == (1, newest, engine.raft.leader.rounds.sent_at(newest))
+    engine.receive(3, NewerTerm(9))
+    assert engine.raft.counted_of(2) == (1, True) and engine.raft.counted_of(3) == (1, False)

@@ -276,6 +276,40 @@ def test_more_first_members_than_a_group_can_have_are_refused(tmp_path: Path) ->
         Node(1, range(1, 257), tmp_path, MemoryNetwork()).start()
 
 
+@pytest.mark.parametrize(
+    ("limit", "check"),
+    [
+        ("MAX_MEMBERS", lambda: check_members(Members((1, 2, 3)))),
+        ("MAX_MEMBERS_BYTES", lambda: check_members(Members((1, 2, 3)))),
+        ("MAX_FRAME_BYTES", lambda: check_timing(Timing())),
+        ("MAX_UNSENT_BYTES", lambda: check_timing(Timing())),
+    ],
+)
+def test_what_just_fits_is_legal_and_one_more_is_not(
+    monkeypatch: pytest.MonkeyPatch, limit: str, check: Callable[[], None]
+) -> None:
+    fits = {
+        "MAX_MEMBERS": 3,
+        "MAX_MEMBERS_BYTES": len(encode(Members((1, 2, 3)))),
+        "MAX_FRAME_BYTES": max(largest_messages(Timing()).values()),
+        "MAX_UNSENT_BYTES": Timing().window_bytes + max(Timing().batch_bytes, MAX_COMMAND_BYTES),
+    }
+    monkeypatch.setattr(limits, limit, fits[limit])
+    check()
+    monkeypatch.setattr(limits, limit, fits[limit] - 1)
+    with pytest.raises(ConfigurationError):
+        check()
+
+
+def test_a_result_that_just_fits_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result(b"x" * 100)
+    size = len(encoder.encode(result))
+    monkeypatch.setattr(limits, "MAX_RESULT_BYTES", size)
+    assert sendable(result) is result
+    monkeypatch.setattr(limits, "MAX_RESULT_BYTES", size - 1)
+    assert f"its result of {size} bytes is too large to be sent" in str(sendable(result).error)
+
+
 # Results
 
 
