@@ -73,6 +73,19 @@ def test_a_leader_begins_with_an_entry_of_its_own_and_appends_after_it(
         assert [each.index for each in message.entries] == [3, 4] and message.commit_index == 2
 
 
+def test_a_new_leader_looks_for_its_followers_at_the_end_of_its_own_log(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(3, learners=[4], entries=[entry(index, 1) for index in range(1, 11)])
+    engine.stand(2, 3)
+    engine.receive(2, RequestVoteResponse(engine.raft.term, pre=False))
+    sent = engine.tick()
+    for member in (2, 3, 4):
+        (message,) = to(member, sent)
+        assert message.prev_index == 10 and [each.index for each in message.entries] == [11]
+        assert (message.prev_term, message.commit_index, message.round) == (1, 0, 1)
+
+
 def test_no_more_is_in_flight_than_the_window(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(3, timing=SMALL)
     engine.lead()
