@@ -201,8 +201,8 @@ class Client(Writes):
     def add_replica(self, replica_id: int, address: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Make another replica a member, at ``address`` (``host:port``, on TCP).
 
-        It is fed from then on, and becomes a voter when it has caught up. Raises ``Rejected`` for an id
-        that is a member or was removed.
+        It is sent everything from then on, and becomes a voter when it has caught up. Raises ``Rejected``
+        for an id that is a member or was removed.
         """
 
     @abstractmethod
@@ -213,7 +213,7 @@ class Client(Writes):
     def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Take the disk of a voter for lost: it never counts again, and the number becomes a learner.
 
-        What is started under this number with an empty directory is fed, and becomes a voter. Raises
+        What is started under this number with an empty directory catches up, and becomes a voter. Raises
         ``Rejected`` unless a majority of the others is there: without it nobody could go on.
         """
 

@@ -229,7 +229,7 @@ class Cluster(Client):
 
     @shielded
     def rebuild(self, replica_id: int, *, timeout: float = 60.0) -> None:
-        """Delete what one replica has on disk, and let the others feed it anew; return when it votes again.
+        """Delete what one replica has on disk, let it catch up, and return when it votes again.
 
         For a replica whose disk was damaged or lost. The others are asked first: raises ``Rejected``, and
         nothing was deleted, unless a majority of them is there. (With ``NoLeader`` or ``OutcomeUnknown``
@@ -255,12 +255,13 @@ class Cluster(Client):
         node = self._node(replica_id)
         if node.status.role not in ("failed", "stopped") and tuple(node.status.voters) == (replica_id,):
             raise ConfigurationError(
-                f"replica {replica_id} is the only voter: nobody else could feed it anew. Nothing was deleted"
+                f"replica {replica_id} is the only voter: nobody else could bring it up to date. "
+                "Nothing was deleted"
             )
         others = [other for other in self._nodes if other != replica_id and self._nodes[other].status.running]
         if not others:
             raise ConfigurationError(
-                f"no other replica runs that could feed replica {replica_id} anew. Nothing was deleted"
+                f"no other replica runs from which replica {replica_id} could catch up. Nothing was deleted"
             )
         self.replace_replica(replica_id, timeout=left)
         return self._while_not_done(None, left, lambda via, _: via.configuration)[1].group

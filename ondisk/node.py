@@ -409,8 +409,8 @@ class Node(Client):
 
     @shielded
     def erase_for(self, group: bytes) -> None:
-        """The same, for a replica that is to be fed anew: its next directory founds nothing, and joins
-        ``group``.
+        """The same, for a replica that is to catch up from the others: its next directory founds nothing,
+        and joins ``group``.
 
         Otherwise one that was the only first member of a group that has grown would found another one.
         """

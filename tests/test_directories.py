@@ -109,7 +109,7 @@ def test_swapped_directories_are_refused_and_good_again_when_swapped_back(
 def test_lost_directories_found_no_group_beside_what_is_left(
     make_cluster: Callable[..., Cluster], tmp_path: Path, lost: tuple[int, ...]
 ) -> None:
-    """One of three: it is fed anew. Two of three: nobody may decide, and what is left is not overwritten."""
+    """One of three: it catches up. Two of three: nobody may decide, and what is left is not overwritten."""
     cluster = make_cluster()
     fill(cluster)
     group = cluster.status()[1].group

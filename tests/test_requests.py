@@ -355,7 +355,7 @@ def test_nothing_is_taken_while_there_is_no_leader_or_leadership_is_handed_over(
     assert it.raft.entries == [] and not it.proposals.more_to_take
     it.raft.transferring = False
     assert it.proposals.more_to_take
-    it.proposals.held_back = True
+    it.proposals.blocked = True
     assert not it.proposals.more_to_take
 
 
@@ -399,7 +399,7 @@ def test_a_follower_forwards_and_passes_on_what_it_hears() -> None:
     assert isinstance(futures[2].exception(0), Rejected)
     assert isinstance(futures[3].exception(0), OutcomeUnknown)
     assert "replica 3 did not take over in time" in str(move.exception(0))
-    assert not futures[4].done() and not change.done() and it.proposals.held_back
+    assert not futures[4].done() and not change.done() and it.proposals.blocked
     it.proposals.take(0.0)
     assert it.outbox() == [(2, ProposeChange(FIRST + 7, AddReplica(4)))]  # asked again
 
@@ -414,7 +414,7 @@ def test_what_never_left_waits_in_its_old_order() -> None:
     it.proposals.ask(b"c", FOREVER)
     assert isinstance(message, Propose)
     it.proposals.take_back(message)
-    assert it.proposals.held_back
+    assert it.proposals.blocked
     it.raft.follow(3)
     it.proposals.give_up_on_former_leader()
     it.proposals.take(0.0)
@@ -474,7 +474,7 @@ def test_changes_are_answered_refused_or_wait_their_turn() -> None:
     it.raft.lead()
     future = it.proposals.ask(AddReplica(4), FOREVER)
     it.proposals.take(0.0)
-    assert not future.done() and it.proposals.held_back and len(it.proposals) == 1
+    assert not future.done() and it.proposals.blocked and len(it.proposals) == 1
     it.raft.change_answer = 0
     it.proposals.take(0.0)
     assert future.result(0) == Result() and it.raft.changed == [AddReplica(4)] * 2
@@ -528,11 +528,11 @@ def test_a_wish_for_another_leader_is_answered_by_who_leads_in_the_end() -> None
         itself = it.proposals.ask(TransferLeadership(1), 50.0)
         it.proposals.take(0.0)
         assert it.raft.transferred == [2] and itself.result(0) == Result() and not second.done()
-        it.proposals.look_at_hand_over(10.0)
+        it.proposals.watch_leadership_transfer(10.0)
         assert not future.done()
         it.raft.transferring = False
         it.raft.follow(leads)
-        it.proposals.look_at_hand_over(10.0)
+        it.proposals.watch_leadership_transfer(10.0)
         assert future.done() == answered
         if leads == 2:
             assert future.result(0) == Result()

@@ -84,7 +84,7 @@ class Founding:
             )
         if identity.existing:
             raise ConfigurationError(
-                f"replica {self._id} was erased to be fed anew by group {short(identity.existing)}: it "
+                f"replica {self._id} was erased to catch up from group {short(identity.existing)}: it "
                 "founds no other"
             )
         self._members, self._fewer = tuple(sorted(members)), True
@@ -122,7 +122,7 @@ class Founding:
             return first_members(identity)  # F4: it was founded with this one's vote
         if identity.existing and identity.existing != members.group:
             self._elsewhere[sender] = (
-                f"this directory was erased to be fed anew by group {short(identity.existing)}, and replica "
+                f"this directory was erased to catch up from group {short(identity.existing)}, and replica "
                 f"{sender} belongs to group {short(members.group)}"
             )
         elif identity.seed:
@@ -224,7 +224,7 @@ class Founding:
         if self._elsewhere or self._twins:
             return next(iter(self._elsewhere.values()), self._twins)
         if identity.existing:
-            return f"erased, and waiting to be fed anew by group {short(identity.existing)}"
+            return f"erased, and waiting to catch up from group {short(identity.existing)}"
         if not self._members:
             return f"waiting until a member of a group is told to add replica {self._id}"
         missing = [n for n in self._members if n != self._id and n not in self._heard]

@@ -30,7 +30,7 @@ class Origins:
         self.known: dict[int, Origin] = {}  # by number: the last one that was accepted, as the same object
         self.refused: str | None = None  # why this replica must stop
         self._as_of: tuple[Members, Members] | None = None  # what ``known`` was decided with
-        self._strangers: dict[int, tuple[bytes, str]] = {}  # by number: its group, another one, and words
+        self._other_groups: dict[int, tuple[bytes, str]] = {}  # by number: its group, another one, and words
         self._heir = b""  # of a directory from before groups had ids: the group that has come of it
         self._introduced: Origin | None = None
 
@@ -67,7 +67,7 @@ class Origins:
         newest, committed = self._raft.members, self._raft.committed_members
         if not self._is_ours(sender, origin, newest, committed):
             if origin.group and newest.group and not isinstance(message, Membership | Refused):
-                self._meet_stranger(sender, origin, newest)
+                self._on_other_group(sender, origin, newest)
             return False
         if not self._is_newest_life(sender, origin):
             return False
@@ -78,7 +78,7 @@ class Origins:
                 sender,
                 origin.disk,
                 f"the disk {short(origin.disk)} of replica {sender} was taken for lost, and replaced: delete "
-                "its directory and start it again, and the others feed it anew",
+                "its directory and start it again, and it catches up from the others",
             )
             return False
         self.forget_what_is_outdated()
@@ -87,7 +87,7 @@ class Origins:
             self.known.pop(sender, None)  # the other disk must be looked at again when it speaks
         else:
             self.known[sender] = origin
-        self._strangers.pop(sender, None)
+        self._other_groups.pop(sender, None)
         self._raft.membership.speaks(sender, origin.disk)
         return True
 
@@ -117,7 +117,7 @@ class Origins:
                 origin.disk,
                 f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory "
                 "was made, and may have promised what the copy does not know: delete the copy, and let the "
-                "others feed it anew",
+                "it catches up from the others",
             )
             return False
         if ahead > 0:
@@ -128,44 +128,44 @@ class Origins:
         logger.warning("replica %d refuses replica %d: %s", self._id, sender, reason)
         self._send(sender, Refused(disk, reason))
 
-    def _meet_stranger(self, sender: int, origin: Origin, newest: Members) -> None:
+    def _on_other_group(self, sender: int, origin: Origin, newest: Members) -> None:
         if self._raft.committed_members.group == LEGACY:
             return  # L: that may be what has come of it, as its membership will show
         if origin.group == LEGACY and sender in newest.voters and not newest.disk_of(sender):
-            self.welcome(sender, origin)  # L3: it was away when the group got its id
+            self.introduce_members(sender, origin)  # L3: it was away when the group got its id
             return
         words = (
             f"replica {sender} (disk {short(origin.disk)}) belongs to group {short(origin.group)}, and "
             f"replica {self._id} (disk {short(self._log.disk_id)}) to group {short(newest.group)}: was a "
             "directory put in from elsewhere, or an address mistyped?"
         )
-        if self._note_stranger(sender, origin.group, words):
+        if self._note_other_group(sender, origin.group, words):
             logger.warning("%s", words)
         self._send(sender, Refused(origin.disk, words))
         self._send_membership(sender)
-        self._stop_among_strangers()
+        self._stop_in_the_wrong_place()
 
-    def _note_stranger(self, sender: int, group: bytes, words: str) -> bool:
-        """Note the group of a stranger; return whether that is news. Both sides say it, in other words."""
-        news = self._strangers.get(sender, (b"", ""))[0] != group
+    def _note_other_group(self, sender: int, group: bytes, words: str) -> bool:
+        """Note which other group it is; return whether that is news. Both sides say it, in other words."""
+        news = self._other_groups.get(sender, (b"", ""))[0] != group
         if news:
-            self._strangers[sender] = group, words
+            self._other_groups[sender] = group, words
         return news
 
-    def _stop_among_strangers(self) -> None:
+    def _stop_in_the_wrong_place(self) -> None:
         """A majority of this group's own numbers is one other group: this directory is in the wrong place.
 
-        Strangers of several groups are in the wrong place themselves.
+        Replicas of several other groups are in the wrong place themselves.
         """
         voters = self._raft.members.voters
-        strangers = [self._strangers[number] for number in voters if number in self._strangers]
-        for group, words in strangers:
-            if self._id in voters and 2 * sum(other == group for other, _ in strangers) > len(voters):
+        others = [self._other_groups[number] for number in voters if number in self._other_groups]
+        for group, words in others:
+            if self._id in voters and 2 * sum(other == group for other, _ in others) > len(voters):
                 self.refused = words
 
     # Who is outside, or was
 
-    def welcome(self, sender: int, origin: Origin) -> None:
+    def introduce_members(self, sender: int, origin: Origin) -> None:
         """One without a group asks (F4, W1, W2). It may be a copy from before it had one."""
         if self._raft.members.group and self._is_newest_life(sender, origin):
             self._send_membership(sender)
@@ -197,7 +197,7 @@ class Origins:
                 f"replica {self._id} is a member of group {short(members.group)} with "
                 f"{sorted(members.all - {self._id})}, and this directory (disk {short(self._log.disk_id)}) "
                 f"is a group {short(self._raft.members.group)} of its own: was the first one lost? Delete "
-                "this one and start it with the present members, and the others feed it anew"
+                "this one and start it with the present members, and it catches up from the others"
             )
 
     def _founded_alone(self) -> bool:
@@ -213,9 +213,9 @@ class Origins:
         if not self._raft.members.group:
             self.refused = message.reason
         elif origin.group not in (b"", self._raft.members.group, LEGACY):
-            self._note_stranger(sender, origin.group, message.reason)
+            self._note_other_group(sender, origin.group, message.reason)
             self._send_membership(sender)
-            self._stop_among_strangers()
+            self._stop_in_the_wrong_place()
 
     def believe(self, message: Refused) -> None:
         """A member of this group refuses this disk, for good."""
@@ -227,4 +227,4 @@ class Origins:
 
     def problem(self) -> str | None:
         """Who is in another group, for people."""
-        return next((words for _, words in self._strangers.values()), None)
+        return next((words for _, words in self._other_groups.values()), None)

@@ -187,7 +187,9 @@ class Changes:
                     members = self._after(change)
                     if self._passes_check(change, members):
                         logger.warning(
-                            "replica %d has a new disk, %s: it is fed anew", voter, short(newcomer.disk)
+                            "replica %d has a new disk, %s: it catches up from the beginning",
+                            voter,
+                            short(newcomer.disk),
                         )
                         self._append(members)
                 except ConfigurationError as error:

@@ -85,7 +85,7 @@ class Follower:
             raise Corrupt(
                 f"{self._log.path}: entry {index} is committed here with term {self._log.term_at(index)}, "
                 f"and the leader has one of term {term}: the group has another history. Was this directory "
-                "left out of an import? Delete it, and let the others feed it anew"
+                "left out of an import? Delete it, and let it catch up from the others"
             )
 
     def _proven_commit(self, commit_index: int, last: int) -> int:

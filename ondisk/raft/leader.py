@@ -196,7 +196,7 @@ class Leader:
             reason = (
                 f"replica {sender} (disk {short(disk)}) has acknowledged entry "
                 f"{progress.match} and does not hold entry {message.prev_index} any more: is it an old "
-                "copy of its directory, or has its disk lied? Delete it, and let the others feed it anew"
+                "copy of its directory, or has its disk lied? Delete it, and let it catch up from the others"
             )
             self._engine.send(sender, Refused(disk, reason))
 

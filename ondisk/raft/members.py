@@ -159,7 +159,7 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
             raise ConfigurationError(f"replica {replica_id} is not a member: {sorted(self.all)} are")
         if self.voters == (replica_id,):
             raise ConfigurationError(
-                f"replica {replica_id} is the last voter: nobody else could go on, or feed it anew"
+                f"replica {replica_id} is the last voter: nobody else could go on, or bring it up to date"
             )
 
     def identified(self, group: bytes, disks: Iterable[tuple[int, bytes]]) -> Members:

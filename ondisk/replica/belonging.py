@@ -66,7 +66,7 @@ class Belonging:
             if self._founding is not None:
                 self._founding.on_found(sender, origin, message)
             elif not origin.group:
-                self.origins.welcome(sender, origin)
+                self.origins.introduce_members(sender, origin)
         elif isinstance(message, Membership):
             if self._founding is None or origin.group != message.members.group:
                 self.origins.on_membership(origin, message)

@@ -59,7 +59,7 @@ class Proposals:
         self, replica_id: int, raft: Raft, *, send: Send, answer: Answer, first_request: int
     ) -> None:
         """``first_request`` numbers what is forwarded, and differs from that of an earlier life."""
-        self.held_back = False  # whether the present step could not send to the leader it knows
+        self.blocked = False  # whether the present step could not send to the leader it knows
         self._id = replica_id
         self._raft = raft
         self._send = send
@@ -103,7 +103,7 @@ class Proposals:
     @property
     def more_to_take(self) -> bool:
         """Whether another step could take more of them at once."""
-        if not self._waiting or self.held_back:
+        if not self._waiting or self.blocked:
             return False
         return self._raft.leader_id is not None and not self._raft.transferring
 
@@ -180,10 +180,10 @@ class Proposals:
             self._answer(proposal.reply, Result())
 
     def _wait_for_turn(self, proposal: _Proposal) -> None:
-        self.held_back = True
+        self.blocked = True
         self._waiting.append(proposal)
 
-    def look_at_hand_over(self, now: float) -> None:
+    def watch_leadership_transfer(self, now: float) -> None:
         """Answer who wanted another leader, once it leads or has not made it in time."""
         raft = self._raft
         if (proposal := self._handing_over) is None or raft.transferring:
@@ -228,7 +228,7 @@ class Proposals:
 
     def take_back(self, message: Propose | ProposeChange) -> None:
         """The leader is gone and the commands never left: they wait for the next one."""
-        self.held_back = True
+        self.blocked = True
         if isinstance(message, ProposeChange):
             requests = range(message.request, message.request + 1)
         else:

@@ -309,7 +309,7 @@ class Replica:
             forked.check(self._process, f"replica {self.id}")
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
         now = self._now = self._clock()
-        self._proposals.held_back = False
+        self._proposals.blocked = False
         try:
             with self.raft.at(now):
                 if self._damage is not None:
@@ -331,7 +331,7 @@ class Replica:
                 self._apply_committed()
                 self._take_requests(now)
                 self.raft.replicate()
-                self._proposals.look_at_hand_over(now)
+                self._proposals.watch_leadership_transfer(now)
                 self._admin.serve()
                 self._running_transfers.advance(now)
                 self._reads.serve()

@@ -30,7 +30,7 @@ class ReplicaStatus(NamedTuple):
     error: str | None = None
     first_index: int = 1  # the first entry that is still in the log, or would be
     voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
-    learners: tuple[int, ...] = ()  # those that are being fed until they can
+    learners: tuple[int, ...] = ()  # those that catch up until they can
     transfers: tuple[Progress, ...] = ()  # snapshots under way
     group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
     disk: str = ""  # the id of its directory

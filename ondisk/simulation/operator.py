@@ -42,7 +42,7 @@ class Operator:
         self._group = group
         self._next_member = len(group.first_members) + 1
         self._changing: Future[Result] | None = None
-        self._repairing: set[int] = set()  # who was refused, and will be fed anew
+        self._repairing: set[int] = set()  # who was refused, and will catch up from nothing
         self.begin: Mapping[str, Begin] = {  # what the schedule asks for
             "transfer": self._transfer,
             "join": self._join,

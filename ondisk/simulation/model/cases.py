@@ -94,7 +94,7 @@ LIMITS = (
 NOT_FOR_SAFETY = {
     "F1": "It says what F2 must know. All must vote for a roster, so another list founds nothing alone.",
     "O3": "A disk that was replaced counts for nothing (O2), but it would disturb elections, and never know.",
-    "W1": "Who joins without being a learner counts for nothing (O2), but nobody would feed it.",
+    "W1": "Who joins without being a learner counts for nothing (O2), but nobody would send it anything.",
     "W2": "It says when to ask for a change, and C1 to C4 make any change safe. Who lives keeps its place.",
     "C5": "Another disk under an old number is another voter. But people and addresses mean the first one.",
     "E2": "It needs a clock, and reads rest on none (E1): a leader that was frozen only delays.",

@@ -28,7 +28,7 @@ class Raft:
 
     voters: str = "123"
     legacy: bool = False  # a directory of the version before: voters are numbers
-    learner: str = ""  # a number that is fed already
+    learner: str = ""  # a number that is sent everything already
     stands: tuple[tuple[int, str], ...] = ((2, "2"), (3, "1"))  # who may stand for election in which term
     writes: int = 1
     losses: int = 0
@@ -156,14 +156,14 @@ class Raft:
             shared = common_prefix(disk.log, me.log)
             for upto in range(shared if self.parts else len(me.log), len(me.log) + 1):
                 log = disk.log if upto == shared else me.log[:upto]  # what does not contradict stays
-                fed = disk._replace(term=me.term, log=log, role="follower", commit=0)
+                sent = disk._replace(term=me.term, log=log, role="follower", commit=0)
                 if disk.term < me.term:
-                    fed = fed._replace(vote="")
+                    sent = sent._replace(vote="")
                 acks = add_ack(state.acks, me.term, disk.name, upto)
                 broken = f"{disk.name} takes over the log of another group" if me.name == STRANGER else None
-                if fed != disk or acks != state.acks:
+                if sent != disk or acks != state.acks:
                     words = f"{disk.name} takes over the log of {me.name}, up to entry {upto}"
-                    yield words, with_disk(state._replace(acks=acks), other, fed)._replace(broken=broken)
+                    yield words, with_disk(state._replace(acks=acks), other, sent)._replace(broken=broken)
         if me.name == STRANGER:
             return
         yield from self._commit(state, at, me, members, off)
@@ -246,8 +246,8 @@ class Raft:
                         )
         for disk in state.disks:
             named = disk.inside and disk.name[0] in members.learners and disk.name not in members.replaced
-            fed = any((t, n) == (me.term, disk.name) and i >= me.commit for t, n, i in state.acks)
-            if named and (fed or "C3" in off):
+            sent = any((t, n) == (me.term, disk.name) and i >= me.commit for t, n, i in state.acks)
+            if named and (sent or "C3" in off):
                 learners = members.learners - {disk.name[0]}
                 voters = members.voters | {disk.name}
                 yield f"makes {disk.name} a voter", Members(voters, learners, members.replaced)
