@@ -117,7 +117,7 @@ class Origins:
                 origin.disk,
                 f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory "
                 "was made, and may have promised what the copy does not know: delete the copy, and let the "
-                "it catches up from the others",
+                "it catch up from the others",
             )
             return False
         if ahead > 0:
