@@ -71,6 +71,6 @@ def leftovers(world: World, *members: int) -> list[str]:
         state = world.folder(member) / "state"
         found += [str(path) for path in state.glob("view-*")] + [str(path) for path in state.glob("db-*")][1:]
         if member in world.replicas and world.replicas[member].log is not None:
-            found += [str(job) for job in world.replicas[member]._running_transfers._jobs()]
+            found += [str(job) for job in world.replicas[member]._open_streaming._jobs()]
             found += map(str, world.replicas[member].machine._views)
     return found

@@ -66,7 +66,7 @@ TESTS = {
     "snapshot/restore.py": "restore",
     "snapshot/sender.py": _STREAMS,
     "snapshot/stream.py": f"stream {_STREAMS} formats",
-    "snapshot/transfer.py": _STREAMS,
+    "snapshot/streaming.py": _STREAMS,
 }
 ROOMS = "raft", "replica", "snapshot"  # all of whose files are in the table
 SECONDS = 60  # that one test, or one run of the simulator, may take with a fault in it

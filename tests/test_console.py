@@ -13,7 +13,7 @@ from ondisk.cli import COMMANDS, USAGE, Console, show
 from ondisk.client import Client
 from ondisk.errors import OndiskError, ReplicaStopped, StoreClosed, Timeout
 from ondisk.net.memory import MemoryNetwork
-from ondisk.snapshot.transfer import Progress
+from ondisk.snapshot.streaming import StreamProgress
 from tests.waiting import wait_until
 
 
@@ -137,7 +137,7 @@ def test_status_shows_why_a_replica_failed() -> None:
 
 def test_status_shows_snapshots_under_way() -> None:
     """With whom, of which entry, and how far."""
-    under_way = (Progress("to", 3, 1000, 5_000_000), Progress("export", 0, 999, 10))
+    under_way = (StreamProgress("to", 3, 1000, 5_000_000), StreamProgress("export", 0, 999, 10))
     statuses = [ReplicaStatus(1, "leader", 2, 1, transfers=under_way)]
     answer = Console(Refusing(OndiskError()), lambda: statuses).execute("status")
     assert answer.endswith(

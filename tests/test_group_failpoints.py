@@ -12,7 +12,7 @@ from ondisk import Cluster, DiskKV
 from ondisk.diskkv import POINTS as MACHINE_POINTS
 from ondisk.diskkv import Scan
 from ondisk.replica.compaction import POINTS as COMPACTION_POINTS
-from ondisk.snapshot.transfer import POINTS as INSTALL_POINTS
+from ondisk.snapshot.streaming import POINTS as INSTALL_POINTS
 from tests.doomed import DEAD
 
 RECOVERY_POINTS = tuple(

@@ -63,7 +63,7 @@ def test_a_snapshot_for_which_there_is_no_thread_is_streamed_when_there_is_one(
     job: str,
 ) -> None:
     """On either side. Nobody fails, spins, or fills the log meanwhile."""
-    monkeypatch.setattr("ondisk.snapshot.transfer._NO_ROOM_SECONDS", 0.5)
+    monkeypatch.setattr("ondisk.snapshot.streaming._NO_ROOM_SECONDS", 0.5)
     cluster = make_cluster()
     victim = behind(cluster)
     threads = NoThreads(monkeypatch, job)

@@ -27,7 +27,7 @@ from ondisk.lab.pictures.catch_up import catch_up_picture
 from ondisk.observe import wait_until_level
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.stream import CHUNK_BYTES
-from ondisk.snapshot.transfer import Progress
+from ondisk.snapshot.streaming import StreamProgress
 from ondisk.storage.generations import _pointer
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
@@ -175,7 +175,7 @@ STATUSES = {
         last_index=5_101,
         applied_index=5_101,
         first_index=4_001,
-        transfers=(Progress("from", 1, 5_201, CHUNK_BYTES + 1),),
+        transfers=(StreamProgress("from", 1, 5_201, CHUNK_BYTES + 1),),
     ),
 }
 MOMENT = Moment(1.5, STATUSES, CHUNK_BYTES + 1, Answers(574, 3, 0, 0, 0.009))

@@ -236,7 +236,7 @@ def test_at_a_power_cut_what_runs_beside_the_steps_ends_first(world: World) -> N
     leader = world.elect()
     order: list[str] = []
     for name, part, method in (
-        ("streams", leader._running_transfers, "close"),
+        ("streams", leader._open_streaming, "close"),
         ("log", leader.log, "crash"),
         ("state", leader.machine, "crash"),
     ):

@@ -15,10 +15,10 @@ from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import Message, SnapshotAck, SnapshotChunk
 from ondisk.raft.records import LogEntry
-from ondisk.snapshot import export, receiver, sender, transfer
+from ondisk.snapshot import export, receiver, sender, streaming
 from ondisk.snapshot.sender import WINDOW
 from ondisk.snapshot.stream import Chunk, Writer, make_header
-from ondisk.snapshot.transfer import Progress, Transfers
+from ondisk.snapshot.streaming import Streaming, StreamProgress
 from ondisk.storage.disk import Disk
 
 RESEND, REST = 0.5, 0.1
@@ -122,7 +122,7 @@ class Streams:
         self.machine = FakeMachine()
         self.sent: list[tuple[int, Message]] = []
         self.installed: list[int] = []
-        self.streams = Transfers(
+        self.streams = Streaming(
             1,
             self.machine,  # type: ignore[arg-type]
             self.raft,  # type: ignore[arg-type]
@@ -192,7 +192,7 @@ def test_no_more_is_sent_than_there_is_room_for_and_what_is_not_answered_goes_ag
     it.ack(2, 1, 4, 10.1)
     assert it.numbers(10.1) == [1, 2, 3]
     it.ack(2, 3, 4, 10.2)
-    assert it.streams.progress() == (Progress("to", 2, 5, len(chunks(8)[0].data) + 2),)
+    assert it.streams.progress() == (StreamProgress("to", 2, 5, len(chunks(8)[0].data) + 2),)
     assert it.numbers(10.2 + RESEND - 0.01) == []
     assert it.numbers(10.2 + RESEND) == [3]
     assert it.numbers(10.2 + RESEND + 0.1) == []  # just sent again
@@ -256,11 +256,11 @@ def test_a_stream_that_is_of_no_use_ends(it: Streams, how: str) -> None:
     sending.job.chunks += chunks(3)
     it.step(10.0)
     it.ack(2, 1, 1, 11.0)
-    it.step(11.0 + transfer.GIVE_UP_SECONDS)
+    it.step(11.0 + streaming.GIVE_UP_SECONDS)
     assert it.streams._sending[2] is sending
     if how == "silent":
         it.raft.needs_snapshot = frozenset()
-        it.step(11.1 + transfer.GIVE_UP_SECONDS)
+        it.step(11.1 + streaming.GIVE_UP_SECONDS)
     elif how == "not needed":
         it.raft.need()
         it.step(12.0)
@@ -346,7 +346,7 @@ def test_a_receiver_takes_chunks_in_order_and_says_how_far_it_may_go(it: Streams
     assert it.chunk(2) == [SnapshotAck(77, 1, WINDOW)]
     assert it.chunk(1) == [SnapshotAck(77, 2, WINDOW)]
     assert it.chunk(1) == [SnapshotAck(77, 2, WINDOW)]
-    assert it.streams.progress() == (Progress("from", 2, 9, 1),)
+    assert it.streams.progress() == (StreamProgress("from", 2, 9, 1),)
     job: Any = receiving.job
     job.taken = NEWS - 1
     assert it.step(10.0) == []
@@ -378,13 +378,13 @@ def test_a_stream_that_brings_nothing_any_more_is_stopped_and_the_old_state_kept
     it.chunk(0)
     assert it.streams._receiving is not None
     job: Any = it.streams._receiving.job
-    it.step(10.0 + transfer.GIVE_UP_SECONDS)
+    it.step(10.0 + streaming.GIVE_UP_SECONDS)
     it.raft.leader_id = None  # type: ignore[assignment]
     it.step(10.0)
     assert not job.stopped.is_set()
     it.raft.leader_id = 2
     if how == "silent":
-        it.step(10.1 + transfer.GIVE_UP_SECONDS)
+        it.step(10.1 + streaming.GIVE_UP_SECONDS)
     elif how == "term":
         it.raft.term += 1
     elif how == "leader":
@@ -437,7 +437,7 @@ def test_all_jobs_are_stopped_and_waited_for_at_the_end(it: Streams, tmp_path: P
     future: Future[Any] = Future()
     it.raft.recovering = False
     it.streams.export(tmp_path / "file", future, threading.Event())
-    assert Progress("export", 0, 5, 0) in it.streams.progress()
+    assert StreamProgress("export", 0, 5, 0) in it.streams.progress()
     jobs: list[Any] = it.streams._jobs()
     assert len(jobs) == 4 and sending.job in jobs
     it.streams.close()

@@ -22,9 +22,9 @@ from ondisk.raft.messages import (
 )
 from ondisk.raft.records import LogEntry
 from ondisk.replica.compaction import POINTS
-from ondisk.snapshot import transfer
+from ondisk.snapshot import streaming
 from ondisk.snapshot.sender import WINDOW
-from ondisk.snapshot.transfer import GIVE_UP_SECONDS
+from ondisk.snapshot.streaming import GIVE_UP_SECONDS
 from ondisk.statemachine import SnapshotReader
 from ondisk.storage.disk import Disk
 from tests.lagging import (
@@ -66,7 +66,7 @@ def test_a_lagging_follower_gets_a_streamed_snapshot_and_nothing_stays_on_the_se
     assert set(durable.values()) == {0, late.log.base_index}
     assert late.log.base_index == leader.machine._applied
     assert len(world.assert_equal()) == 110
-    world.run_until(lambda: not leader._running_transfers.busy)
+    world.run_until(lambda: not leader._open_streaming.busy)
     assert leftovers(world) == []
 
 
@@ -127,7 +127,7 @@ def test_a_lost_acknowledgement_of_the_end_does_no_harm(world: World) -> None:
 
     world.edit = lose_last
     world.network.heal()
-    world.run_until(lambda: caught_up(late, leader)() and not leader._running_transfers.busy)
+    world.run_until(lambda: caught_up(late, leader)() and not leader._open_streaming.busy)
     assert len({message.stream for message in chunks(world)}) == 1
 
 
@@ -138,7 +138,7 @@ def test_the_stream_to_a_removed_follower_ends_and_it_keeps_its_old_state(world:
     world.network.heal()
     until_chunk(world, 5)
     future = leader.propose_change(RemoveReplica(late.id), FOREVER)
-    world.run_until(lambda: future.done() and not leader._running_transfers.busy)
+    world.run_until(lambda: future.done() and not leader._open_streaming.busy)
     world.run_until(lambda: late.status.role == "removed")
     assert leftovers(world) == []
     machine = DiskKV(world.folder(late.id) / "state")
@@ -214,7 +214,7 @@ def test_nothing_is_applied_synced_or_compacted_while_the_state_machine_is_busy_
     world.run(1.2)
     compact(world, leader)
     index, base = late.raft.applied_index, late.log.base_index
-    late._running_transfers._lockstep = False  # its job stands still by itself
+    late._open_streaming._lockstep = False  # its job stands still by itself
     world.network.heal()
     world.run_until(lambda: late.raft.recovering and late.machine.recovering)  # type: ignore[attr-defined]
     late._compaction.synced_index = 0  # as if it had not been synced for a while
@@ -225,7 +225,7 @@ def test_nothing_is_applied_synced_or_compacted_while_the_state_machine_is_busy_
     assert late.raft.recovering
     assert (late.raft.applied_index, late.log.base_index) == (index, base)
     HesitantKV.go_on.set()
-    late._running_transfers._lockstep = True
+    late._open_streaming._lockstep = True
     world.run_until(world.converged)
     assert len(world.assert_equal()) == 110
 
@@ -238,18 +238,18 @@ def test_a_receiver_that_does_not_read_bounds_what_is_sent(make_world: Callable[
     world.crash(late.id)
     world.machines[late.id] = HesitantKV
     late = world.start(late.id)
-    late._running_transfers._lockstep = False  # its job stands still by itself
+    late._open_streaming._lockstep = False  # its job stands still by itself
     world.network.heal()
     until_chunk(world, 1)
     world.run(2 * GIVE_UP_SECONDS)
     assert len({message.stream for message in chunks(world)}) == 1
     numbers = {message.chunk.number for message in chunks(world)}
     assert max(numbers) <= WINDOW
-    (sending,) = leader._running_transfers._sending.values()
+    (sending,) = leader._open_streaming._sending.values()
     assert len(sending._unacknowledged) + len(sending.job._items) <= WINDOW + 4
     sent = len(chunks(world))
     HesitantKV.go_on.set()
-    receiving = late._running_transfers._receiving
+    receiving = late._open_streaming._receiving
     assert receiving is not None
     receiving.job._lockstep = True
     receiving.job._settle()
@@ -271,7 +271,7 @@ def test_a_follower_killed_in_the_middle_of_a_stream_starts_again(world: World) 
     late = world.start(late.id)
     assert world.content(late.id) == old
     assert late.log.installing is None
-    world.run_until(lambda: caught_up(late, leader)() and not leader._running_transfers.busy)
+    world.run_until(lambda: caught_up(late, leader)() and not leader._open_streaming.busy)
     assert len({message.stream for message in chunks(world)}) == 2
     assert len(world.assert_equal()) == 110
     assert leftovers(world) == []
@@ -303,7 +303,7 @@ def test_nothing_runs_on_when_either_side_ends_in_the_middle_of_a_stream(
     assert leftovers(world) == []
 
 
-@pytest.mark.parametrize("point", transfer.POINTS)
+@pytest.mark.parametrize("point", streaming.POINTS)
 def test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new(
     world: World, point: str
 ) -> None:
@@ -354,7 +354,7 @@ def test_the_note_of_an_installation_is_durable_before_the_state_machine_begins(
             if point == "install: noted":
                 noted.append(late.log.installing is not None and not late.log.unsynced)
 
-    late._running_transfers._disk = Looking()
+    late._open_streaming._disk = Looking()
     world.network.heal()
     world.run_until(lambda: noted)
     assert noted == [True]

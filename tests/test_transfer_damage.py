@@ -71,7 +71,7 @@ def test_damage_on_the_way_never_installs_anything_wrong(
     assert done
     assert late.status.error is None
     assert world.assert_equal() == states[1]
-    world.run_until(lambda: not leader._running_transfers.busy)
+    world.run_until(lambda: not leader._open_streaming.busy)
     assert leftovers(world) == []
 
 
@@ -133,7 +133,7 @@ def test_a_snapshot_is_installed_only_if_it_is_newer(world: World) -> None:
     """A stream that comes again is refused, and changes nothing."""
     leader, late, _ = lagging(world)
     world.network.heal()
-    world.run_until(lambda: caught_up(late, leader)() and not leader._running_transfers.busy)
+    world.run_until(lambda: caught_up(late, leader)() and not leader._open_streaming.busy)
     old = chunks(world)
     fill(world, leader, 1, key="newer")
     world.run(0.5)

@@ -115,7 +115,7 @@ class World:
         self.disks[member] = disk
         if member in self.replicas:
             replica = self.replicas[member]
-            replica._disk = replica._running_transfers._disk = replica._compaction._disk = disk
+            replica._disk = replica._open_streaming._disk = replica._compaction._disk = disk
         return disk
 
     def stop(self, member: int) -> None:
@@ -191,7 +191,7 @@ class World:
             and self.leader.raft.leader.committed_in_current_term()
             and len({replica.raft.applied_index for replica in replicas}) == 1
             and all(replica.raft.applied_index == replica.log.last_index for replica in replicas)
-            and not any(replica._running_transfers.busy for replica in replicas)
+            and not any(replica._open_streaming.busy for replica in replicas)
         )
 
     def assert_equal(self, members: Sequence[int] = ()) -> dict[bytes, bytes]:

@@ -10,7 +10,7 @@ from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnkno
 from ondisk.net.addresses import parse_address
 from ondisk.node import Node
 from ondisk.replica import ReplicaStatus
-from ondisk.snapshot.transfer import Progress
+from ondisk.snapshot.streaming import StreamProgress
 
 COMMANDS = {
     "put key value": "set a key",
@@ -184,7 +184,7 @@ class Console:
         return "; ".join(lines) or "(none: it belongs to no group)"
 
 
-def _describe(under_way: Progress) -> str:
+def _describe(under_way: StreamProgress) -> str:
     other = f" replica {under_way.peer}" if under_way.peer else ""
     return f"snapshot of entry {under_way.index} {under_way.kind}{other}: {under_way.bytes:,} bytes so far"
 

@@ -116,8 +116,8 @@ class Origins:
                 sender,
                 origin.disk,
                 f"replica {sender} (disk {short(origin.disk)}) has lived on since this copy of its directory "
-                "was made, and may have promised what the copy does not know: delete the copy, and let the "
-                "it catch up from the others",
+                "was made, and may have promised what the copy does not know: delete the copy, and let it "
+                "catch up from the others",
             )
             return False
         if ahead > 0:

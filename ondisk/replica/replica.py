@@ -66,7 +66,7 @@ from ondisk.replica.proposals import Proposals
 from ondisk.replica.reads import Reads
 from ondisk.replica.status import ReplicaStatus
 from ondisk.snapshot.stream import SnapshotFile
-from ondisk.snapshot.transfer import Transfers
+from ondisk.snapshot.streaming import Streaming
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
 from ondisk.storage.disk import Disk
 from ondisk.storage.lock import DirectoryLock
@@ -95,7 +95,7 @@ class Replica:
     # What it is made of. A simulation puts others in their place, to see what each safeguard is good for.
     log_type: type[RaftLog] = RaftLog
     raft_type: type[Raft] = Raft
-    transfers_type: type[Transfers] = Transfers
+    streaming_type: type[Streaming] = Streaming
     origins_type: type[Origins] = Origins
     founding_type: type[Founding] = Founding
     compaction_type: type[Compaction] = Compaction
@@ -129,7 +129,7 @@ class Replica:
         self._clock = clock
         self._lock: DirectoryLock | None = None
         self.log: RaftLog | None = None
-        self._transfers: Transfers | None = None
+        self._streaming: Streaming | None = None
         self._disk = disk or Disk()
         self._outbox: list[tuple[int, Message]] = []
         self._to_close: list[Callable[[], object]] | None = None  # once it has begun to close
@@ -156,7 +156,7 @@ class Replica:
                 now=clock(),
                 timing=timing or Timing(),
             )
-            self._transfers = self.transfers_type(
+            self._streaming = self.streaming_type(
                 replica_id,
                 machine,
                 self.raft,
@@ -190,7 +190,7 @@ class Replica:
             machine,
             self._disk,
             opened_index=self.opened_index,
-            oldest_index_sent=lambda: self._running_transfers.oldest_index_sent,
+            oldest_index_sent=lambda: self._open_streaming.oldest_index_sent,
             now=clock(),
         )
         self._admin = AdminRequests()
@@ -215,7 +215,7 @@ class Replica:
     @property
     def transferring(self) -> bool:
         """Whether snapshots are under way, to here or from here."""
-        return self._running_transfers.busy
+        return self._open_streaming.busy
 
     @property
     def configuration(self) -> tuple[int, Members]:
@@ -268,7 +268,7 @@ class Replica:
 
     def export_snapshot(self, path: Path, stopped: threading.Event) -> Future[SnapshotFile]:
         """Write the state as it is now into a file, beside everything else, unless ``stopped`` is set."""
-        return self._asked_by_admin(lambda future: self._running_transfers.export(path, future, stopped))
+        return self._asked_by_admin(lambda future: self._open_streaming.export(path, future, stopped))
 
     def found(self, members: Sequence[int]) -> Future[None]:
         """Found the group with these members only, because an operator knows that the others do not come.
@@ -314,7 +314,7 @@ class Replica:
             with self.raft.at(now):
                 if self._damage is not None:
                     raise self._damage
-                self._running_transfers.poll(now)
+                self._open_streaming.poll(now)
                 self._take_in()
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
@@ -333,7 +333,7 @@ class Replica:
                 self.raft.replicate()
                 self._proposals.watch_leadership_transfer(now)
                 self._admin.serve()
-                self._running_transfers.advance(now)
+                self._open_streaming.advance(now)
                 self._reads.serve()
                 self._give_up(now)
                 self._tell_callers()
@@ -346,7 +346,7 @@ class Replica:
             return float("inf")
         self.status = self._present_status()
         wakeup = min(self.raft.next_wakeup(), self._compaction.due_at, self._belonging.next_wakeup())
-        if self.status.waiting or self._running_transfers.busy:
+        if self.status.waiting or self._open_streaming.busy:
             wakeup = min(wakeup, self._look_at_deadlines)
         raft = self.raft
         alone = raft.is_leader and not raft.membership.others and raft.commit_index < self.log.last_index
@@ -369,9 +369,9 @@ class Replica:
         elif isinstance(message, _ABOUT_READS):
             self._reads.receive(sender, message, self._now)
         elif isinstance(message, SnapshotChunk):
-            self._running_transfers.on_chunk(sender, message, self._now)
+            self._open_streaming.on_chunk(sender, message, self._now)
         elif isinstance(message, SnapshotAck) and self.raft.membership.counts(sender):
-            self._running_transfers.on_ack(sender, message, self._now)
+            self._open_streaming.on_ack(sender, message, self._now)
         elif isinstance(message, Removed):
             self._removed = True
         elif isinstance(message, Membership):
@@ -480,7 +480,7 @@ class Replica:
     def crash(self) -> None:
         """Let go as a power cut would: what was not synced is lost."""
         if self.log is not None:
-            self._running_transfers.close()
+            self._open_streaming.close()
             self.log.crash()
             self.machine.crash()
         self._stop("stopped", None)
@@ -513,7 +513,7 @@ class Replica:
         if self._to_close is None:
             self._to_close = [
                 self._endpoint.close,
-                *([self._transfers.close] if self._transfers else []),
+                *([self._streaming.close] if self._streaming else []),
                 *([log.close] if log else []),
                 self.machine.close,
                 *([self._lock.release] if self._lock else []),
@@ -554,7 +554,7 @@ class Replica:
             log.base_index + 1,
             raft.members.voters,
             raft.members.learners,
-            self._running_transfers.progress(),
+            self._open_streaming.progress(),
             raft.members.group.hex(),
             log.disk_id.hex(),
         )
@@ -567,6 +567,6 @@ class Replica:
         return self._belonging.problem()
 
     @property
-    def _running_transfers(self) -> Transfers:
-        assert self._transfers is not None
-        return self._transfers
+    def _open_streaming(self) -> Streaming:
+        assert self._streaming is not None
+        return self._streaming

@@ -22,7 +22,7 @@ from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction
 from ondisk.simulation import weakened
-from ondisk.snapshot.transfer import Transfers
+from ondisk.snapshot.streaming import Streaming
 
 
 class Safeguard(NamedTuple):
@@ -224,7 +224,7 @@ def replica_without(names: Iterable[str]) -> type[Replica]:
         Replica,
         raft_type=raft,
         log_type=mixed(RaftLog),
-        transfers_type=mixed(Transfers),
+        streaming_type=mixed(Streaming),
         origins_type=mixed(Origins),
         founding_type=mixed(Founding),
         compaction_type=mixed(Compaction),

@@ -93,7 +93,7 @@ def watched(replica_type: type[Replica]) -> type[WatchedReplica]:
     parts = {
         "log_type": on_top(_WatchedLog, replica_type.log_type),
         "raft_type": on_top(_WatchedRaft, replica_type.raft_type),
-        "transfers_type": type("Transfers", (replica_type.transfers_type,), {"chunk_bytes": _CHUNK_BYTES}),
+        "streaming_type": type("Streaming", (replica_type.streaming_type,), {"chunk_bytes": _CHUNK_BYTES}),
     }
     kind: type[WatchedReplica] = type("Replica", (WatchedReplica, replica_type), parts)
     return kind

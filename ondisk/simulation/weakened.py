@@ -25,7 +25,7 @@ from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction
 from ondisk.snapshot.receiver import Receiving
-from ondisk.snapshot.transfer import Transfers
+from ondisk.snapshot.streaming import Streaming
 
 # Raft
 
@@ -172,7 +172,7 @@ class InstallsOverItsTail(RaftLog):
 # Snapshots
 
 
-class AcknowledgesAFailedInstall(Transfers):
+class AcknowledgesAFailedInstall(Streaming):
     def _keep_old_state(self, receiving: Receiving, error: Exception) -> None:
         self._begin_anew(receiving)
 

@@ -2,7 +2,7 @@
 
 ==============  ======================================================================
 ``stream``      the stream of a snapshot, in numbered and checked chunks
-``transfer``    the snapshots of one replica that are under way
+``streaming``   the snapshots of one replica that are under way
 ``sender``      the sender's end of a stream to a follower
 ``receiver``    the receiver's end
 ``export``      a snapshot on its way into a file

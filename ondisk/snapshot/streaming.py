@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StreamProgress:
     """A snapshot under way: ``to`` or ``from`` another replica, or ``export`` (``peer`` is 0 then).
 
     ``bytes`` of the state machine have arrived so far; ``index`` is the entry whose state it holds.
@@ -54,7 +54,7 @@ class Progress:
     bytes: int
 
 
-class Transfers:
+class Streaming:
     """The snapshots that one replica sends, receives and exports. Belongs to its step."""
 
     chunk_bytes: int | None = None  # of what is sent; the stream's own size if not given
@@ -145,12 +145,12 @@ class Transfers:
         """The log must keep what comes after this entry, or a stream would end in front of a gap."""
         return min((sending.header.index for sending in self._sending.values()), default=None)
 
-    def progress(self) -> tuple[Progress, ...]:
+    def progress(self) -> tuple[StreamProgress, ...]:
         """What is under way."""
-        found = [Progress("to", peer, s.header.index, s.bytes) for peer, s in self._sending.items()]
+        found = [StreamProgress("to", peer, s.header.index, s.bytes) for peer, s in self._sending.items()]
         if (r := self._receiving) is not None:
-            found.append(Progress("from", r.leader, r.header.index, r.bytes))
-        found += [Progress("export", 0, e.header.index, e.bytes) for e in self._exporting]
+            found.append(StreamProgress("from", r.leader, r.header.index, r.bytes))
+        found += [StreamProgress("export", 0, e.header.index, e.bytes) for e in self._exporting]
         return tuple(found)
 
     def close(self) -> None:
