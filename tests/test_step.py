@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ondisk.diskkv import DiskKV, get
-from ondisk.errors import ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
+from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, NoLeader, ReplicaStopped, StorageError
+from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import AddReplica, AppendEntries, Change, Message, MoveReplica
@@ -18,6 +19,7 @@ from ondisk.raft.records import MEMBERS
 from ondisk.replica import Replica
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.statemachine import Result
+from tests.lagging import lagging
 from tests.virtual import World, fill, put
 
 FOREVER = float("inf")
@@ -355,3 +357,74 @@ def test_the_network_knows_an_address_before_entries_leave_for_it(
     assert answer.result() == Result() and sent
     assert next(address for address, has_change in sent if has_change) == "localhost:4444"
     assert change.id == 3 or {address for address, _ in sent} == {"localhost:4444"}
+
+
+def test_the_status_says_where_everything_is(world: World) -> None:
+    leader = world.elect()
+    fill(world, 5)
+    world.run(2)
+    leader.compact()
+    world.tick()
+    put(leader, "k")
+    put(leader, "l")
+    leader.read_barrier(FOREVER)
+    leader.step()
+    log, raft, status = leader.log, leader.raft, leader.status
+    assert log is not None and log.base_index > 0
+    assert (status.id, status.role, status.term, status.leader_id) == (
+        leader.id,
+        "leader",
+        raft.term,
+        leader.id,
+    )
+    assert (status.last_index, status.durable_index) == (log.last_index, log.synced_index)
+    assert (status.commit_index, status.applied_index) == (raft.commit_index, raft.applied_index)
+    assert status.applied_index < status.last_index and status.synced_index <= status.applied_index
+    assert (status.opened_index, status.log_syncs, status.error) == (0, log.syncs, None)
+    assert status.waiting == 3  # two proposals, one read
+    assert status.match_index.keys() == set(world.others(leader.id))
+    assert status.first_index == log.base_index + 1
+    assert (status.voters, status.learners, status.transfers) == ((1, 2, 3), (), ())
+    assert (status.group, status.disk) == (raft.members.group.hex(), log.disk_id.hex())
+    assert leader.configuration == log.configuration and leader.running
+    leader.close()
+    closed = leader.status
+    assert (closed.role, closed.leader_id, closed.waiting, closed.error) == ("stopped", None, 0, None)
+    assert closed.match_index == {} and closed.last_index == status.last_index and not leader.running
+    with pytest.raises(ReplicaStopped, match="is stopped"):
+        _ = leader.configuration
+
+
+def test_a_replica_without_a_group_is_called_for_what_it_asks_the_others(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(founded=False)
+    replica = world.replicas[1]
+    for _ in range(30):
+        world.now += 0.01
+        wait = replica.step()
+        assert wait <= 0.2, "it asks who is there several times in a second"
+        assert not replica.raft.members.group
+
+
+def test_who_sends_a_snapshot_is_called_though_nobody_asks_anything(world: World) -> None:
+    """To find out in time that the other side is silent, and to rest no longer than it must."""
+    leader, _, _ = lagging(world)
+    world.network.heal()
+    world.run_until(lambda: leader.transferring)
+    silence(world)
+    leader.raft.leader.next_send = leader._compaction.due_at = world.now + 100
+    leader.raft.leader.must_send = False
+    assert leader.step() <= 0.05 and leader.status.waiting == 0
+    assert leader.raft.next_wakeup() > world.now + 50
+
+
+def test_a_command_of_the_largest_size_is_taken(world: World) -> None:
+    leader = world.elect()
+    with pytest.raises(CommandTooLarge, match="2,097,153 bytes; at most 2,097,152"):
+        leader.propose(bytes(MAX_COMMAND_BYTES + 1), FOREVER)
+    with pytest.raises(TypeError, match="a command is bytes, not str"):
+        leader.propose("text", FOREVER)  # type: ignore[arg-type]
+    future = leader.propose(bytes(MAX_COMMAND_BYTES), FOREVER)
+    world.run_until(future.done)
+    assert "malformed" in str(future.result().error)  # it was applied, and is none of this machine's

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ondisk.errors import ResourceError, SnapshotStopped
+from ondisk.errors import ConfigurationError, Corrupt, ResourceError, SnapshotStopped, StorageError
 from ondisk.interrupts.futures import Future
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import Message, SnapshotAck, SnapshotChunk
+from ondisk.raft.messages import DATA, Message, SnapshotAck, SnapshotChunk
 from ondisk.raft.records import LogEntry
 from ondisk.snapshot import export, receiver, sender, streaming
 from ondisk.snapshot.sender import WINDOW
@@ -465,3 +465,112 @@ def test_an_export_ends_when_it_is_done_or_when_nobody_wants_it(it: Streams, tmp
     it.step(10.0)
     assert [future.done() for future in futures] == [True, False]
     assert second.job.stopped.is_set() and it.streams._exporting == [second]
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (StorageError("no room"), "view"),
+        (ResourceError("no thread"), "thread"),
+        (Corrupt("a bad block"), "view"),
+    ],
+)
+def test_an_export_that_cannot_begin_is_told_and_leaves_nothing(
+    it: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    """Damage is no matter of this export alone: it is raised, and ends the replica."""
+
+    def fail() -> FakeView:
+        raise error
+
+    if where == "view":
+        it.machine.prepare_snapshot = fail  # type: ignore[method-assign]
+    else:
+        monkeypatch.setattr(FakeJob, "room", False)
+    future: Future[Any] = Future()
+    if isinstance(error, Corrupt):
+        with pytest.raises(Corrupt):
+            it.streams.export(tmp_path / "file", future, threading.Event())
+        assert not future.done()
+    else:
+        it.streams.export(tmp_path / "file", future, threading.Event())
+        assert isinstance(future.exception(0), type(error))
+    assert all(view.closed for view in it.machine.views) and not it.streams.busy
+
+
+class Saving(FakeMachine):
+    """Writes three chunks of a byte each."""
+
+    def save_snapshot(self, view: FakeView, writer: Writer, stopped: threading.Event) -> None:
+        for _ in range(3):
+            writer._send(DATA, b"x")
+            writer.bytes += 1
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_an_export_rests_after_each_chunk_while_entries_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    """For as long as the chunk took, and no longer than a tenth of a second."""
+    now, rests = [10.0], []
+    monkeypatch.setattr(export.time, "monotonic", lambda: now[0])
+    machine, view = Saving(), FakeView()
+    future: Future[Any] = Future()
+
+    class Rested(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            rests.append(timeout)
+            now[0] += timeout or 0
+            return False
+
+    class HereAndNow(FakeJob):
+        """Does its work at once."""
+
+        def __init__(self, name: str, work: Any, **options: Any) -> None:
+            super().__init__(name, work, **options)
+            self.stopped = Rested()
+            self.value = work(self)
+
+        def result(self) -> Any:
+            return self.value
+
+    def slow_put(self: Writer, kind: int, data: bytes) -> None:
+        now[0] += 0.04 if kind != DATA else 0.4
+        send(self, kind, data)
+
+    send = Writer._send
+    monkeypatch.setattr(Writer, "_send", slow_put)
+    monkeypatch.setattr(export, "Job", HereAndNow)
+    made = export.Export(
+        tmp_path / "file",
+        future,
+        threading.Event(),
+        make_header(5, 3, Members((1,))),
+        machine,  # type: ignore[arg-type]
+        view,  # type: ignore[arg-type]
+        lambda: None,
+        lambda: idle,
+    )
+    assert rests == ([] if idle else pytest.approx([0.04, REST, REST, REST, 0.04]))
+    made.answer()
+    assert future.result(0).index == 5 and view.closed
+    assert made.bytes > 3
+
+
+def test_an_export_that_fails_says_why_and_closes_its_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, future = FakeView(), Future[Any]()
+    made = export.Export(
+        tmp_path / "nowhere" / "file",
+        future,
+        threading.Event(),
+        make_header(5, 3, Members((1,))),
+        FakeMachine(),  # type: ignore[arg-type]
+        view,  # type: ignore[arg-type]
+        lambda: None,
+        lambda: True,
+    )
+    made.job.join()
+    made.answer()
+    assert isinstance(future.exception(0), StorageError | ConfigurationError) and view.closed
