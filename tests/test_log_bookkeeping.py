@@ -259,3 +259,133 @@ def test_a_note_that_cannot_be_read_is_no_lost_log(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(watermark, "read_regular", fail)
     with pytest.raises(StorageError, match="witness: cannot be read"):
         RaftLog(tmp_path / "log")
+
+
+def test_each_life_of_a_log_has_a_number_and_a_nonce_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raftlog, "_NONCES", 3)
+    seen: list[int] = []
+    disks = set()
+    for life in range(1, 6):
+        log = RaftLog(tmp_path / "log", replica_id=1, rng=random.Random(life))
+        assert log.identity is not None and log.is_new == (life == 1)
+        assert (log.identity.replica_id, log.identity.boot) == (1, life)
+        seen.insert(0, log.identity.nonces[0])
+        assert list(log.identity.nonces) == seen[:3] and 0 <= seen[0] < 1 << 62
+        disks.add(log.disk_id)
+        log.close()
+    assert len(set(seen)) == 5 and len(disks) == 1 and len(disks.pop()) == 16
+
+
+def test_a_life_that_was_only_begun_leaves_no_trace(tmp_path: Path) -> None:
+    RaftLog(tmp_path / "log", replica_id=1).crash()
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    assert log.is_new and log.identity is not None and log.identity.boot == 1
+    log.close()
+
+
+def test_a_disk_that_was_refused_is_not_opened_again(tmp_path: Path) -> None:
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    log.identify(refused="a second one")
+    log.close()
+    with pytest.raises(Corrupt, match="a second one"):
+        RaftLog(tmp_path / "log", replica_id=1)
+
+
+def test_the_lives_of_other_disks_are_known_when_they_are_durable(tmp_path: Path) -> None:
+    """They wait for a sync that something else needs."""
+    one, two = b"1" * 16, b"2" * 16
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    log.sync()
+    assert log.synced_boot(one) == 0
+    log.note_life(one, 3, 77)
+    assert log.lives == {one: (3, 77)} and log.synced_boot(one) == 0 and not log.unsynced
+    log.append(entries(1, 1))
+    log.sync()
+    assert log.synced_boot(one) == 3 and log.synced_boot(two) == 0
+    log.note_life(two, 1, 5)
+    assert log.synced_boot(one) == 0  # it may be anything until all is written
+    log.crash()
+    log = RaftLog(tmp_path / "log", replica_id=1)
+    assert log.lives == {one: (3, 77)} and log.synced_boot(one) == 3
+    log.close()
+
+
+@pytest.mark.parametrize("where", ["memory", "disk", "both"])
+def test_entries_are_as_many_as_have_so_many_bytes_and_one_at_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(raftlog, "_READ_ENTRIES", 4)
+    log = RaftLog(tmp_path / "log")
+    log.append(entries(1, 12))
+    log.sync()
+    if where != "memory":
+        monkeypatch.setattr(raftlog, "_TAIL_ENTRIES", 1 if where == "disk" else 6)
+        log.close()
+        log = RaftLog(tmp_path / "log")
+        monkeypatch.setattr(raftlog, "_TAIL_ENTRIES", 8192)
+    for bytes_, last in (
+        (0, 2),
+        (9, 2),
+        (10, 2),
+        (19, 2),
+        (20, 3),
+        (39, 4),
+        (40, 5),
+        (70, 8),
+        (109, 11),
+        (110, 12),
+    ):
+        assert [each.index for each in log.entries(2, 12, bytes_)] == list(range(2, last + 1))
+    assert len(log.entries(2, 12)) == 11 and len(log.entries(2, 5, 999)) == 4
+    monkeypatch.setattr(raftlog, "_TAIL_ENTRIES", 5)
+    assert [each.index for each in log.entries(2, 12)] == [2, 3, 4, 5, 6]
+    log.close()
+
+
+def test_the_members_as_of_any_entry_are_known_until_they_are_dropped(log: RaftLog) -> None:
+    first, second, third = Members((1,)), Members((1, 2)), Members((1, 2, 3))
+    log.append([*entries(1, 2), change(3, first), *entries(4, 1), change(5, second), change(6, third)])
+    log.sync()
+    as_of = [log.members_at(index) for index in range(8)]
+    assert as_of == [Members(()), Members(()), Members(()), first, first, second, third, third]
+    assert log.members == third and log.configuration == (6, third)
+    log.truncate_from(6)
+    assert log.members == second and log.configuration == (5, second) and log.unsynced
+    log.compact(4)
+    assert [log.members_at(index) for index in (0, 3, 4, 5)] == [first, first, first, second]
+    log.truncate_from(5)
+    assert log.members == first and log.configuration == (4, first)
+    log.close()
+    log = RaftLog(log.path)
+    assert log.configuration == (4, first) and log.last_index == 4
+    log.close()
+
+
+def test_what_was_stored_of_a_log_that_was_cut_below_its_durable_end_is_replaced(log: RaftLog) -> None:
+    log.append(entries(1, 8))
+    log.sync()
+    log.truncate_from(6)
+    assert log.synced_index == 5 and log.unsynced
+    log.append([LogEntry(6, 2, REGULAR + b"new")])
+    log.truncate_from(4)  # once more before it is synced, and further
+    log.append([LogEntry(4, 3, REGULAR + b"newer")])
+    assert log.synced_index == 3
+    log.sync()
+    log.crash()
+    log = RaftLog(log.path)
+    assert [each.term for each in log.entries(1, 4)] == [1, 1, 1, 3] and log.last_index == 4
+    assert log.synced_index == 4 and not log.unsynced
+    log.close()
+
+
+def test_a_cut_of_what_is_not_durable_needs_no_sync(log: RaftLog) -> None:
+    log.append(entries(1, 3))
+    log.sync()
+    log.append(entries(4, 2))
+    log.truncate_from(4)
+    assert not log.unsynced and log.synced_index == log.last_index == 3
+    log.truncate_from(3)
+    assert log.unsynced and log.synced_index == log.last_index == 2
+    log.close()
