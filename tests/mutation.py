@@ -28,7 +28,7 @@ from ondisk.simulation.run import run
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
-_RAFT = "engine engine_leader legacy raft members reads"
+_RAFT = "engine engine_leader instants legacy raft members reads"
 _STATE = "contract limits transfer compaction"
 _GROUP = "founding lost_disks copies evidence"
 _STREAMS = "streams transfer transfer_damage compaction"
@@ -54,8 +54,8 @@ TESTS = {
     "replica/belonging.py": f"step {_GROUP}",
     "replica/compaction.py": f"step {_STATE}",
     "replica/opening.py": f"step {_STATE} {_GROUP}",
-    "replica/proposals.py": "requests limits members",
-    "replica/reads.py": "requests reads",
+    "replica/proposals.py": "requests instants limits members",
+    "replica/reads.py": "requests instants reads",
     "replica/replica.py": f"step {_STATE} {_GROUP} raft",
     "replica/requests.py": "requests reads",
     "replica/status.py": f"step {_STATE}",
