@@ -646,7 +646,7 @@ def test_a_lost_disk_is_replaced_when_it_was_silent_for_an_election_timeout(
     assert engine.now - began > TIMING.election_max
     assert engine.raft.members.replaced == (disk_of(2),)
     assert (engine.raft.members.voters, engine.raft.members.learners) == ((1, 3), (2,))
-    assert "is fed anew" in caplog.text
+    assert "it catches up from the beginning" in caplog.text
 
 
 def test_a_newcomer_beside_a_disk_that_answers_is_told(make_engine: Callable[..., Engine]) -> None:
