@@ -176,6 +176,15 @@ def places(node: ast.AST) -> Iterator[Place]:
             yield from places(child)
 
 
+def _outermost(node: ast.AST) -> Iterator[ast.FunctionDef]:
+    """The functions of a module and its classes; those inside of a function belong to that one."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield child
+        else:
+            yield from _outermost(child)
+
+
 def _logs(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and ast.unparse(node).startswith("logger.")
 
@@ -187,8 +196,7 @@ class File:
         self.name = name
         self.path = ENGINE / name
         self.tree = ast.parse(self.path.read_text())
-        functions = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
-        self.places = [place for function in functions for place in places(function)]
+        self.places = [place for function in _outermost(self.tree) for place in places(function)]
         self.functions: dict[tuple[str, int], list[types.FunctionType]] = {}
         for each in gc.get_objects():
             if isinstance(each, types.FunctionType) and each.__code__.co_filename == str(self.path):
