@@ -437,7 +437,7 @@ def since_the_first_reading_that_was_behind(readings: list[Reading], replica_id:
     ("wrong", "told"),
     [
         (since_the_newest_commit, "none of them arrives"),
-        (since_it_last_moved, "quiet time"),
+        (since_it_last_moved, "time without puts"),
         (since_the_first_reading_that_was_behind, "half-way"),
         (lambda readings, _: 1000 * (readings[-1].time - readings[0].time), "nothing is written any more"),
         (lambda readings, _: readings[-1].lags[2].milliseconds, "could not be checked"),

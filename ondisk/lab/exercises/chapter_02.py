@@ -22,7 +22,7 @@ _CASES = {
     "a replica has applied all there is, and nothing is written any more": _readings(
         (10.0, 5, 5), (10.5, 6, 6), (12.0, 6, 6)
     ),
-    "one entry is missing, after a quiet time": _readings((20.0, 5, 5), (23.0, 6, 5), (23.25, 6, 5)),
+    "one entry is missing, after a time without puts": _readings((20.0, 5, 5), (23.0, 6, 5), (23.25, 6, 5)),
     "entry after entry is committed, and none of them arrives": _readings(
         (30.0, 5, 5), (30.5, 6, 5), (31.0, 7, 5), (31.5, 8, 5)
     ),

@@ -75,8 +75,8 @@ class _FailingDisk(Disk):
     "4.2",
     hints=[
         "Of these three calls, log.compact(index) alone writes nothing: log.sync() makes it durable.",
-        "Imagine a power cut after each line. Is an entry that the log has forgotten in the state, durably?",
-        "First make the state durable (machine.sync()), then let the log forget, durably.",
+        "Imagine a power cut after each line. Is an entry that the log has dropped in the state, durably?",
+        "First make the state durable (machine.sync()), then let the log drop the entries, durably.",
     ],
 )
 def compacts_in_an_order_that_loses_nothing(answer: object) -> str | None:

@@ -56,7 +56,7 @@ def measure(keys: int, value_bytes: int = 100) -> Sizes:
             view.close()
 
             def compact() -> int:
-                machine.sync()  # what the log forgets must be durable elsewhere
+                machine.sync()  # what the log drops must be durable elsewhere
                 log.compact(log.last_index)
                 log.sync()
                 return len(log.compaction_record())

@@ -16,7 +16,7 @@ INVARIANTS = {
     "applied beyond the log": "Nothing is applied before it is durable in the log.",
     "order": "Entries are applied in order, none twice and none left out.",
     "gap": "Nobody commits an entry that it does not have.",
-    "compaction": "A log has forgotten only what its state machine holds durably.",
+    "compaction": "A log has dropped only what its state machine holds durably.",
     "replica failed": "No replica stops without a fault of its disk.",
     "a replica that cannot start": "After every power cut a replica starts again from its own disk.",
     "one group": "All that count for each other belong to one group.",
