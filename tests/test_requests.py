@@ -22,6 +22,7 @@ from ondisk.raft.messages import (
     AddReplica,
     Change,
     Message,
+    MoveReplica,
     Outcome,
     Outcomes,
     Propose,
@@ -29,6 +30,7 @@ from ondisk.raft.messages import (
     ReadIndexRequest,
     ReadIndexResponse,
     RemoveReplica,
+    ReplaceReplica,
     TransferLeadership,
 )
 from ondisk.raft.records import LogEntry
@@ -633,3 +635,115 @@ def test_outcomes_go_in_parts_that_fit_and_those_that_did_not_leave_go_again() -
     assert isinstance(message, Outcomes)
     it.proposals.keep_outcomes(3, message)
     assert it.outcomes() == [(3, message)]
+
+
+def test_a_change_that_another_replica_asks_for_again_is_made_once_and_answered_once() -> None:
+    it = Proposing()
+    it.raft.lead()
+    for _ in range(3):
+        it.proposals.receive(3, ProposeChange(55, AddReplica(4)))
+        it.proposals.take(0.0)
+    assert len(it.proposals) == 1
+    it.proposals.receive(2, ProposeChange(55, AddReplica(4)))  # somebody else's
+    assert len(it.proposals) == 2
+    it.raft.change_answer = 0
+    it.proposals.take(0.0)
+    done = Outcome(55, "applied", Result())
+    assert it.outcomes() == [(3, Outcomes([done])), (2, Outcomes([done]))]
+    it.proposals.receive(3, ProposeChange(55, AddReplica(4)))  # its answer was lost
+    it.proposals.take(0.0)
+    assert it.outcomes() == [(3, Outcomes([done]))] and len(it.proposals) == 0
+
+
+def test_only_changes_that_are_done_once_are_asked_for_again_and_only_of_who_was_asked() -> None:
+    it = Proposing()
+    it.raft.follow(2)
+    for each in (
+        b"a",
+        AddReplica(4, "four:4"),
+        RemoveReplica(5),
+        ReplaceReplica(6, b"d" * 16),
+        MoveReplica(3, "three:3"),
+        TransferLeadership(3),
+    ):
+        it.proposals.ask(each, FOREVER)
+    it.proposals.take(0.0)
+    assert len(it.outbox()) == 6
+    it.proposals.take(2.0)
+    again = [
+        (2, ProposeChange(FIRST + 1, AddReplica(4, "four:4", again=True))),
+        (2, ProposeChange(FIRST + 2, RemoveReplica(5))),
+        (2, ProposeChange(FIRST + 3, ReplaceReplica(6, b"d" * 16))),
+    ]
+    assert it.outbox() == again
+    it.proposals.take(2.0)
+    assert it.outbox() == []
+    it.raft.follow(3)
+    it.proposals.take(4.0)
+    assert it.outbox() == []
+
+
+def test_what_was_being_proposed_when_an_error_came_may_have_happened() -> None:
+    it = Proposing()
+    it.raft.lead()
+
+    def fail(commands: list[bytes]) -> int:
+        raise OSError("the disk")
+
+    it.raft.append = fail  # type: ignore[method-assign]
+    first, late = it.proposals.ask(b"a", FOREVER), it.proposals.ask(b"b", -1.0)
+    it.proposals.receive(3, Propose(55, [b"c"]))
+    with pytest.raises(OSError, match="the disk"):
+        it.proposals.take(0.0)
+    it.proposals.refuse_all("it is stopped")
+    assert "it is stopped; the command may have been proposed" in str(first.exception(0))
+    assert isinstance(late.exception(0), NoLeader)
+    assert it.outcomes() == [(3, Outcomes([Outcome(55, "unknown")]))]
+
+
+def test_a_wish_to_remove_the_leader_goes_to_the_log_if_it_is_about_another_one() -> None:
+    it = Proposing()
+    it.raft.lead()
+    it.raft.change_answer = 7
+    for change in (RemoveReplica(2), ReplaceReplica(2, b"d" * 16), MoveReplica(1, "one:1")):
+        it.proposals.ask(change, FOREVER)
+    it.proposals.take(0.0)
+    assert not it.raft.transferred and len(it.raft.changed) == 3
+    it.proposals.ask(ReplaceReplica(1, b"d" * 16), FOREVER)
+    it.proposals.take(0.0)
+    assert it.raft.transferred == [2] and len(it.raft.changed) == 3
+
+
+def test_only_answers_that_can_be_sent_are_given() -> None:
+    """To whoever asks here, too: not one thing here and another there."""
+    it = Proposing()
+    it.raft.lead()
+    mine = it.proposals.ask(b"a", FOREVER)
+    it.proposals.receive(3, Propose(55, [b"b"]))
+    it.proposals.take(0.0)
+    it.apply(1, 1, Result(3.5), Result(3.5))  # type: ignore[arg-type]
+    ((_, message),) = it.outcomes()
+    assert isinstance(message, Outcomes) and message.outcomes[0].result == mine.result(0)
+    assert "the command was applied" in str(mine.result(0).error)
+
+
+def test_a_read_that_was_answered_or_given_up_is_not_answered_again() -> None:
+    it = Reading()
+    it.raft.follow(2)
+    early = it.reads.ask(5.0)
+    it.reads.take(0.0)
+    it.reads.give_up(5.0)
+    assert early.done() and len(it.reads) == 0
+    it.reads.receive(2, ReadIndexResponse(FIRST, 3), 6.0)
+    it.reads.serve()
+    first, second = it.reads.ask(FOREVER), it.reads.ask(FOREVER)
+    it.reads.take(6.0)
+    second.cancel()
+    it.raft.applied_index = 2
+    it.reads.receive(2, ReadIndexResponse(FIRST + 1, 3), 6.0)
+    it.reads.receive(2, ReadIndexResponse(FIRST + 1, 1), 6.0)  # once more
+    it.reads.serve()
+    assert not first.done() and len(it.reads) == 2
+    it.raft.applied_index = 3
+    it.reads.serve()
+    assert first.done() and second.cancelled() and len(it.reads) == 0
