@@ -240,7 +240,7 @@ class Cluster(Client):
         node = self._node(replica_id)
         group = self._take_out(replica_id, deadline)
         node.stop()
-        node.erase_for(group)
+        node.erase(group)
         node.start()
         while replica_id not in node.status.voters or not node.status.running:
             if node.status.role == "failed":

@@ -403,20 +403,12 @@ class Node(Client):
             stopped.set()
 
     @shielded
-    def erase(self) -> None:
-        """Delete the directory of this stopped replica. Raises ``DirectoryInUse``."""
-        self._erase(b"")
+    def erase(self, group: bytes = b"") -> None:
+        """Delete the directory of this stopped replica. Raises ``DirectoryInUse`` or ``StorageError``.
 
-    @shielded
-    def erase_for(self, group: bytes) -> None:
-        """The same, for a replica that is to catch up from the others: its next directory founds nothing,
-        and joins ``group``.
-
+        With the id of a group, an empty directory takes its place that founds nothing and joins that group.
         Otherwise one that was the only first member of a group that has grown would found another one.
         """
-        self._erase(group)
-
-    def _erase(self, group: bytes) -> None:
         with self._controlling():
             if self._replica is not None and self._replica.running:
                 raise DirectoryInUse(f"{self.directory}: replica {self.id} is running")
