@@ -18,6 +18,7 @@ from ondisk.errors import (
     MembersUnknown,
     NoLeader,
     NotDone,
+    Rejected,
     ReplicaStopped,
     StorageError,
     Timeout,
@@ -232,9 +233,9 @@ class Cluster(Client):
         """Delete what one replica has on disk, let it catch up, and return when it votes again.
 
         For a replica whose disk was damaged or lost. The others are asked first: raises ``Rejected``, and
-        nothing was deleted, unless a majority of them is there. (With ``NoLeader`` or ``OutcomeUnknown``
-        nothing was deleted either.) Raises ``Timeout`` if it has not caught up in time: then it goes on
-        trying.
+        nothing was deleted, unless a majority of them is there and their leader answers what is asked under
+        this replica's number. (With ``NoLeader`` or ``OutcomeUnknown`` nothing was deleted either.) Raises
+        ``Timeout`` if it has not caught up in time: then it goes on trying.
         """
         deadline = time.monotonic() + checked(timeout)
         node = self._node(replica_id)
@@ -263,8 +264,19 @@ class Cluster(Client):
             raise ConfigurationError(
                 f"no other replica runs from which replica {replica_id} could catch up. Nothing was deleted"
             )
-        self.replace_replica(replica_id, timeout=left)
-        return self._while_not_done(None, left, lambda via, _: via.configuration)[1].group
+
+        def take_out(via: Node, left: float) -> bytes:
+            leader, (_, members) = via.status.leader_id, via.configuration
+            if leader is None:
+                raise NoLeader(f"replica {via.id} knows of no leader, so nothing was deleted")
+            try:
+                node.check_reaches(leader, members, timeout=min(left, DEFAULT_TIMEOUT))
+            except Rejected as error:
+                raise Rejected(f"{error}. Nothing was deleted") from None
+            via.replace_replica(replica_id, timeout=left)
+            return members.group
+
+        return self._while_not_done(None, left, take_out)
 
     def replace_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Take the disk of a voter for lost, as ``rebuild`` does before it deletes anything."""

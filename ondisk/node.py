@@ -30,6 +30,7 @@ from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import shielded, still_wanted
 from ondisk.net.clock import Clock
 from ondisk.net.endpoint import Endpoint, Network
+from ondisk.net.reach import reaches_leader
 from ondisk.raft import Timing
 from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
@@ -376,6 +377,41 @@ class Node(Client):
         result = wait_for(future, timeout)
         if result.error is not None:
             raise Rejected(result.error)
+
+    @shielded
+    def check_reaches(self, leader: int, members: Members, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Return when this leader, confirmed by a majority, has answered a question from here.
+
+        If this replica runs, it reads; if not, its number asks and nothing on disk is looked at. Raises
+        ``Rejected`` if there is no answer in time.
+        """
+        with self._controlling():
+            replica = self._replica
+            if replica is not None and replica.running:
+                try:
+                    wait_for(replica.read_barrier(self._clock() + checked(timeout)), timeout)
+                except (NoLeader, Timeout):
+                    raise Rejected(
+                        f"replica {self.id} runs, and could not read what the others have within "
+                        f"{timeout:.3g} s: it is cut off, or it still catches up. If it does neither, stop "
+                        "it first"
+                    ) from None
+                return
+            self._end(crash=False)
+            endpoint = self._network.attach(self.id)
+            try:
+                endpoint.add_peers(members.addresses)
+                ask_again = 1.1 * (self._timing or Timing()).election_max
+                if reaches_leader(
+                    endpoint, leader, members.group, seconds=checked(timeout), ask_again=ask_again
+                ):
+                    return
+            finally:
+                endpoint.close()
+        raise Rejected(
+            f"replica {self.id} would not catch up: replica {leader}, which leads, has not answered what was "
+            f"asked under its number within {timeout:.3g} s"
+        )
 
     # The state on disk
 

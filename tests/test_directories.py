@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ondisk import Cluster, import_snapshot
 from ondisk.errors import ConfigurationError, Corrupt, NoLeader, Rejected, ReplicaStopped, StorageError
+from ondisk.net.endpoint import Endpoint
+from ondisk.net.tcp import TcpNetwork
+from tests.proxy import Proxy
+from tests.tcp import free_addresses
 from tests.waiting import wait_until
 
 
@@ -185,6 +190,111 @@ def test_rebuilding_asks_the_others_first_and_deletes_nothing_without_a_majority
     cluster.start(down)
     cluster.rebuild(victim)
     assert cluster.get("k1", via=victim) == b"v"
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["it runs", "it is stopped"])
+@pytest.mark.parametrize("cut", ["both ways", "there", "back"])
+def test_rebuilding_a_replica_that_is_cut_off_deletes_nothing(
+    make_cluster: Callable[..., Cluster], cut: str, runs: bool
+) -> None:
+    """The others are there and would agree, but it could not catch up from them."""
+    cluster = make_cluster()
+    fill(cluster)
+    leader = cluster.wait_for_leader()
+    victim = leader % 3 + 1
+    before = cluster.status()[victim].disk
+    pairs = {(victim, other) for other in {1, 2, 3} - {victim}} if cut != "back" else set()
+    if cut != "there":
+        pairs |= {(other, victim) for other in {1, 2, 3} - {victim}}
+    cluster.network.cut(*pairs)
+    if not runs:
+        cluster.stop(victim)
+    with pytest.raises(Rejected, match="Nothing was deleted"):
+        cluster.rebuild(victim, timeout=1)
+    assert victim in cluster.status()[leader].voters
+    cluster.network.heal()
+    cluster.start(victim)
+    assert cluster.get("k1", via=victim, timeout=10) == b"v"
+    assert cluster.status()[victim].disk == before
+    cluster.rebuild(victim)
+    assert cluster.get("k1", via=victim) == b"v"
+    assert cluster.status()[victim].disk != before
+
+
+def test_rebuilding_a_leader_that_has_just_been_cut_off_deletes_nothing(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """It takes itself for the leader still, and the others will elect another one meanwhile."""
+    cluster = make_cluster()
+    fill(cluster)
+    victim = cluster.wait_for_leader()
+    before = cluster.status()[victim].disk
+    cluster.network.isolate(victim)
+    with pytest.raises(Rejected, match="Nothing was deleted"):
+        cluster.rebuild(victim, timeout=1)
+    cluster.network.heal()
+    assert cluster.get("k1", via=victim, timeout=10) == b"v"
+    assert cluster.status()[victim].disk == before
+
+
+class Proxied:
+    """A network over TCP on which each replica calls each other one through a line of its own."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        addresses = free_addresses(3)
+        self.lines = {
+            (caller, called): stack.enter_context(Proxy(addresses[called]))
+            for caller in addresses
+            for called in addresses
+            if caller != called
+        }
+        self._networks = {
+            replica: TcpNetwork(
+                {
+                    other: addresses[other] if other == replica else self.lines[replica, other].address
+                    for other in addresses
+                }
+            )
+            for replica in addresses
+        }
+
+    def attach(self, replica_id: int) -> Endpoint:
+        return self._networks[replica_id].attach(replica_id)
+
+    def cut(self, replica_id: int, *, off: bool = True) -> None:
+        for pair, line in self.lines.items():
+            if replica_id in pair:
+                line.there.cut = line.back.cut = off
+                if not off:
+                    line.heal()
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["it runs", "it is stopped"])
+@pytest.mark.parametrize("victim", [1, 3], ids=["who is called", "who calls"])
+def test_rebuilding_a_replica_that_is_cut_off_on_tcp_deletes_nothing(
+    make_cluster: Callable[..., Cluster], victim: int, runs: bool
+) -> None:
+    with ExitStack() as stack:
+        network = Proxied(stack)
+        cluster = make_cluster(network=network)
+        stack.callback(cluster.close)
+        fill(cluster)
+        cluster.transfer_leadership(2, timeout=10)
+        before = cluster.status()[victim].disk
+        network.cut(victim)
+        if not runs:
+            cluster.stop(victim)
+        with pytest.raises(Rejected, match="Nothing was deleted"):
+            cluster.rebuild(victim, timeout=1)
+        network.cut(victim, off=False)
+        cluster.start(victim)
+        assert cluster.get("k1", via=victim, timeout=20) == b"v"
+        assert cluster.status()[victim].disk == before
+        if not runs:
+            cluster.stop(victim)
+        cluster.rebuild(victim)
+        assert cluster.get("k1", via=victim, timeout=10) == b"v"
+        assert cluster.status()[victim].disk != before
 
 
 def test_who_was_left_out_of_an_import_is_a_stranger_to_it(

@@ -13,6 +13,7 @@
 ``ratelimit``   a log that nobody can fill from outside
 ``addresses``   addresses as people write them
 ``resolver``    what the names in them stand for now
+``reach``       whether a leader hears who speaks under a number, and is heard
 ``clock``       time, as it is handed to replicas
 ==============  =====================================================================
 
