@@ -213,7 +213,7 @@ class File:
         return found
 
     def change(self, place: Place) -> None:
-        """Put it in place of the functions of this process. Raises ``ValueError`` if that is not possible."""
+        """Put it in place of the functions of this process. Raises if that is not possible."""
         place.put(place.new)
         changed = {key: code for key, code in self._codes().items() if code != self.codes.get(key)}
         found = [(each, changed[key]) for key in changed for each in self.functions.get(key, ())]
@@ -229,7 +229,8 @@ class File:
         return f"{self.name}:{place.line} {place.what}: {line}{new}"
 
 
-# By what a child ends with; with anything else, it was ended by the fault.
+# By what a child ends with. One that breaks off has shown nothing: somebody must look.
+BROKE_OFF = "broke off"
 VERDICTS = {
     1: "noticed",
     0: "NOT NOTICED",
@@ -244,11 +245,11 @@ class Runner:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked = asked
-        self.failed = False  # of a child: whether a test has failed
-        self.counts = dict.fromkeys(VERDICTS.values(), 0)
+        self.failed = ""  # of a child: the first test that has failed
+        self.counts = dict.fromkeys([*VERDICTS.values(), BROKE_OFF], 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.failed = self.failed or report.failed
+        self.failed = self.failed or (report.nodeid if report.failed else "")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -260,16 +261,22 @@ class Runner:
             tests = [f"test_{name}.py" for name in TESTS[file.name].split()]
             items = [item for item in session.items if item.path.name in tests]
             items.sort(key=lambda item: tests.index(item.path.name))
-            verdict = self._try(file, place, items)
+            verdict, failed = self._try(file, place, items)
             self.counts[verdict] += 1
-            print(f"{number:4} {verdict:12} {file.text(place)}", file=sys.stderr)
+            by = f" (by {failed})" if failed else ""
+            print(f"{number:4} {verdict:12} {file.text(place)}{by}", file=sys.stderr)
         print(f"{len(chosen)} of {len(faults)} faults: {self.counts}", file=sys.stderr)
         return True
 
-    def _try(self, file: File, place: Place, items: list[pytest.Item]) -> str:
+    def _try(self, file: File, place: Place, items: list[pytest.Item]) -> tuple[str, str]:
+        """Return the verdict, and which test has failed."""
+        reader, writer = os.pipe()
         if child := os.fork():
+            os.close(writer)
+            with os.fdopen(reader) as told:
+                failed = told.read()
             _, status = os.waitpid(child, 0)
-            return VERDICTS.get(os.waitstatus_to_exitcode(status), VERDICTS[1])
+            return VERDICTS.get(os.waitstatus_to_exitcode(status), BROKE_OFF), failed
         try:
             items[0].config.pluginmanager.unregister(name="terminalreporter")
             null = os.open(os.devnull, os.O_WRONLY)
@@ -278,20 +285,21 @@ class Runner:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a child that hangs
             try:
                 file.change(place)
-            except ValueError:
+            except Exception:
                 os._exit(3)
             for item in items:
                 signal.alarm(SECONDS)
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
                 if self.failed:
+                    os.write(writer, self.failed.partition("::")[2].encode())
                     os._exit(1)
             for seed in range(self._asked.simulate):
                 signal.alarm(SECONDS)
-                if run(seed, recording=False).rule is not None:
+                if run(seed).rule is not None:
                     os._exit(2)
             os._exit(0)
         finally:
-            os._exit(4)  # whatever was raised has been noticed
+            os._exit(4)
 
 
 def main() -> int:
