@@ -34,7 +34,7 @@ MUTANTS = (
         "replica/replica.py",
         "        self.log.sync()\n        if",
         "        if",
-        "test_raft.py::test_no_message_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
+        "test_raft.py::test_no_promise_leaves_and_nothing_is_applied_while_the_log_holds_unsynced_entries",
     ),
     Mutant(
         "a put is answered when it is in the leader's log",

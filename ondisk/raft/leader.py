@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 class Leader:
     """Makes the followers' logs equal to its own, and finds out what a majority holds.
 
-    Invariants: nothing is committed by counting but what is of its own term, and held by a majority of the
-    voters, each with the disk that the members name. A read is answered after a majority has confirmed, by
-    answers to what was sent later than it was asked, that this replica still leads.
+    Invariants: nothing is committed by counting but what is of its own term, and held durably by a majority
+    of the voters, itself among them, each with the disk that the members name. A read is answered after a
+    majority has confirmed, by answers to what was sent later than it was asked, that this replica still
+    leads.
     """
 
     rounds_type: type[Rounds] = Rounds
@@ -178,11 +179,15 @@ class Leader:
         """
         engine = self._engine
         progress = engine.progress
-        held = sorted([self._log.last_index, *[progress[voter].match for voter in self._membership.others]])
+        held = sorted([self._own_match(), *[progress[voter].match for voter in self._membership.others]])
         majority = held[(len(held) - 1) // 2]
         if majority > engine.commit and self._may_commit(majority):
             engine.commit = majority
             self.next_send = min(self.next_send, time_of_step() + engine.timing.commit_notice)
+
+    def _own_match(self) -> int:
+        """Up to where this log is durable: its entries leave while it is being synced (thesis, 10.2.1)."""
+        return self._log.synced_index
 
     def _may_commit(self, index: int) -> bool:
         """Only what is of this term: what a majority holds of an older one can still be overwritten."""

@@ -262,6 +262,16 @@ class RaftLog:
         )
 
     @property
+    def only_entries_unsynced(self) -> bool:
+        """Whether a power cut now would lose new entries, and nothing else: no term, no vote, no cut."""
+        return self.synced_index < self.last_index and not (
+            self._hard_state_changed
+            or self._base_changed
+            or self._identity_changed
+            or self._cut_from is not None
+        )
+
+    @property
     def bytes_since_compaction(self) -> int:
         """Size of the commands that were appended since the last compaction, or since it was opened."""
         return self._bytes

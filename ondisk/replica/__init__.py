@@ -15,7 +15,7 @@
 Imports ``raft``, ``identity``, ``snapshot``, ``net`` and what is below; imported by ``node``, the
 simulator and those who watch.
 
-Invariant: no message leaves, and nothing is applied, before the log that it rests on is durable.
+Invariant: no promise leaves, and nothing is applied, before the log that it rests on is durable.
 """
 
 from ondisk.replica.replica import Replica

@@ -3,14 +3,16 @@
 One step is a straight line, and its order is what keeps promises true:
 
 1. take in every message that has arrived (before any timer is looked at);
-2. **sync the log**, then let the answers leave: no message leaves before what it says is durable;
+2. **sync the log**, then let the answers leave: no promise leaves before what it says is durable;
 3. run the timers;
 4. apply what is committed, as one batch;
 5. take in new requests: commands into the log, reads into the next round;
 6. replicate: make messages for the followers;
-7. sync, and let those leave; answer the callers.
+7. answer the callers; let a leader's entries leave, **sync the log**, and let the rest leave.
 
-One sync covers all that came in between two steps, be it one entry or a thousand: group commit.
+A leader's entries promise nothing: it counts itself for a majority only when its own log holds them durably.
+So followers write their logs while the leader writes its own (thesis, 10.2.1). One sync covers all that came
+in between two steps, be it one entry or a thousand: group commit.
 
 A replica owns no thread, no clock and no socket. ``Node`` steps it from a thread, a simulation steps many
 from one thread in virtual time, and a notebook may step it by hand.
@@ -42,6 +44,7 @@ from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
     AddReplica,
+    AppendEntries,
     Change,
     Membership,
     Message,
@@ -385,9 +388,12 @@ class Replica:
         self._outbox.append((to, message))
 
     def _flush(self) -> None:
-        """Make the log durable, and only then let messages leave."""
+        """Make the log durable, and only then let messages leave, but for a leader's entries."""
         assert self.log is not None
         self._proposals.send_outcomes()
+        if self._outbox and self.log.only_entries_unsynced:
+            self._belonging.before_sending()
+            self._send_entries()
         syncs = self.log.syncs
         self.log.sync()
         if self.log.syncs > syncs and self._lock is not None:
@@ -403,6 +409,19 @@ class Replica:
                 self._proposals.take_back(message)
             elif isinstance(message, Outcomes) and to in self._endpoint.connected():
                 self._proposals.keep_outcomes(to, message)
+
+    def _send_entries(self) -> None:
+        """A leader's entries may leave before they are durable here: they promise nothing (thesis, 10.2.1).
+
+        Its term must be durable, or it could lead that term once more, with other entries.
+        """
+        rest: list[tuple[int, Message]] = []
+        for to, message in self._outbox:
+            if isinstance(message, AppendEntries):
+                self._endpoint.send(to, message)
+            else:
+                rest.append((to, message))
+        self._outbox = rest
 
     def _tell_callers(self) -> None:
         """Answer, now that the status shows what they will be told, and before the disk makes them wait."""

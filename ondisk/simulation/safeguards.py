@@ -87,6 +87,7 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
         "A leader counts itself for a majority only when its own log is durable.",
         (
             weakened.LeaderDoesNotSync,
+            weakened.CountsItselfUnsynced,
             weakened.AppliesUnsynced,
         ),
     ),

@@ -213,6 +213,11 @@ class HearsOldCopies(Origins):
 # The replica
 
 
+class CountsItselfUnsynced(Leader):
+    def _own_match(self) -> int:
+        return self._log.last_index
+
+
 class LeaderDoesNotSync(Replica):
     def _flush(self) -> None:
         log = self.log
