@@ -28,7 +28,7 @@ from ondisk.simulation.run import run
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
-_RAFT = "engine engine_leader instants legacy raft members reads"
+_RAFT = "engine engine_leader progress instants legacy raft members reads"
 _STATE = "contract limits transfer compaction"
 _GROUP = "founding lost_disks copies evidence"
 _STREAMS = "streams transfer transfer_damage compaction"
