@@ -84,7 +84,7 @@ class Chaos:
 
     def watch(self, replica: Replica) -> None:
         """State machine safety: nobody ever applies anything else at an index."""
-        apply, installed = replica.apply, replica._open_streaming._installed
+        apply, installed = replica.apply, replica.on_installed
 
         def checked(entries: Sequence[LogEntry]) -> None:
             assert replica.log is not None and not replica.log.unsynced
@@ -97,7 +97,7 @@ class Chaos:
             installed(index)
 
         replica.apply = checked  # type: ignore[method-assign]
-        replica._open_streaming._installed = count
+        replica.on_installed = count  # type: ignore[method-assign]
 
     def check(self) -> None:
         """Election safety: one leader in a term; and nobody has failed."""

@@ -128,7 +128,6 @@ class Streams:
             self.raft,  # type: ignore[arg-type]
             send=lambda to, message: self.sent.append((to, message)),
             wake=lambda: None,
-            installed=self.installed.append,
             rng=random.Random(1),
             disk=Disk(),
             lockstep=True,
@@ -136,7 +135,8 @@ class Streams:
 
     def step(self, now: float) -> list[tuple[int, Message]]:
         self.sent.clear()
-        self.streams.poll(now)
+        if (index := self.streams.poll(now)) is not None:
+            self.installed.append(index)
         self.streams.advance(now)
         return list(self.sent)
 

@@ -165,7 +165,6 @@ class Replica:
                 self.raft,
                 send=self._send,
                 wake=endpoint.wake,
-                installed=self.on_installed,
                 rng=rng,
                 disk=self._disk,
                 lockstep=lockstep,
@@ -317,7 +316,8 @@ class Replica:
             with self.raft.at(now):
                 if self._damage is not None:
                     raise self._damage
-                self._open_streaming.poll(now)
+                if (index := self._open_streaming.poll(now)) is not None:
+                    self.on_installed(index)
                 self._take_in()
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")

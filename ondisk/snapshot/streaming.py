@@ -67,21 +67,17 @@ class Streaming:
         *,
         send: Callable[[int, Message], None],
         wake: Callable[[], None],
-        installed: Callable[[int], None],
         rng: random.Random,
         disk: Disk,
         lockstep: bool,
     ) -> None:
-        """``installed`` is told the index where the state and the log begin anew.
-
-        ``lockstep``: no job ever runs beside a step (see ``Job``).
-        """
+        """``lockstep``: no job ever runs beside a step (see ``Job``)."""
         self._id = replica_id
         self._machine = machine
         self._raft = raft
         self._send = send
         self._wake = wake
-        self._installed = installed
+        self._installed: int | None = None  # what ``poll`` is to return
         self._rng = rng
         self._disk = disk
         self._lockstep = lockstep
@@ -96,8 +92,11 @@ class Streaming:
 
     # Every step
 
-    def poll(self, now: float) -> None:
-        """At the beginning of a step: take notice of what the jobs have done."""
+    def poll(self, now: float) -> int | None:
+        """At the beginning of a step: take notice of what the jobs have done.
+
+        Return the index where the state and the log begin anew, if a snapshot has been installed.
+        """
         if self._last_index != self._raft.log.last_index:
             self._last_index, self._written_at = self._raft.log.last_index, now
         self._idle = now > self._written_at + _IDLE_SECONDS
@@ -110,6 +109,8 @@ class Streaming:
                 export.answer()
             elif export.stopped.is_set():
                 export.job.stop()
+        installed, self._installed = self._installed, None
+        return installed
 
     def _jobs(self) -> list[Job[Any, Any]]:
         jobs: list[Job[Any, Any]] = [sending.job for sending in self._sending.values()]
@@ -303,7 +304,7 @@ class Streaming:
         self._raft.install(header.index, header.term, header.members)
         self._raft.log.sync()
         self._disk.reach("install: log begins anew")
-        self._installed(header.index)
+        self._installed = header.index
         self._send(receiving.leader, receiving.ack(installed=True))
 
     # Exporting
