@@ -806,3 +806,31 @@ def test_what_is_counted_of_a_replica_changes_when_an_answer_of_it_counts(
     assert engine.raft.counted_of(2) == (1, newest, engine.raft.leader.rounds.sent_at(newest))
     engine.receive(3, NewerTerm(9))
     assert engine.raft.counted_of(2) == (1, True) and engine.raft.counted_of(3) == (1, False)
+
+
+def test_a_leader_makes_one_change_at_a_time_and_replaces_lost_disks_first(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """A learner that has caught up waits until there is no lost disk to be replaced."""
+    engine = make_engine(3, learners=[4, 5])
+    promote = engine.raft.changes._promote_learners
+    engine.raft.changes._promote_learners = lambda: None  # type: ignore[method-assign]
+    engine.lead()
+    began = engine.now
+    while engine.now - began <= TIMING.election_max + 0.1:
+        newcomer(engine)
+        engine.tick(0.05)
+        if engine.raft.changes._checks:
+            break
+        engine.agree(3, 4, 5)
+    assert list(engine.raft.changes._checks) == [ReplaceReplica(2, disk_of(2))]
+    engine.raft.changes._promote_learners = promote  # type: ignore[method-assign]
+    engine.tick(0.05)
+    assert list(engine.raft.changes._checks) == [ReplaceReplica(2, disk_of(2))]
+    engine.agree(3, 4, 5)
+    assert engine.raft.members.replaced == (disk_of(2),) and engine.raft.members.voters == (1, 3)
+    for _ in range(3):
+        engine.tick(0.05)
+        engine.agree(3)
+        assert len(engine.raft.changes._checks) <= 1
+    assert engine.raft.members.voters == (1, 3, 4) and engine.raft.members.learners == (2, 5)

@@ -13,7 +13,7 @@ from ondisk.raft import log as raftlog
 from ondisk.raft import watermark
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import LEGACY, Members, encode
-from ondisk.raft.records import MEMBERS, REGULAR, LogEntry
+from ondisk.raft.records import MEMBERS, REGULAR, Base, LogEntry
 
 GROUP = b"g" * 16
 
@@ -389,3 +389,33 @@ def test_a_cut_of_what_is_not_durable_needs_no_sync(log: RaftLog) -> None:
     log.truncate_from(3)
     assert log.unsynced and log.synced_index == log.last_index == 2
     log.close()
+
+
+@pytest.mark.parametrize("how", ["begun", "abandoned", "installed", "no news"])
+def test_what_becomes_of_an_installation_is_durable_with_the_next_sync(log: RaftLog, how: str) -> None:
+    """Else a later life would begin its log anew at a snapshot that never came."""
+    log.append(entries(1, 5))
+    log.sync()
+    log.compact(3)
+    log.sync()
+    index = 2 if how == "no news" else 9
+    log.begin_install(index, 2, Members((1, 2)))
+    assert log.unsynced
+    if how != "begun":
+        log.sync()
+        assert stored_installing(log) == (index, 2, Members((1, 2)))
+        if how == "abandoned":
+            log.abandon_install()
+        else:
+            log.install(index, 2, Members((1, 2)))
+        assert log.unsynced and log.installing is None
+    log.sync()
+    log = stored(log)
+    assert log.installing == ((9, 2, Members((1, 2))) if how == "begun" else None)
+    assert log.base_index == (9 if how == "installed" else 3)
+    log.close()
+
+
+def stored_installing(log: RaftLog) -> object:
+    """What a look at the disk would find, without opening the log a second time."""
+    return msgspec.msgpack.decode(log._store.get_meta(raftlog._BASE) or b"", type=Base).installing
