@@ -419,3 +419,20 @@ def test_what_becomes_of_an_installation_is_durable_with_the_next_sync(log: Raft
 def stored_installing(log: RaftLog) -> object:
     """What a look at the disk would find, without opening the log a second time."""
     return msgspec.msgpack.decode(log._store.get_meta(raftlog._BASE) or b"", type=Base).installing
+
+
+def test_a_log_is_compacted_only_within_what_it_holds_durably(log: RaftLog) -> None:
+    log.append(entries(1, 6))
+    log.sync()
+    log.compact(3)
+    log.sync()
+    log.append(entries(7, 1))
+    for index in (2, 7, 8):
+        with pytest.raises(IndexError, match=rf"the log holds 4\.\.6 durably, not up to {index}"):
+            log.compact(index)
+    assert log.base_index == 3
+    log.compact(3)  # where it begins already
+    assert (log.base_index, log.base_term, log.last_index) == (3, 1, 7)
+    log.compact(6)
+    assert (log.base_index, log.last_index) == (6, 7)
+    log.close()
