@@ -257,9 +257,9 @@ MUTANTS = (
     # The simulator, and who reads histories
     Mutant(
         "a damaged chunk leaves as it was",
-        "simulation/hosts.py",
-        "                return self._damaged(message, to)\n",
-        "                return message\n",
+        "simulation/checked.py",
+        "                return (self._damaged(message, to),)\n",
+        "                return (message,)\n",
         "test_simulation.py::test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again",
     ),
     Mutant(

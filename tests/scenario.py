@@ -49,6 +49,7 @@ from ondisk.raft.messages import (
 )
 from ondisk.raft.records import MEMBERS, REGULAR, LogEntry
 from ondisk.replica import Replica
+from ondisk.simulation.host import Host
 from ondisk.simulation.machine import PaddedKV
 from tests.virtual import World
 
@@ -116,8 +117,6 @@ class Stage(World):
     """A world that is told what to do by commands, and says what has changed."""
 
     def __init__(self, directory: Path) -> None:
-        self._first: tuple[int, ...] = ()
-        self._lives = 0
         self._disks: dict[int, list[str]] = {}  # by number: the disks that it has had
         self._shown: dict[int, str] = {}
         self._asked: dict[str, Future[Any]] = {}  # requests that have not been answered
@@ -127,9 +126,8 @@ class Stage(World):
         super().__init__(directory, 0, machine=PaddedKV, founded=False)
         self.network.observe(self._on_event)
 
-    def make_rng(self, member: int) -> random.Random:
-        self._lives += 1
-        return Order(member, self._lives)
+    def replica_rng(self, host: Host) -> random.Random:
+        return Order(host.member, sum(each.lives for each in self.hosts.values()))
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "sent" and event.receiver in self.replicas:  # else nobody is there
@@ -169,7 +167,7 @@ class Stage(World):
 
     def _do_members(self, *numbers: str) -> None:
         """Say who the first members are, without starting any."""
-        self.members = tuple(map(int, numbers))
+        self.first_members = tuple(map(int, numbers))
 
     def _do_start(self, *numbers: str) -> Iterator[str]:
         for member in map(int, numbers):
@@ -192,7 +190,7 @@ class Stage(World):
     def _do_wipe(self, *numbers: str) -> None:
         """Lose all that a stopped replica has on disk."""
         for member in map(int, numbers):
-            shutil.rmtree(self.folder(member))
+            self.lose(member)
 
     def _do_copy(self, number: str) -> None:
         """Put a copy of a stopped replica's directory aside."""
@@ -207,10 +205,10 @@ class Stage(World):
         return self.directory / f"copy-{number}"
 
     def _do_freeze(self, *numbers: str) -> None:
-        self.frozen.update(map(int, numbers))
+        self.freeze(*map(int, numbers))
 
     def _do_thaw(self, *numbers: str) -> None:
-        self.frozen.difference_update(map(int, numbers))
+        self.thaw(*map(int, numbers))
 
     def _do_timeout(self, *numbers: str) -> None:
         """The election timers of these run out now."""

@@ -40,7 +40,7 @@ class WorldClient(Client):
     ) -> Future[Result]:
         running = [replica for replica in self.world.replicas.values() if replica.log is not None]
         leader = self.world.leader
-        if via is not None and via not in self.world.members:
+        if via is not None and via not in self.world.first_members:
             raise ConfigurationError(f"there is no replica {via}")
         replica = leader or next(iter(running), None) if via is None else self.world.replicas.get(via)
         if replica is None:
@@ -93,7 +93,7 @@ def settle(group: WorldClient) -> dict[bytes, bytes]:
     world = group.world
     world.edit, group.each_tick = None, lambda: None
     world.network.heal()
-    for member in world.members:
+    for member in world.first_members:
         if member not in world.replicas:
             world.start(member)
     world.run_until(world.converged)

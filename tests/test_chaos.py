@@ -69,7 +69,7 @@ class Chaos:
         self.changing: Future[Result] | None = None  # the change of the members under way
         self.removed: set[int] = set()
         self.next_key = 0
-        self.next_member = len(world.members) + 1
+        self.next_member = len(world.first_members) + 1
         self.links: dict[tuple[int, int], random.Random] = {}  # chance of its own for each
         world.edit = self.perhaps
         for replica in world.replicas.values():
@@ -216,14 +216,14 @@ class Chaos:
         self.loss = self.rng.choice((0.02, 0.2))
 
     def slow(self) -> None:
-        self.world.network.set_latency(self.rng.choice((0.0, 0.002, 0.004, 0.02, 0.06)))
+        self.world.latency = self.rng.choice((0.0, 0.002, 0.004, 0.02, 0.06))
 
     def freeze(self) -> None:
         if (replica := self.some()) is not None:
-            self.world.frozen.add(replica.id)
+            self.world.freeze(replica.id)
 
     def thaw(self) -> None:
-        self.world.frozen.clear()
+        self.world.thaw()
 
     def compact(self) -> None:
         for replica in self.world.replicas.values():
@@ -317,7 +317,7 @@ class Chaos:
         """End all faults and start everybody; wait until all have the same."""
         self.heal()
         self.thaw()
-        self.world.network.set_latency(0.002)
+        self.world.latency = 0.002
         for member in range(1, self.next_member):
             if member not in self.world.replicas and member not in self.removed:
                 self.watch(self.world.start(member))

@@ -91,7 +91,7 @@ def test_compaction_never_passes_what_the_state_has_made_durable(world: World) -
         world.run(0.01)
         for each in world.replicas.values():
             assert each.log.base_index <= each._compaction.synced_index
-    for member in world.members:
+    for member in world.first_members:
         world.crash(member)
         reopened = world.start(member)
         assert reopened.status.error is None and reopened.log.base_index <= reopened.opened_index

@@ -124,7 +124,7 @@ def test_a_directory_of_another_group_is_refused_with_both_names(
         world.run(1)
     for _ in range(3):  # a higher term
         theirs.crash(theirs.elect().id)
-        for member in theirs.members:
+        for member in theirs.first_members:
             if member not in theirs.replicas:
                 theirs.start(member)
         theirs.elect()

@@ -14,7 +14,7 @@ from ondisk.raft.log import RaftLog
 from ondisk.raft.messages import AppendEntries
 from ondisk.raft.records import REGULAR, LogEntry
 from ondisk.replica import Replica
-from ondisk.simulation.world import PowerCut
+from ondisk.simulation.host import PowerCut
 from tests.virtual import World, fill, put
 
 
@@ -91,9 +91,9 @@ def test_what_two_followers_hold_is_committed_and_applied_by_the_leader_only_whe
 
 def meanwhile(world: World, leader: Replica, seconds: float = 0.05) -> None:
     """The others go on while the leader waits for its disk."""
-    world.frozen.add(leader.id)
+    world.freeze(leader.id)
     world.run(seconds)
-    world.frozen.discard(leader.id)
+    world.thaw(leader.id)
 
 
 def test_a_leader_that_loses_its_power_before_its_own_sync_contradicts_nobody(world: World) -> None:

@@ -36,7 +36,7 @@ def test_a_removal_that_would_leave_no_majority_is_refused_and_changes_nothing(w
     world.run(0.5)
     result = ask(world, world.replicas[alive], RemoveReplica(alive), 10)
     assert f"[{down}] did not answer" in str(result.error)
-    assert leader.raft.members.voters == world.members
+    assert leader.raft.members.voters == world.first_members
     fill(world, 3, "on")
 
 
@@ -49,7 +49,7 @@ def test_a_change_waits_for_the_answers_of_a_majority_that_were_asked_for_after_
         world.network.stall((leader.id, member))
     future = leader.propose_change(RemoveReplica(second), FOREVER)
     world.run(0.5)
-    assert leader.raft.members.voters == world.members and not future.done()
+    assert leader.raft.members.voters == world.first_members and not future.done()
     world.network.heal()
     world.run_until(future.done)
     assert future.result() == Result()
@@ -104,7 +104,7 @@ def test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before(world:
             for event in world.sent[sent:]
         )
     )
-    world.frozen.add(old.id)
+    world.freeze(old.id)
     world.run(0.006)
     world.network._deliver_due(old.id)  # it is in its inbox, and is not read
     world.network.cut((new, old.id), (wiped, old.id), (old.id, new), (old.id, wiped))
@@ -120,7 +120,7 @@ def test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before(world:
     world.wipe(wiped)
     world.run(6)
     world.network.heal((old.id, wiped), (wiped, old.id))
-    world.frozen.clear()
+    world.thaw()
     other = put(old, "Y")
     world.tick()
     assert not old.raft.is_leader, "its evidence is from before it was frozen"
@@ -176,7 +176,7 @@ def test_a_voter_counts_once_whatever_comes_between_its_answers(
     candidate = world.replicas[1]
     raft = candidate.raft
     for member in world.others(1):
-        world.frozen.add(member)
+        world.freeze(member)
     world.network.isolate(1)
     for peer in world.others(1):
         raft.membership.speaks(peer, raft.members.disk_of(peer))

@@ -45,7 +45,7 @@ def test_all_first_members_begin_with_the_same_members_and_each_with_its_own_dis
     first = {replica.log.members_at(0) for replica in world.replicas.values() if replica.log}
     assert len(first) == 1
     (agreed,) = first
-    assert agreed.voters == world.members
+    assert agreed.voters == world.first_members
     assert dict(agreed.disks) == {m: r.log.disk_id for m, r in world.replicas.items() if r.log}
     fill(world, 3)
 
@@ -119,13 +119,13 @@ def test_a_group_is_not_founded_before_the_last_one_has_voted(tmp_path: Path, wi
 
 def test_members_that_were_told_different_lists_found_nothing_and_say_so(late: Callable[..., Late]) -> None:
     world = late(3)
-    world.members = (1, 2)
+    world.first_members = (1, 2)
     world.now_start(2) if 2 not in world.replicas else None
-    world.members = (1, 2, 3)
+    world.first_members = (1, 2, 3)
     world.crash(2)
-    world.members = (2, 3)
+    world.first_members = (2, 3)
     world.now_start(2)
-    world.members = (1, 2, 3)
+    world.first_members = (1, 2, 3)
     world.now_start(3)
     world.run(5)
     assert groups(world) == {b""}

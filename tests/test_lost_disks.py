@@ -149,7 +149,7 @@ def test_a_lost_disk_is_not_replaced_while_the_others_are_no_majority(world: Wor
     world.crash(away)
     world.wipe(lost)
     world.run(20)
-    assert leader.raft.members.voters == world.members
+    assert leader.raft.members.voters == world.first_members
     assert world.leader is None
     world.start(away)
     world.run_until(lambda: len(groups(world)) == 1 and world.converged(), 60)
@@ -163,14 +163,14 @@ def test_a_second_replica_with_the_number_of_one_that_lives_is_told_so(world: Wo
     number = world.others(leader.id)[0]
     twin = Origin(b"", b"t" * 16, 1, 7)
     receive = leader._endpoint.receive
-    leader._endpoint.receive = lambda: [*receive(), (number, twin, Found(world.members))]  # type: ignore[method-assign]
+    leader._endpoint.receive = lambda: [*receive(), (number, twin, Found(world.first_members))]  # type: ignore[method-assign]
     told: list[str] = []
     world.edit = lambda sender, to, message: (
         told.append(str(message)) or [message] if isinstance(message, Refused) else [message]
     )
     world.run(4)
     assert told and "is alive, with disk" in told[0]
-    assert leader.raft.members.voters == world.members and not leader.raft.members.replaced
+    assert leader.raft.members.voters == world.first_members and not leader.raft.members.replaced
 
 
 def test_what_another_disk_acknowledges_under_the_number_of_a_voter_counts_for_nothing(world: World) -> None:

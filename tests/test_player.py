@@ -268,9 +268,9 @@ def test_the_table_of_rules_names_every_rule_that_can_be_violated() -> None:
     import inspect
     import re
 
-    from ondisk.simulation import hosts, invariants, verdict
+    from ondisk.simulation import checked, invariants, verdict
 
-    source = "".join(map(inspect.getsource, (hosts, invariants, verdict)))
+    source = "".join(map(inspect.getsource, (checked, invariants, verdict)))
     raised = set(re.findall(r'Violation\(\s*"([^"]+)"', source))
     assert raised == runs.INVARIANTS.keys()
     assert all(name in runs.show_invariants().html for name in raised)

@@ -419,9 +419,9 @@ def test_a_stall_longer_than_the_election_timeout_starts_no_election(world: Worl
     term = leader.raft.term
     stalled = follower_of(world, leader)
     asked = len(world.messages(RequestVote, stalled.id))
-    world.frozen.add(stalled.id)
+    world.freeze(stalled.id)
     world.run(3)
-    world.frozen.clear()
+    world.thaw()
     world.run(3)
     assert len(world.messages(RequestVote, stalled.id)) == asked
     assert (world.leader, leader.raft.term) == (leader, term)
@@ -435,9 +435,9 @@ def test_elections_survive_fsync_stalls_of_700_ms(world: World) -> None:
     for member in (leader.id, *world.others(leader.id)):
         for _ in range(5):
             put(leader, "k")
-            world.frozen.add(member)
+            world.freeze(member)
             world.run(0.7)
-            world.frozen.clear()
+            world.thaw()
             world.run(0.15)
     assert (world.leader, leader.raft.term) == (leader, term)
 
@@ -529,11 +529,11 @@ def test_requests_wait_quietly_when_the_leader_leaves_right_after_a_heartbeat(wo
 
     The request is not sent to nobody at full speed, its deadline holds, and the replica goes on.
     """
-    world.network.set_latency(0)
+    world.latency = 0
     leader = world.elect()
     world.run(0.5)
     follower, other = (world.replicas[member] for member in world.others(leader.id))
-    while not any(sender == leader.id for sender, _, _ in follower._endpoint.inbox):
+    while not any(sender == leader.id for sender, _, _ in world.network._endpoints[follower.id].inbox):
         world.now += 0.002
         leader.step()
     world.stop(leader.id)

@@ -48,7 +48,7 @@ def test_an_answer_that_is_late_still_counts(world: World) -> None:
     """With a network that takes longer than the patience, no answer would be one to the newest question."""
     leader = world.elect()
     follower = world.replicas[world.others(leader.id)[0]]
-    world.network.set_latency(0.25)  # there and back, and a round to confirm: more than two heartbeats
+    world.latency = 0.25  # there and back, and a round to confirm: more than two heartbeats
     read = follower.read_barrier(world.now + 30)
     world.run_until(read.done)
     assert read.exception() is None

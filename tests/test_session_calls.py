@@ -64,7 +64,7 @@ def test_what_was_never_proposed_is_not_done_and_need_not_be_resumed(group: Worl
     """No leader until the deadline; the next command goes on, and the first one never happens."""
     session = group.session()
     world = group.world
-    for member in world.members:
+    for member in world.first_members:
         world.network.isolate(member)
     world.run(5)
     with pytest.raises(NoLeader):

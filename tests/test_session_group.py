@@ -55,7 +55,7 @@ def test_another_replica_can_finish_what_one_has_begun(group: WorldClient) -> No
     assert leader is not None
     with pytest.raises(Timeout, match=r"resume\(\)"):
         session.incr("n", via=follower.id, timeout=0.1)
-    (other,) = set(group.world.members) - {leader.id, follower.id}
+    (other,) = set(group.world.first_members) - {leader.id, follower.id}
     assert session.resume(via=other, timeout=20) == Result(1)
     assert settle(group) == {b"n": b"1"}
 
@@ -131,7 +131,7 @@ def test_a_restart_of_all_replicas_forgets_no_session(
     for member in tuple(world.replicas):
         end(world, member)
     world.edit, group.each_tick = None, lambda: None
-    for member in world.members:
+    for member in world.first_members:
         world.start(member)
     assert session.resume(timeout=20) == Result(1)
     assert session.incr("n") == Result(2)
@@ -145,19 +145,19 @@ def test_every_call_counts_once_while_replicas_crash_and_links_break(
     """Three clients in turn; a counter is the number of their calls, and each call got the next number."""
     world = make_world(seed=seed)
     group = WorldClient(world, monkeypatch)
-    rng = world.rng
+    rng = world.rng("trouble")
 
     def trouble() -> None:
         chance = rng.random()
-        running = [member for member in world.members if member in world.replicas]
+        running = [member for member in world.first_members if member in world.replicas]
         if chance < 0.01 and len(running) == 3:
             world.crash(rng.choice(running))
         elif chance < 0.02:
-            world.network.isolate(rng.choice(world.members))
+            world.network.isolate(rng.choice(world.first_members))
         elif chance < 0.03:
             world.network.heal()
         elif chance < 0.04 and len(running) < 3:
-            world.start(({*world.members} - {*running}).pop())
+            world.start(({*world.first_members} - {*running}).pop())
 
     def lose(_: int, __: int, message: Message) -> Iterable[Message]:
         return [] if isinstance(message, Outcomes) and rng.random() < 0.3 else [message]
@@ -166,7 +166,7 @@ def test_every_call_counts_once_while_replicas_crash_and_links_break(
     opened_sessions = [group.session(timeout=60) for _ in range(3)]
     world.edit, group.each_tick = lose, trouble
     for number in range(1, 31):
-        via = rng.choice((None, *world.members))
+        via = rng.choice((None, *world.first_members))
         assert opened_sessions[number % 3].incr("n", via=via, timeout=300) == Result(number)
     assert settle(group) == {b"n": b"30"}
     assert attempts(world) > 30, "no attempt was committed twice: this proves nothing"

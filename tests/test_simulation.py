@@ -23,12 +23,12 @@ import pytest
 
 from ondisk.net.memory import MemoryNetwork
 from ondisk.raft.messages import Message, Refused
-from ondisk.simulation.connections import Connections, second_of
+from ondisk.simulation.connections import ConnectedEndpoint, Connections, second_of
 from ondisk.simulation.faults import KINDS, Fault, draw
 from ondisk.simulation.group import Simulation
+from ondisk.simulation.host import Host
 from ondisk.simulation.run import Setting, reduce, run, run_all
-from ondisk.simulation.watch import WatchedEndpoint
-from ondisk.simulation.world import Host, TraceEvent
+from ondisk.simulation.world import TraceEvent
 from tests.digests import digest
 from tests.lengths import short_and_long
 from tests.waiting import wait_until
@@ -264,7 +264,7 @@ def test_of_two_processes_under_a_number_each_of_the_others_reaches_who_has_call
     network, connections = MemoryNetwork(), Connections()
     first, second = 3, second_of(3)
     ends = {
-        host: WatchedEndpoint(host, network.attach(host), connections, lambda to, message: message)
+        host: ConnectedEndpoint(host, network.attach(host), connections, lambda to, message: (message,))
         for host in (1, first, second)
     }
     words = {host: Refused(b"", str(host)) for host in ends}

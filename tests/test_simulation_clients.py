@@ -49,7 +49,7 @@ def world(tmp_path: Path) -> World:
 def test_a_session_whose_command_is_refused_breaks_exactly_once(world: World) -> None:
     service = Answers(Result(7), Result(1), Result(error="not known"))
     SessionClient(0, world, service, History())
-    world.run_until(world.now + 20)
+    world.advance(world.now + 20)
     assert service.violations == ["exactly once: session 0: not known"]
 
 
@@ -57,7 +57,7 @@ def test_what_goes_wrong_in_a_client_is_a_violation(world: World) -> None:
     """A future keeps what its callbacks raise to itself."""
     service = Answers(*[Result(1)] * 100)
     Client(0, world, service, History())
-    world.run_until(world.now + 60)
+    world.advance(world.now + 60)
     assert service.violations and set(service.violations) == {"client: RuntimeError('the lookup is broken')"}
 
 

@@ -94,9 +94,10 @@ def test_who_a_replica_is_stands_on_its_disk_before_its_state_is_opened(tmp_path
             return super().open()
 
     world = World(tmp_path / "world", machine=Copying)
+    replicas = [*world.replicas.values()]
     world.close()
     assert len(copies) == 3
-    for copy, replica in zip(copies, world.replicas.values(), strict=True):
+    for copy, replica in zip(copies, replicas, strict=True):
         log = RaftLog(copy)
         assert log.identity is not None and replica.identity is not None
         assert (log.identity.disk, log.identity.first) == (replica.identity.disk, (1, 2, 3))
@@ -200,21 +201,21 @@ def test_the_directory_is_checked_whenever_something_was_synced(world: World) ->
 def test_a_replica_is_told_its_first_members_once_and_remembers_them(world: World, tmp_path: Path) -> None:
     member = world.others(world.elect().id)[0]
     log = world.replicas[member].log
-    assert log is not None and log.identity is not None and log.identity.first == world.members
+    assert log is not None and log.identity is not None and log.identity.first == world.first_members
     world.stop(member)
     replica = Replica(
         member,
         None,
         world.folder(member),
         DiskKV(world.folder(member) / "state"),
-        world._attach(member),
+        world.attach(member),
         clock=lambda: world.now,
-        rng=world.rng,
+        rng=world.rng("told once"),
         lockstep=True,
     )
     world.replicas[member] = replica
     assert replica.log is not None and replica.log.identity is not None
-    assert replica.log.identity.first == world.members
+    assert replica.log.identity.first == world.first_members
     world.run_until(world.converged)
 
 
@@ -328,16 +329,17 @@ def test_a_change_is_looked_at_before_it_is_proposed(world: World, change: Chang
     assert len(leader._proposals) == 2
 
 
-@pytest.mark.parametrize("change", [AddReplica(4, "localhost:4444"), MoveReplica(3, "localhost:4444")])
+@pytest.mark.parametrize("kind", [AddReplica, MoveReplica])
 def test_the_network_knows_an_address_before_entries_leave_for_it(
-    world: World, change: AddReplica | MoveReplica
+    world: World, kind: type[AddReplica | MoveReplica]
 ) -> None:
     """Those of a change that is not committed yet, too: it counts from the moment it is in the log."""
     leader = world.elect()
     fill(world, 1)
-    if change.id == 4:
+    if kind is AddReplica:
         world.start(4)
         world.run(1)
+    change = kind(4 if kind is AddReplica else world.others(leader.id)[0], "localhost:4444")
     endpoint, known, sent = leader._endpoint, [""], []
     add_peers, send = endpoint.add_peers, endpoint.send
 
@@ -356,7 +358,7 @@ def test_the_network_knows_an_address_before_entries_leave_for_it(
     world.run(1)
     assert answer.result() == Result() and sent
     assert next(address for address, has_change in sent if has_change) == "localhost:4444"
-    assert change.id == 3 or {address for address, _ in sent} == {"localhost:4444"}
+    assert kind is MoveReplica or {address for address, _ in sent} == {"localhost:4444"}
 
 
 def test_the_status_says_where_everything_is(world: World) -> None:

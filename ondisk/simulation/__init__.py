@@ -2,12 +2,15 @@
 
 ======================  ==================================================================
 ``group``               a run from its beginning to its verdict: ``Simulation``
-``world``               time, random numbers, the network and the disks
-``hosts``               the hosts and the replica on each: life, steps, checks
+``world``               time, random numbers and the network
+``host``                the computer under a replica: its clock, disk and processor
+``hosts``               a replica on each host: it starts, stops, crashes, is lost
+``checked``             the same, with every start, step and message checked
 ``places``              which directory lies where, and which disk is in it
-``connections``         which of two processes under one number is reached
+``connections``         which of two processes under one number is reached; endpoints
 ``watch``               probes: replicas that say what they do
 ``faults``              what can go wrong, and the schedule drawn from a seed
+``schedule``            when each fault begins and ends
 ``inject``              faults of hosts, disks, clocks and the network; load
 ``inject_directories``  faults of directories: lost, copied, moved
 ``inject_processes``    second processes under one number

@@ -6,6 +6,11 @@ A connection stands for a number, and a newer one takes its place: so with a sec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from ondisk.net.endpoint import Endpoint
+from ondisk.raft.messages import Message, Origin
+
 _SECOND = 1000  # added to a number: the host of its second process
 
 
@@ -36,3 +41,46 @@ class Connections:
     def hang_up(self, host: int) -> None:
         """Nobody reaches this one any more, if there is another one under its number."""
         self._reached = {pair: reached for pair, reached in self._reached.items() if reached != host}
+
+
+class ConnectedEndpoint:
+    """The endpoint of a host: its replica sees numbers, and the network below has hosts.
+
+    What leaves is looked at, and may become something else; of what is received it knows whose it is.
+    """
+
+    def __init__(
+        self,
+        host: int,
+        endpoint: Endpoint,
+        connections: Connections,
+        leaving: Callable[[int, Message], Iterable[Message]],
+    ) -> None:
+        self._host = host
+        self._endpoint = endpoint
+        self._connections = connections
+        self._leaving = leaving
+        self.origins: dict[int, Origin] = {}  # of what was received last, by the identity of the message
+        self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
+        self.add_peers = endpoint.add_peers
+        self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
+
+    def receive(self) -> list[tuple[int, Origin, Message]]:
+        """What has arrived from those whose connection stands for their number."""
+        reached = self._connections.reached
+        received = [
+            (number_of(sender), origin, message)
+            for sender, origin, message in self._endpoint.receive()
+            if reached(self._host, number_of(sender)) == sender
+        ]
+        self.origins = {id(message): origin for _, origin, message in received}
+        return received
+
+    def send(self, to: int, message: Message) -> bool:
+        """Send what becomes of it to whoever is reached under this number."""
+        reached = self._connections.reached(self._host, to)
+        return all([self._endpoint.send(reached, each) for each in self._leaving(to, message)])
+
+    def connected(self) -> frozenset[int]:
+        """The numbers of the others that seem reachable."""
+        return frozenset(map(number_of, self._endpoint.connected())) - {number_of(self._host)}

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from ondisk.replica import Replica
 from ondisk.simulation import inject, inject_directories, inject_processes, verdict
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import Client, SessionClient
 from ondisk.simulation.faults import Fault, draw
-from ondisk.simulation.hosts import Hosts
+from ondisk.simulation.host import BEGINNING
 from ondisk.simulation.operator import Operator
-from ondisk.simulation.world import BEGINNING
+from ondisk.simulation.schedule import begin_each, end_later
 
 SECONDS = 60.0
 _CLIENTS = 4
 
 
-class Simulation(Hosts):
+class Simulation(CheckedHosts):
     """One run: some replicas of ``DiskKV``, clients, an operator, and a schedule of faults that end.
 
     When the faults have ended everybody must agree within a minute and hold what was acknowledged, and the
@@ -38,7 +39,7 @@ class Simulation(Hosts):
         seconds: float = SECONDS,
         schedule: Sequence[Fault] | None = None,
         replica_type: type[Replica] = Replica,
-        observe: Callable[[Hosts], None] | None = None,
+        observe: Callable[[CheckedHosts], None] | None = None,
     ) -> None:
         """``directory`` is a new one, best on a RAM disk. ``schedule`` is drawn from the seed if not given.
 
@@ -66,12 +67,12 @@ class Simulation(Hosts):
                 *(Client(number, self, self, self.history) for number in range(_CLIENTS)),
                 SessionClient(0, self, self, self.history),
             ]
-            self.schedule(self.faults)
-            self.run_until(BEGINNING + self.seconds)
+            begin_each(self, self.faults, self.begin)
+            self.advance(BEGINNING + self.seconds)
             self._calm_down()
             for client in self.clients:
                 client.stop()
-            self.run_until(self.now + 5.0)
+            self.advance(self.now + 5.0)
             self._conclude()
             if self.violation is not None:
                 raise self.violation
@@ -85,7 +86,7 @@ class Simulation(Hosts):
         if fault.kind not in inject.ARMED:
             self.counts[fault.kind] += 1
         if callable(end):
-            self.end_later(number, fault, end)
+            end_later(self, number, fault, end)
 
     def _calm_down(self) -> None:
         verdict.end_all_faults(self)

@@ -1,178 +1,112 @@
-"""Hosts, and the replica on each: they start, take steps, stop and crash, and every step is checked.
+"""Hosts with a replica on each: it starts, takes steps, stops, crashes, and loses its disk.
 
-What goes wrong is in ``inject`` and ``inject_directories``, what a person does about it in ``operator``.
+The simulator checks what comes of it (``checked``); the tests have a cadence of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import msgspec
-
-from ondisk.errors import OndiskError
-from ondisk.raft.log import RaftLog
-from ondisk.raft.members import Members
-from ondisk.raft.messages import Message, Response, SnapshotChunk
-from ondisk.raft.records import LogEntry
+from ondisk.net.endpoint import Endpoint
+from ondisk.raft import Timing
+from ondisk.raft.messages import Message
 from ondisk.replica import Replica
-from ondisk.simulation.clients import Client, Epochs, SessionClient
-from ondisk.simulation.connections import Connections, number_of
-from ondisk.simulation.faults import LEADER
-from ondisk.simulation.invariants import Invariants, Violation
-from ondisk.simulation.machine import PaddedKV
-from ondisk.simulation.places import A_COPY, THE_OLD_ONE, Places
-from ondisk.simulation.trace import describe
-from ondisk.simulation.watch import WatchedEndpoint, WatchedReplica, watched
-from ondisk.simulation.world import Host, World
+from ondisk.simulation.connections import ConnectedEndpoint, Connections, number_of
+from ondisk.simulation.host import Host
+from ondisk.simulation.places import Places
+from ondisk.simulation.world import World
+from ondisk.statemachine import OnDiskStateMachine
 
-LATENCY = 0.004  # seconds, the longest that a message takes unless a fault says otherwise
+R = TypeVar("R", bound=Replica)
 
 
-def _host(replica: Replica) -> int:
-    assert isinstance(replica, WatchedReplica)
-    return replica.host
+class Hosts(World, Generic[R]):
+    """Replicas in virtual time, on real disks. Their state machine is up to the subclass."""
 
-
-class Hosts(World):
-    """Replicas of ``DiskKV`` in virtual time, on real disks."""
+    replica_type: type[R]
+    timing = Timing()
 
     def __init__(
-        self,
-        seed: int,
-        directory: Path,
-        *,
-        replicas: int,
-        replica_type: type[Replica],
-        observe: Callable[[Hosts], None] | None,
+        self, seed: int, directory: Path, members: int, observe: Callable[[Any], None] | None = None
     ) -> None:
+        """``members``: so many replicas, from 1, found the group. None is started yet."""
         super().__init__(seed, directory, observe)
-        self.latency = LATENCY
-        self.first_members = tuple(range(1, replicas + 1))
-        self.replicas: dict[int, WatchedReplica] = {}
-        self.doubles: dict[int, WatchedReplica] = {}  # by host: second processes under a number
-        self.connections = Connections()
-        self.logs: dict[int, RaftLog] = {}  # by member: of what stands in its place
-        self.disks: dict[bytes, RaftLog] = {}  # by disk: as it was last, also if it is lost
-        self.history = Epochs()
-        self.clients: list[Client | SessionClient] = []
-        self.invariants = Invariants(self)
+        self.first_members = tuple(range(1, members + 1))
+        self.replicas: dict[int, R] = {}
         self.places = Places(directory)
-        self.removed: set[int] = set()
-        self.late: dict[int, float] = {}  # by member: so many seconds later it hears what it is sent
-        self.damage_in: int | None = None  # so many chunks of snapshots from now one is damaged
-        self.importing = False  # whether an operator has been called, who will import
-        self.calm = False  # whether all faults have ended
-        self.violation: Violation | None = None  # found in the middle of a step
-        self._replica_type = watched(replica_type)
-        self._endpoints: dict[int, WatchedEndpoint] = {}
-        self.double_in: dict[int, Path] = {}  # by host: the directory of a second process
-        self._shown: dict[int, tuple[object, ...]] = {}
+        self.connections = Connections()
+        self._endpoints: dict[int, ConnectedEndpoint] = {}
 
-    @property
-    def epoch(self) -> int:
-        """How often a majority of the disks was lost, and the group began anew with an import."""
-        return self.history.epoch
+    # Up to the subclass
 
-    # What an operator is told
-
-    def on_refused(self, member: int) -> None:
-        """A replica must not run with the directory in its place, and says so."""
+    def make_machine(self, host: Host, state: Path) -> OnDiskStateMachine:
+        """The state machine of the replica that starts on this host."""
         raise NotImplementedError
 
-    def on_loss(self) -> None:
-        """A directory is lost, or its state."""
-        raise NotImplementedError
+    def replica_rng(self, host: Host) -> random.Random:
+        """What the replica on this host draws its timeouts and ids from, for one life."""
+        return self.rng("replica", host.member, host.lives)
 
-    def on_import(self, member: int) -> None:
-        """A replica has begun with what was imported, and belongs to no group yet."""
-        raise NotImplementedError
+    def named_at_start(self, member: int) -> tuple[int, ...]:
+        """What whoever starts a replica says: the first members, or none for one that is added."""
+        return self.first_members if member in self.first_members else ()
+
+    def leaving(self, host: int, to: int, message: Message) -> Iterable[Message]:
+        """What becomes of a message that leaves a host: itself, others, or nothing."""
+        return (message,)
 
     # Life
 
-    def start(self, member: int) -> None:
-        """Start a replica where its last life ended."""
-        places = self.places
-        if member not in places.told:
-            places.told[member] = self.named_at_first(member)
-        try:
-            replica = self.open(member, places.of(member), places.told.get(member, ()))
-        except OndiskError as error:
-            if member not in places.instead:
-                raise Violation("a replica that cannot start", f"replica {member}: {error}") from error
-            self.note("refused", f"replica {member} at its start")
-            self.on_refused(member)
-            return
-        log = replica.log
-        assert log is not None
-        self.replicas[member], self.logs[member] = replica, log
-        if log.identity is not None and log.identity.seed and not log.members.group:
-            self.on_import(member)
-        instead = places.instead.get(member)
-        if instead in (None, THE_OLD_ONE):
-            places.settle(member, log.disk_id)
-            self.disks[log.disk_id] = log
-        replica.tell(self)
-        self.note("start", f"replica {member}, log to {log.last_index}, state at {replica.opened_index}")
-        self.invariants.started(replica, copy=instead == A_COPY, stranger=places.will_go(member))
+    def start(self, member: int) -> R | None:
+        """Start a replica where its last life ended. ``None``: it was not, for a reason of the subclass.
+
+        Raises ``OndiskError`` if it does not open.
+        """
+        replica = self.open(member, self.places.of(member), self.named_at_start(member))
+        self.replicas[member] = replica
+        last = replica.log.last_index if replica.log is not None else 0
+        self.note("start", f"replica {member}, log to {last}, state at {replica.opened_index}")
         self.hosts[member].wake(self.now)
         self.wake_all()  # a link to it is there again
+        return replica
 
-    def open(self, number: int, folder: Path, told: tuple[int, ...]) -> WatchedReplica:
+    def open(self, number: int, folder: Path, told: tuple[int, ...]) -> R:
         """A process on the host with this number. Raises ``OndiskError`` if its replica does not open."""
         host = self.hosts.get(number)
         if host is None:
-            host = self.hosts[number] = Host(number, self)
-        host.lives += 1
-        host.paused = False
-        host.disk.mend()
-        endpoint = self._endpoints[number] = WatchedEndpoint(
-            number,
-            self.network.attach(number),
-            self.connections,
-            lambda to, message: self._leaving(number, to, message),
-        )
-        replica = self._replica_type(
+            host = self.hosts[number] = self.host_type(number, self)
+        host.begin_life()
+        return self.replica_type(
             number_of(number),
             told,
             folder,
-            PaddedKV(folder / "state", disk=host.disk),
-            endpoint,
+            self.make_machine(host, folder / "state"),
+            self.attach(number),
             clock=host.clock,
-            rng=self.rng("replica", number, host.lives),
+            rng=self.replica_rng(host),
             disk=host.disk,
+            timing=self.timing,
             lockstep=True,
         )
-        replica.host = number
-        return replica
 
-    def end_second(self, host: int) -> None:
-        """Somebody sees that there are two, stops the second one, and deletes its directory."""
-        replica = self.doubles.pop(host, None)
-        if replica is None:
-            return
-        replica.close()
-        self.connections.hang_up(host)
-        self.note("stop", f"the second process as replica {replica.id}")
-        if self.places.forget_disk_in(self.double_in.pop(host)):
-            self.on_loss()
-        self.wake_all()
+    def attach(self, host: int) -> Endpoint:
+        """Connect a host with the network, past whoever looks at what leaves."""
+        endpoint = self._endpoints[host] = ConnectedEndpoint(
+            host,
+            self.network.attach(host),
+            self.connections,
+            lambda to, message: self.leaving(host, to, message),
+        )
+        return endpoint
 
-    def named_at_first(self, member: int) -> tuple[int, ...]:
-        """What whoever starts an empty directory says: the first members, or none for one that is added.
-
-        A group that began with one replica and has grown is no group of one: the present members are named.
-        """
-        if member not in self.first_members:
-            return ()
-        if len(self.first_members) > 1:
-            return self.first_members
-        return tuple(sorted({member, *(voter for each in self.deciding() for voter in each.voters)}))
-
-    def restart(self, member: int) -> None:
-        """Start a replica that is down, if it has a place in the group, and a directory in its own."""
-        if member not in self.replicas and member not in self.removed and member not in self.places.away:
-            self.start(member)
+    def step(self, host: Host) -> None:
+        """Let the replica of this host take one step, if there is one that runs."""
+        replica = self.replicas.get(host.member)
+        if replica is not None and replica.log is not None:
+            replica.step()
 
     def stop(self, member: int) -> None:
         """As an operator does, who then looks after its directory."""
@@ -190,184 +124,33 @@ class Hosts(World):
             self.wake_all()  # who was connected notices
 
     def lose(self, member: int) -> None:
-        """What lies in its place is gone for good."""
+        """What lies in the place of a replica that is down is gone for good."""
         self.places.lose(member)
-        self.places.told[member] = self.named_at_first(member)
-        self.logs.pop(member, None)
-        self.on_loss()
 
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
-        for processes in (self.replicas, self.doubles):
-            for replica in processes.values():
-                replica.close()
-            processes.clear()
-
-    # What the probes tell
-
-    def applies(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
-        """Committed entries are about to be handed to a state machine."""
-        self.note("apply", f"{replica.id}: {entries[0].index}..{entries[-1].index}")
-        self._check(self.invariants.applies, replica, entries)
-
-    def appended(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
-        """These are in a log, not durably yet."""
-        self._check(self.invariants.appended, replica, entries, self.hosts[_host(replica)].clock())
-
-    def installs(self, replica: Replica, index: int) -> None:
-        """A snapshot has taken the place of all entries up to ``index``."""
-        self.note("install", f"{replica.id}: a snapshot of {index}")
-        self.counts["snapshots"] += 1
-        self._check(self.invariants.installed, replica, index)
-
-    def counted(self, replica: Replica, sender: int, message: Response) -> None:
-        """A vote or an acknowledgement has made a difference."""
-        origin = self._endpoints[_host(replica)].origins[id(message)]
-        self._check(self.invariants.counts, replica, sender, origin, message)
-
-    def report(self, violation: Violation) -> None:
-        """End the run with this, after the present step."""
-        self.violation = self.violation or violation
-
-    def _check(self, rule: Callable[..., None], *about: object) -> None:
-        """Check something in the middle of a step, which would take a violation for an error of its own."""
-        try:
-            rule(*about)
-        except Violation as violation:
-            self.report(violation)
-            for host in self.hosts.values():
-                host.disk.mend()  # the run is over, and all that is left is to close
-            raise
-
-    # Steps
-
-    def step(self, host: Host) -> None:
-        """Let a replica take one step, and check what came of it."""
-        replica = self.replicas.get(host.member) or self.doubles.get(host.member)
-        if replica is None:
-            return
-        seconds = replica.step()
-        if self.violation is not None:
-            raise self.violation
-        if host.member in self.replicas and replica.log is None:
-            self._has_stopped(replica, host)
-        elif host.member in self.replicas:
-            self.invariants.stepped(replica, host.clock())
-            self._show(replica)
-            host.wake(self.now + seconds / host.clock.rate)
-        elif host.member in self.doubles and replica.log is None:
-            self.note("refused", f"the second process as replica {replica.id}: {replica.status.role}")
-            self.counts["second refused"] += 1
-            self.end_second(host.member)
-        elif host.member in self.doubles:
-            self.invariants.stepped(replica, host.clock())
-            host.wake(self.now + seconds / host.clock.rate)
-        self.look_what_is_waited_for()
-        self.show()
-
-    def _has_stopped(self, replica: Replica, host: Host) -> None:
-        """For a reason that the schedule knows, or it is a violation."""
-        if replica.status.role == "removed":
-            self.removed.add(replica.id)
-            self.note("removed", f"replica {replica.id}")
-        elif replica.id in self.places.instead and (replica.status.error or "").startswith("Refusal"):
-            self.counts["refused"] += 1
-            self.note("refused", f"replica {replica.id}")
-            self.on_refused(replica.id)
-        elif host.disk.failed:
-            self.note("failed", f"replica {replica.id}")
-            self.wake_all()
-        else:
-            self.invariants.stepped(replica)
-        del self.replicas[replica.id]
-
-    def _show(self, replica: Replica) -> None:
-        status = replica.status
-        shown = (status.role, status.term, status.leader_id, status.voters, status.learners)
-        if self._shown.get(replica.id) != shown:
-            self._shown[replica.id] = shown
-            self.note(
-                "status", f"{replica.id}: {status.role} in term {status.term}, follows {status.leader_id}"
-            )
+        for replica in self.replicas.values():
+            replica.close()
+        self.replicas.clear()
 
     # Who is there
 
-    def any_replica(self, fraction: float) -> tuple[Replica, float] | None:
-        """One that runs, and its time."""
-        members = sorted(self.replicas)
-        if fraction < 0.4:  # often one that believes to lead: there may be two
-            believers = [member for member in members if self.replicas[member].status.role == "leader"]
-            members, fraction = believers or members, fraction / 0.4
-        if not members:
-            return None
-        member = members[int(fraction * len(members)) % len(members)]
-        self.hosts[member].wake(self.now)
-        return self.replicas[member], self.hosts[member].clock()
-
-    def pick(self, who: int) -> int | None:
-        """The leader, or one of those that run; ``None`` if nobody does."""
-        members = sorted(self.replicas)
-        if not members:
-            return None
-        if who == LEADER and (leader := self.leader) is not None:
-            return leader.id
-        return members[who % len(members)]
-
-    def pick_first(self, who: int) -> int:
-        """One of the first members, whether it runs or not."""
-        return self.first_members[who % len(self.first_members)]
-
-    def pick_in_place(self, who: int) -> int | None:
-        """The same as ``pick``, if it runs with the newest directory that it has ever had."""
-        member = self.pick(who)
-        return member if member is not None and self.places.holds_its_own(member) else None
-
     @property
-    def leader(self) -> Replica | None:
+    def leader(self) -> R | None:
         """Who leads the newest term, as far as anybody believes to lead."""
         leaders = [replica for replica in self.replicas.values() if replica.status.role == "leader"]
         return max(leaders, key=lambda replica: replica.status.term, default=None)
 
-    def voters(self) -> set[int]:
-        """As the leader has them; none without a leader."""
-        leader = self.leader
-        return set(leader.raft.members.voters) if leader is not None else set()
+    def converged(self) -> bool:
+        """Whether all that run have applied the same last entry, and no snapshot is under way.
 
-    def remaining(self) -> dict[bytes, RaftLog]:
-        """The logs of all disks that are not lost."""
-        return {disk: log for disk, log in self.disks.items() if disk in self.places.path_of}
-
-    def deciding(self) -> list[Members]:
-        """Each set of members that may decide something now."""
-        return list(self.invariants.deciding(self.remaining()))
-
-    # The network
-
-    def _leaving(self, sender: int, to: int, message: Message) -> Message:
-        replica = self.replicas.get(sender) or self.doubles.get(sender)
-        if replica is not None:
-            self._check(self.invariants.sending, replica, to, message, self.hosts[sender].clock())
-        if isinstance(message, SnapshotChunk) and self.damage_in is not None:
-            self.damage_in -= 1
-            if self.damage_in < 0:
-                self.damage_in = None
-                self.counts["damage"] += 1
-                return self._damaged(message, to)
-        return message
-
-    def _damaged(self, message: SnapshotChunk, to: int) -> SnapshotChunk:
-        self.note("damage", f"chunk {message.chunk.number} to {to}")
-        data = bytes([message.chunk.data[0] ^ 1]) + message.chunk.data[1:]
-        return msgspec.structs.replace(message, chunk=msgspec.structs.replace(message.chunk, data=data))
-
-    def describe(self, message: Message) -> str:
-        """A message in a few words."""
-        return describe(message)
-
-    def _delivery(self, sender: int, receiver: int, message: Message) -> float | None:
-        delay = super()._delivery(sender, receiver, message)
-        late = self.late.get(receiver)
-        if delay is None or late is None:
-            return delay
-        self.hosts[receiver].wake(self.now + delay + late)
-        return delay + late
+        A leader is needed that has committed an entry of its own term: else there may be more to apply.
+        """
+        running = [(replica, replica.log) for replica in self.replicas.values() if replica.log is not None]
+        return (
+            self.leader is not None
+            and self.leader.raft.leader.committed_in_current_term()
+            and len({replica.raft.applied_index for replica, _ in running}) == 1
+            and all(replica.raft.applied_index == log.last_index for replica, log in running)
+            and not any(replica.transferring for replica, _ in running)
+        )

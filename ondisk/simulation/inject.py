@@ -12,21 +12,22 @@ from concurrent.futures import Future
 from functools import partial
 
 from ondisk import diskkv
+from ondisk.simulation.checked import LATENCY, CheckedHosts
 from ondisk.simulation.clients import REQUEST_SECONDS, hot_key, record_outcome, when_done
 from ondisk.simulation.faults import LEADER, Fault
-from ondisk.simulation.hosts import LATENCY, Hosts
 from ondisk.statemachine import Result
+from ondisk.testing.crashing import Point
 
 _HOT_SECONDS = 0.05  # between two reads of a leader whose answers are late
 ARMED = ("crash in a write", "disk error", "damage")  # these wait for an occasion, and count when it comes
 
 Begun = Callable[[], None] | bool | None
-Begin = Callable[[Hosts, int, Fault], Begun]  # the second one is the number of the fault in its schedule
+Begin = Callable[[CheckedHosts, int, Fault], Begun]  # the second is the number of the fault in its schedule
 
 # Hosts
 
 
-def crash(group: Hosts, number: int, fault: Fault) -> Begun:
+def crash(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """The power fails, and comes back."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -35,7 +36,7 @@ def crash(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: group.restart(member)
 
 
-def crash_all(group: Hosts, number: int, fault: Fault) -> Begun:
+def crash_all(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """The power of all fails."""
     crashed = sorted(group.replicas)
     for member in crashed:
@@ -49,21 +50,22 @@ def crash_all(group: Hosts, number: int, fault: Fault) -> Begun:
     return end
 
 
-def crash_in_a_write(group: Hosts, number: int, fault: Fault) -> Begun:
+def crash_in_a_write(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """The power fails between two steps of a write, if one comes before the fault ends."""
     if (member := group.pick(fault.who)) is None:
         return None
     disk = group.hosts[member].disk
-    disk.crash_in, disk.surviving = int(fault.size), fault.size % 1
+    disk.arm(Point(int(fault.size) + 1))
+    disk.surviving = fault.size % 1
 
     def end() -> None:
-        disk.crash_in = None
+        disk.arm(None)
         group.restart(member)
 
     return end
 
 
-def disk_error(group: Hosts, number: int, fault: Fault) -> Begun:
+def disk_error(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A write fails, if one comes before the fault ends."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -77,7 +79,7 @@ def disk_error(group: Hosts, number: int, fault: Fault) -> Begun:
     return end
 
 
-def pause(group: Hosts, number: int, fault: Fault) -> Begun:
+def pause(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """No processor for a while."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -86,7 +88,7 @@ def pause(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: setattr(host, "paused", False)
 
 
-def slow_disk(group: Hosts, number: int, fault: Fault) -> Begun:
+def slow_disk(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Each sync takes long."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -95,7 +97,7 @@ def slow_disk(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: setattr(disk, "sync_seconds", 0.0)
 
 
-def skew(group: Hosts, number: int, fault: Fault) -> Begun:
+def skew(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A clock runs at another speed."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -104,7 +106,7 @@ def skew(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: clock.run_at(1.0)
 
 
-def late_start(group: Hosts, number: int, fault: Fault) -> Begun:
+def late_start(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Nothing happens now: who is late was not started, and is when this ends."""
     return lambda: group.restart(group.pick_first(fault.who))
 
@@ -112,7 +114,7 @@ def late_start(group: Hosts, number: int, fault: Fault) -> Begun:
 # The network
 
 
-def partition(group: Hosts, number: int, fault: Fault) -> Begun:
+def partition(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Two groups of replicas do not hear each other."""
     members = sorted(group.replicas)
     if fault.who == LEADER:
@@ -123,47 +125,47 @@ def partition(group: Hosts, number: int, fault: Fault) -> Begun:
     return _without(group, group.network.cut, pairs)
 
 
-def cut(group: Hosts, number: int, fault: Fault) -> Begun:
+def cut(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """One way of a link is cut."""
     return _without(group, group.network.cut, _link(group, fault))
 
 
-def stall(group: Hosts, number: int, fault: Fault) -> Begun:
+def stall(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """What is sent one way of a link arrives when this ends."""
     return _without(group, group.network.stall, _link(group, fault))
 
 
-def _link(group: Hosts, fault: Fault) -> list[tuple[int, int]]:
+def _link(group: CheckedHosts, fault: Fault) -> list[tuple[int, int]]:
     sender, receiver = group.pick(fault.who), group.pick(fault.other)
     return [] if sender is None or receiver is None or sender == receiver else [(sender, receiver)]
 
 
-def _without(group: Hosts, take: Callable[..., None], pairs: list[tuple[int, int]]) -> Begun:
+def _without(group: CheckedHosts, take: Callable[..., None], pairs: list[tuple[int, int]]) -> Begun:
     if not pairs:
         return None
     take(*pairs)
     return lambda: group.network.heal(*pairs)
 
 
-def loss(group: Hosts, number: int, fault: Fault) -> Begun:
+def loss(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A part of all messages is lost."""
     group.loss = fault.size
     return lambda: setattr(group, "loss", 0.0)
 
 
-def latency(group: Hosts, number: int, fault: Fault) -> Begun:
+def latency(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Messages take longer, or less long."""
     group.latency = fault.size
     return lambda: setattr(group, "latency", LATENCY)
 
 
-def damage(group: Hosts, number: int, fault: Fault) -> Begun:
+def damage(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A chunk of a snapshot arrives damaged, however long that takes: few are under way at any one time."""
     group.damage_in = fault.other
     return True
 
 
-def late_answers(group: Hosts, number: int, fault: Fault) -> Begun:
+def late_answers(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A leader hears what was said long ago; then nobody hears it, and another one is elected.
 
     Meanwhile both are asked: the old one must not take an old answer for a new one.
@@ -187,7 +189,7 @@ def late_answers(group: Hosts, number: int, fault: Fault) -> Begun:
     return end
 
 
-def _ask_both(group: Hosts, name: str, member: int, rng: random.Random) -> None:
+def _ask_both(group: CheckedHosts, name: str, member: int, rng: random.Random) -> None:
     """Write by way of who leads the newest term, and read by way of this one."""
     newest, old = group.leader, group.replicas.get(member)
     history, key = group.history, hot_key(group.elapsed, rng.random())
@@ -210,7 +212,7 @@ def _ask_both(group: Hosts, name: str, member: int, rng: random.Random) -> None:
 # Load
 
 
-def burst(group: Hosts, number: int, fault: Fault) -> Begun:
+def burst(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Many puts at once, each of a key of its own: an acknowledged one that is lost shows at the end."""
     if (member := group.pick(fault.who)) is None:
         return None
@@ -224,11 +226,11 @@ def burst(group: Hosts, number: int, fault: Fault) -> Begun:
     return True
 
 
-def _note_put(group: Hosts, begun: int, ended: Future[Result]) -> None:
+def _note_put(group: CheckedHosts, begun: int, ended: Future[Result]) -> None:
     record_outcome(group.history, begun, ended, lambda result: result.value, group.elapsed)
 
 
-def compact(group: Hosts, number: int, fault: Fault) -> Begun:
+def compact(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A log is made as short as it can be."""
     if (member := group.pick(fault.who)) is None:
         return None

@@ -12,8 +12,8 @@ from ondisk import diskkv
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.records import REGULAR, LogEntry
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.faults import Fault
-from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.inject import Begin, Begun
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.places import A_COPY, A_STRANGER, ANOTHERS, THE_OLD_ONE
@@ -21,7 +21,7 @@ from ondisk.simulation.places import A_COPY, A_STRANGER, ANOTHERS, THE_OLD_ONE
 _LOOK_AGAIN = 0.5  # seconds until a person tries again what could not be done now
 
 
-def wipe(group: Hosts, number: int, fault: Fault) -> Begun:
+def wipe(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A directory is lost, and its replica starts again with none."""
     if (member := group.pick(fault.who)) is None or group.places.will_go(member):
         return None
@@ -30,7 +30,7 @@ def wipe(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: group.restart(member)
 
 
-def lose_state(group: Hosts, number: int, fault: Fault) -> Begun:
+def lose_state(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """The state is lost, and the log is not."""
     places = group.places
     if (member := group.pick(fault.who)) is None or member in places.instead:
@@ -43,7 +43,7 @@ def lose_state(group: Hosts, number: int, fault: Fault) -> Begun:
     return True
 
 
-def copy(group: Hosts, number: int, fault: Fault) -> Begun:
+def copy(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A copy of a directory is put back later, when the others know that it is an old one."""
     places = group.places
     if (member := group.pick_in_place(fault.who)) is None:
@@ -73,7 +73,7 @@ def copy(group: Hosts, number: int, fault: Fault) -> Begun:
     return put_back
 
 
-def known_to_be_old(group: Hosts, member: int, disk: bytes, boot: int) -> bool:
+def known_to_be_old(group: CheckedHosts, member: int, disk: bytes, boot: int) -> bool:
     """Whether all others know of a later life, durably. Else nobody can tell that it is an old copy, and
     it is as good as the newest one to everybody who has not heard of that (docs/simulation.md).
     """
@@ -84,14 +84,14 @@ def known_to_be_old(group: Hosts, member: int, disk: bytes, boot: int) -> bool:
     )
 
 
-def aside(group: Hosts, number: int, fault: Fault) -> Begun:
+def aside(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Somebody starts a replica with an empty directory, and puts the old one back later."""
     if (member := group.pick_in_place(fault.who)) is None or len(group.voters()) < 3:
         return None
     return begin_empty(group, number, member)
 
 
-def begin_empty(group: Hosts, number: int, member: int) -> Callable[[], None]:
+def begin_empty(group: CheckedHosts, number: int, member: int) -> Callable[[], None]:
     """Start this one with an empty directory; return what puts the one that it had in its place again."""
     places, epoch = group.places, group.epoch
     group.stop(member)
@@ -120,7 +120,7 @@ def begin_empty(group: Hosts, number: int, member: int) -> Callable[[], None]:
     return put_back
 
 
-def swap(group: Hosts, number: int, fault: Fault) -> Begun:
+def swap(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """Two replicas are tried with the directory of each other; neither must start."""
     places = group.places
     first, second = group.pick_in_place(fault.who), group.pick_in_place(fault.other)
@@ -147,7 +147,7 @@ def swap(group: Hosts, number: int, fault: Fault) -> Begun:
     return swap_back
 
 
-def must_not_start(group: Hosts, member: int, rule: str) -> None:
+def must_not_start(group: CheckedHosts, member: int, rule: str) -> None:
     """Try it, as a supervisor does: it must be refused by an error that says why."""
     group.places.away.discard(member)
     group.start(member)
@@ -156,7 +156,7 @@ def must_not_start(group: Hosts, member: int, rule: str) -> None:
         raise Violation(rule, f"replica {member} was started with {group.places.instead[member]}")
 
 
-def stranger(group: Hosts, number: int, fault: Fault) -> Begun:
+def stranger(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A directory of another group stands in a place for a while."""
     places = group.places
     if (member := group.pick_in_place(fault.who)) is None:
@@ -184,7 +184,7 @@ def stranger(group: Hosts, number: int, fault: Fault) -> Begun:
     return put_back
 
 
-def _make_stranger(group: Hosts, number: int, member: int) -> None:
+def _make_stranger(group: CheckedHosts, number: int, member: int) -> None:
     """A directory of a group that has the same numbers, other disks, and a higher term."""
     rng = group.rng("stranger", number)
     numbers = tuple(sorted({member, 1, 2, 3}))

@@ -10,15 +10,15 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.connections import number_of, second_of
 from ondisk.simulation.faults import Fault
-from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.inject import Begin, Begun
 from ondisk.simulation.inject_directories import known_to_be_old
 from ondisk.simulation.places import THE_OLD_ONE
 
 
-def start_second(group: Hosts, member: int, folder: Path, *, copy: bool) -> int:
+def start_second(group: CheckedHosts, member: int, folder: Path, *, copy: bool) -> int:
     """Start another process under the number of one that runs; return its host, where it is found.
 
     ``copy``: its directory is one of the same disk. Else it is empty, and another disk.
@@ -42,7 +42,7 @@ def start_second(group: Hosts, member: int, folder: Path, *, copy: bool) -> int:
     return host
 
 
-def clone(group: Hosts, number: int, fault: Fault) -> Begun:
+def clone(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A copy of a directory is opened as a second process beside the first one, when that is known to live
     on: each of the others hears now this one and now that one.
     """
@@ -70,7 +70,7 @@ def clone(group: Hosts, number: int, fault: Fault) -> Begun:
     return end
 
 
-def twin(group: Hosts, number: int, fault: Fault) -> Begun:
+def twin(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A process with an empty directory is started under the number of one that runs.
 
     Not in a group of one: its only voter founds another group, whatever the protocol (docs/protocol.md).
@@ -85,7 +85,7 @@ def twin(group: Hosts, number: int, fault: Fault) -> Begun:
     return lambda: group.end_second(host)
 
 
-def _take_turns(group: Hosts, host: int, rng: random.Random) -> None:
+def _take_turns(group: CheckedHosts, host: int, rng: random.Random) -> None:
     """Both call the others again and again, and the last call counts."""
     if host not in group.doubles:
         return

@@ -16,10 +16,10 @@ from pathlib import Path
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.messages import AddReplica, Change, Chunk, MoveReplica, RemoveReplica, TransferLeadership
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import REQUEST_SECONDS, SessionClient
 from ondisk.simulation.connections import second_of
 from ondisk.simulation.faults import LEADER, Fault
-from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.inject import Begin, Begun
 from ondisk.simulation.inject_directories import begin_empty, must_not_start
 from ondisk.simulation.machine import PaddedKV, content
@@ -38,7 +38,7 @@ _REPAIR_SECONDS = 1.0  # until a person has seen that a replica was refused
 class Operator:
     """One person, and one group."""
 
-    def __init__(self, group: Hosts) -> None:
+    def __init__(self, group: CheckedHosts) -> None:
         self._group = group
         self._next_member = len(group.first_members) + 1
         self._changing: Future[Result] | None = None
@@ -53,11 +53,11 @@ class Operator:
 
     # Changes of the members
 
-    def _transfer(self, group: Hosts, number: int, fault: Fault) -> Begun:
+    def _transfer(self, group: CheckedHosts, number: int, fault: Fault) -> Begun:
         voters = sorted(group.voters())
         return self._change(TransferLeadership(voters[fault.other % len(voters)])) if voters else None
 
-    def _join(self, group: Hosts, number: int, fault: Fault) -> Begun:
+    def _join(self, group: CheckedHosts, number: int, fault: Fault) -> Begun:
         if not self._may_change() or len(group.voters()) >= MOST_MEMBERS:
             return None
         member = self._next_member
@@ -65,13 +65,13 @@ class Operator:
         group.start(member)
         return self._change(AddReplica(member))
 
-    def _remove(self, group: Hosts, number: int, fault: Fault) -> Begun:
+    def _remove(self, group: CheckedHosts, number: int, fault: Fault) -> Begun:
         voters = sorted(group.voters())
         if not self._may_change() or len(voters) <= min(3, len(group.first_members)):
             return None
         return self._change(RemoveReplica(voters[fault.who % len(voters)]))
 
-    def _move(self, group: Hosts, number: int, fault: Fault) -> Begun:
+    def _move(self, group: CheckedHosts, number: int, fault: Fault) -> Begun:
         """A replica starts again at another address, and then the group is told."""
         member = group.pick_in_place(fault.who)
         if member is None or member not in group.voters() or not self._may_change():
@@ -88,7 +88,7 @@ class Operator:
 
         return tell
 
-    def _learner_again(self, group: Hosts, number: int, fault: Fault) -> Begun:
+    def _learner_again(self, group: CheckedHosts, number: int, fault: Fault) -> Begun:
         """Add a replica, which begins again with an empty directory in the moment in which the leader counts
         what the first one holds; that one comes back when the group has decided about it.
 

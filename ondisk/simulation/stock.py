@@ -23,8 +23,10 @@ from ondisk.net.endpoint import Endpoint
 from ondisk.raft.engine import time_stands_still
 from ondisk.simulation import faults
 from ondisk.simulation.faults import LEADER, Fault, draw, one_of
+from ondisk.simulation.host import BEGINNING, Host
 from ondisk.simulation.invariants import Violation
-from ondisk.simulation.world import BEGINNING, Host, World
+from ondisk.simulation.schedule import begin_each, end_later
+from ondisk.simulation.world import World
 
 KINDS = {name: faults.KINDS[name] for name in ("crash", "pause", "partition", "stall")}
 KINDS["crash"] = KINDS["crash"]._replace(size=one_of(1.0))  # it is the process that ends
@@ -137,9 +139,9 @@ class StockSimulation(World):
             for member in self.members:
                 self.hosts[member] = Host(member, self)
                 self.start(member)
-            self.schedule(self.faults)
+            begin_each(self, self.faults, self.begin)
             self._keep_putting(self.rng("client"))
-            self.run_until(BEGINNING + self.seconds)
+            self.advance(BEGINNING + self.seconds)
             self._conclude()
 
     def close(self) -> None:
@@ -232,7 +234,7 @@ class StockSimulation(World):
         """Begin a fault, and see to its end."""
         self.note("fault", f"{number}: {fault}")
         self.counts[fault.kind] += 1
-        self.end_later(number, fault, self._apply(fault))
+        end_later(self, number, fault, self._apply(fault))
 
     def _apply(self, fault: Fault) -> Callable[[], None]:
         """Begin a fault; return what ends it."""
@@ -295,7 +297,7 @@ class StockSimulation(World):
         self.wake_all()
         self.note("calm", "all faults have ended")
         quiet = self.now + 10.0
-        self.run_until(self.now + _CALM_SECONDS, lambda: self.now > quiet and self._agree())
+        self.advance(self.now + _CALM_SECONDS, lambda: self.now > quiet and self._agree())
         leading = [replica for replica in self.replicas.values() if replica.leads()] or [
             *self.replicas.values()
         ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ondisk.linearizability import Undecided, check
-from ondisk.simulation.hosts import LATENCY, Hosts
+from ondisk.simulation.checked import LATENCY, CheckedHosts
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.machine import content
 
 CALM_SECONDS = 60.0  # within so many everybody must agree once all faults have ended
 
 
-def end_all_faults(group: Hosts) -> None:
+def end_all_faults(group: CheckedHosts) -> None:
     """From now on nothing is wrong any more but what is lost."""
     group.calm = True
     group.late.clear()
@@ -27,14 +27,14 @@ def end_all_faults(group: Hosts) -> None:
     group.note("calm", "all faults have ended")
 
 
-def wait_for_agreement(group: Hosts) -> None:
+def wait_for_agreement(group: CheckedHosts) -> None:
     """Let time pass until everybody agrees. Raises ``Violation`` if that takes too long."""
     quiet = group.now + 5.0
-    if not group.run_until(group.now + CALM_SECONDS, lambda: group.now > quiet and agrees(group)):
+    if not group.advance(group.now + CALM_SECONDS, lambda: group.now > quiet and agrees(group)):
         raise Violation("progress", f"no agreement in {CALM_SECONDS:g} s without faults: {_statuses(group)}")
 
 
-def agrees(group: Hosts) -> bool:
+def agrees(group: CheckedHosts) -> bool:
     """Whether there is a leader, and all members have applied all that any log holds."""
     leader = group.leader
     if leader is None or leader.raft.members.learners or not leader.raft.leader.committed_in_current_term():
@@ -50,16 +50,10 @@ def agrees(group: Hosts) -> bool:
         if stranger not in members.removed or not group.replicas[stranger].raft.members.group:
             group.replicas.pop(stranger).close()  # its addition was never committed, or taken back
             group.removed.add(stranger)
-    replicas = [replica for replica in group.replicas.values() if replica.log is not None]
-    return (
-        group.replicas.keys() == members.all
-        and len({replica.raft.applied_index for replica in replicas}) == 1
-        and all(replica.raft.applied_index == group.logs[replica.id].last_index for replica in replicas)
-        and not any(replica.transferring for replica in replicas)
-    )
+    return group.replicas.keys() == members.all and group.converged()
 
 
-def _statuses(group: Hosts) -> str:
+def _statuses(group: CheckedHosts) -> str:
     return "; ".join(
         f"{replica.id} {status.role} in term {status.term}, log to {status.last_index}, "
         f"applied {status.applied_index}" + (f" ({status.error})" if status.error else "")
@@ -68,7 +62,7 @@ def _statuses(group: Hosts) -> str:
     )
 
 
-def conclude(group: Hosts) -> None:
+def conclude(group: CheckedHosts) -> None:
     """All replicas hold the same; what was acknowledged is there; the history has an explanation."""
     contents = {member: content(group.replicas[member].lookup) for member in sorted(group.replicas)}
     first, *others = contents

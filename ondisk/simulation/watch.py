@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ondisk.net.endpoint import Endpoint
 from ondisk.raft import Raft
 from ondisk.raft.log import RaftLog
-from ondisk.raft.messages import Message, Origin, Response
+from ondisk.raft.messages import Message, Response
 from ondisk.raft.records import LogEntry
 from ondisk.replica import Replica
-from ondisk.simulation.connections import Connections, number_of
 
 _CHUNK_BYTES = 2500  # so that a small state has many chunks
 
@@ -97,44 +95,3 @@ def watched(replica_type: type[Replica]) -> type[WatchedReplica]:
     }
     kind: type[WatchedReplica] = type("Replica", (WatchedReplica, replica_type), parts)
     return kind
-
-
-class WatchedEndpoint:
-    """The endpoint of a host, whose messages are looked at before they leave, and that knows whose it has
-    received. Its replica sees numbers; the network below has hosts (``connections``).
-    """
-
-    def __init__(
-        self,
-        host: int,
-        endpoint: Endpoint,
-        connections: Connections,
-        leaving: Callable[[int, Message], Message],
-    ) -> None:
-        self._host = host
-        self._endpoint = endpoint
-        self._connections = connections
-        self._leaving = leaving
-        self.origins: dict[int, Origin] = {}  # of what was received last, by the identity of the message
-        self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
-        self.add_peers = endpoint.add_peers
-        self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
-
-    def receive(self) -> list[tuple[int, Origin, Message]]:
-        """What has arrived from those whose connection stands for their number."""
-        reached = self._connections.reached
-        received = [
-            (number_of(sender), origin, message)
-            for sender, origin, message in self._endpoint.receive()
-            if reached(self._host, number_of(sender)) == sender
-        ]
-        self.origins = {id(message): origin for _, origin, message in received}
-        return received
-
-    def send(self, to: int, message: Message) -> bool:
-        """Look at it, then send it to whoever is reached under this number."""
-        return self._endpoint.send(self._connections.reached(self._host, to), self._leaving(to, message))
-
-    def connected(self) -> frozenset[int]:
-        """The numbers of the others that seem reachable."""
-        return frozenset(map(number_of, self._endpoint.connected())) - {number_of(self._host)}

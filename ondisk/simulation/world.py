@@ -1,4 +1,4 @@
-"""Virtual time: one thread, one clock that jumps from event to event, and machines that know no better.
+"""Virtual time: one thread, one clock that jumps from event to event, and hosts that know no better.
 
 Everything that happens is an event in one queue, ordered by time and then by who asked first. Random numbers
 come from generators that follow from the seed. So the same seed gives the same run, event for event, and a
@@ -8,29 +8,18 @@ this).
 
 from __future__ import annotations
 
-import errno
 import heapq
 import random
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ondisk.net.memory import Event, MemoryNetwork
 from ondisk.raft.messages import Message
-from ondisk.simulation.faults import Fault
+from ondisk.simulation.host import BEGINNING, Host
 from ondisk.simulation.invariants import Violation
-from ondisk.storage.disk import Disk
-
-_STEP_SECONDS = 0.0002  # processor time of a step
-BEGINNING = 1000.0  # the first moment, in seconds
-
-
-class PowerCut(BaseException):
-    """Ends the step in the middle of which the power failed."""
 
 
 class TraceEvent(NamedTuple):
@@ -44,118 +33,10 @@ class TraceEvent(NamedTuple):
         return f"{self.time:10.6f} {self.kind:<10} {self.words}"
 
 
-class SkewedClock:
-    """A clock that does not run at the same speed as the others, and never backwards."""
-
-    def __init__(self, time: Callable[[], float], shows: float) -> None:
-        self._time = time
-        self._since = time()
-        self._shown = shows
-        self.rate = 1.0
-
-    def __call__(self) -> float:
-        """Its own seconds."""
-        return self._shown + (self._time() - self._since) * self.rate
-
-    def run_at(self, rate: float) -> None:
-        """From now on one second of the others is ``rate`` seconds here."""
-        self._shown, self._since = self(), self._time()
-        self.rate = rate
-
-
-class SimulatedDisk(Disk):
-    """A real disk whose syncs may take long, and whose power may fail between two steps of a write."""
-
-    def __init__(self, host: Host, rng: random.Random) -> None:
-        self.sync_seconds = 0.0
-        self.crash_in: int | None = None  # so many points from now the power fails
-        self.fail_in: int | None = None  # so many points from now there is an error
-        self.failed = False
-        self.surviving = 0.0  # the part of what was not synced that outlives a power cut
-        self._host = host
-        self._rng = rng
-        self._thread = threading.current_thread()
-
-    def sync(self, flush: Callable[[], None]) -> None:
-        flush()
-        if threading.current_thread() is self._thread:  # work in the background keeps nobody waiting
-            self._host.be_busy(self.sync_seconds)
-
-    def survivors(self, unsynced: int) -> int:
-        return int(self.surviving * unsynced)
-
-    def reach(self, point: str) -> None:
-        if threading.current_thread() is not self._thread:
-            return
-        if self.fail_in is not None:
-            self.fail_in -= 1
-            if self.fail_in < 0:
-                self.fail_in = self.crash_in = None
-                self.failed = True
-                self._host.world.counts["disk error"] += 1
-                raise OSError(errno.EIO, "Input/output error", point)
-        if self.crash_in is not None:
-            self.crash_in -= 1
-            if self.crash_in < 0:
-                self.crash_in = None
-                self._host.world.counts["crash in a write"] += 1
-                self._host.cut_power()
-                raise PowerCut(point)
-
-    def mend(self) -> None:
-        """Nothing is wrong with it any more."""
-        self.crash_in = self.fail_in = None
-        self.failed = False
-        self.sync_seconds = 0.0
-
-
-class Host:
-    """Where one replica runs: a clock, a disk, a processor, and a power supply."""
-
-    def __init__(self, member: int, world: World) -> None:
-        self.member = member
-        self.world = world
-        self.clock = SkewedClock(lambda: world.now, BEGINNING + 100 * world.rng("clock", member).random())
-        self.disk = SimulatedDisk(self, world.rng("disk", member))
-        self.busy_until = 0.0
-        self.paused = False
-        self.lives = 0  # how often it was started
-        self.wake_at: float | None = None
-        self._turn = 0
-
-    def be_busy(self, seconds: float) -> None:
-        """Nothing else happens here for so long, and what is sent leaves only then."""
-        self.busy_until = max(self.busy_until, self.world.now) + seconds
-
-    def cut_power(self) -> None:
-        """What was not synced is lost."""
-        self.world.crash(self.member)
-
-    def wake(self, at: float) -> None:
-        """Take a step at this time, or earlier."""
-        at = max(at, self.busy_until)
-        if self.wake_at is not None and self.wake_at <= at:
-            return
-        self.wake_at = at
-        self._turn += 1
-        turn = self._turn
-        self.world.at(at, lambda: self._take_turn(turn))
-
-    def _take_turn(self, turn: int) -> None:
-        if turn != self._turn:
-            return  # an earlier one was asked for since
-        self.wake_at = None
-        if self.paused:
-            return
-        if self.busy_until > self.world.now:
-            self.wake(self.busy_until)
-            return
-        self.be_busy(_STEP_SECONDS)
-        self.world.step(self)
-
-
 class World:
     """Hosts on one network and in one time. What runs on them is up to the subclass."""
+
+    host_type = Host
 
     def __init__(self, seed: int, directory: Path, observe: Callable[[Any], None] | None = None) -> None:
         """``observe`` is called with the world after each step of a replica."""
@@ -173,7 +54,7 @@ class World:
         self._links: dict[tuple[int, int], random.Random] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._waited_for: list[tuple[float, Callable[[], bool], Callable[[], None]]] = []
-        self._asked = 0
+        self._scheduled = 0
 
     def rng(self, *what: object) -> random.Random:
         """A generator of its own for each thing, so that one has no influence on any other."""
@@ -189,17 +70,13 @@ class World:
         """Cut the power of one host."""
         raise NotImplementedError
 
-    def begin(self, number: int, fault: Fault) -> None:
-        """Begin a fault, the ``number``-th of its schedule."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Close all replicas. A second call does nothing."""
         raise NotImplementedError
 
     def describe(self, message: Any) -> str:
         """A message in a few words."""
-        raise NotImplementedError
+        return type(message).__name__
 
     # A run
 
@@ -221,21 +98,6 @@ class World:
         if self._observe is not None:
             self._observe(self)
 
-    def schedule(self, faults: Sequence[Fault]) -> None:
-        """Let each fault begin at its time."""
-        for number, fault in enumerate(faults):
-            self.at(BEGINNING + fault.at, partial(self.begin, number, fault))
-
-    def end_later(self, number: int, fault: Fault, end: Callable[[], None]) -> None:
-        """A fault has begun: end it when it has lasted long enough."""
-
-        def ended() -> None:
-            self.note("end", f"{number}: {fault.kind}")
-            end()
-            self.wake_all()
-
-        self.after(fault.lasts, ended)
-
     # Time
 
     @property
@@ -245,8 +107,8 @@ class World:
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Do something at this time."""
-        self._asked += 1
-        heapq.heappush(self._queue, (max(time, self.now), self._asked, action))
+        self._scheduled += 1
+        heapq.heappush(self._queue, (max(time, self.now), self._scheduled, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something in so many seconds."""
@@ -267,8 +129,8 @@ class World:
             elif self.now < until:
                 self._waited_for.append((until, condition, then))
 
-    def run_until(self, time: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Let everything happen up to this time, or until it is ``done``; say whether it was."""
+    def advance(self, time: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Let everything happen up to this time, or until it is ``done``; return whether it was."""
         while not done():
             if not self._queue or self._queue[0][0] > time:
                 self.now = time

@@ -67,11 +67,15 @@ class CrashingDisk(Disk):
     """A disk that notes its points and dies at one of them."""
 
     def __init__(self, crash: Point | None, die: Callable[[str], NoReturn]) -> None:
-        self.points: list[str] = []
         self.note: Any = None  # how far the work has come, in its own words; picklable
         self.power_cut: Callable[[], None] = lambda: None  # ``machine.crash``, once there is a machine
-        self._crash = crash
         self._die = die
+        self.arm(crash)
+
+    def arm(self, crash: Point | None) -> None:
+        """Die at this point, counted from now; ``None``: at none."""
+        self.points: list[str] = []  # what was reached since
+        self._crash = crash
         self._dying = False
 
     @property
