@@ -80,3 +80,17 @@ def test_an_answer_to_a_later_question_is_one_to_the_earlier_ones(world: World) 
     world.run(0.02)
     assert [read.done() for read in reads] == [True, True, False]
     world.run_until(reads[2].done)
+
+
+def test_a_read_whose_leader_goes_away_is_answered_by_the_next_one(world: World) -> None:
+    leader = world.elect()
+    follower = world.replicas[world.others(leader.id)[0]]
+    world.edit = lambda _, __, message: [] if isinstance(message, ReadIndexResponse) else [message]
+    read = follower.read_barrier(world.now + 60)
+    world.run_until(lambda: bool(world.messages(ReadIndexRequest, follower.id)))
+    world.crash(leader.id)
+    world.edit = None
+    world.run_until(lambda: follower.raft.leader_id not in (None, leader.id))
+    began = world.now
+    world.run_until(read.done)
+    assert read.exception() is None and world.now - began < 1.0

@@ -99,6 +99,22 @@ def test_only_members_can_be_imported(
     assert not (tmp_path / "data").exists()
 
 
+def test_the_directory_of_a_replica_is_there_and_durable_before_its_machine_opens(
+    tmp_path: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    make_directory = restore.make_directory
+    monkeypatch.setattr(restore, "make_directory", lambda path: (made.append(path), make_directory(path)))
+
+    def make(path: Path) -> DiskKV:
+        made.append(path)
+        return DiskKV(path)
+
+    import_snapshot(snapshot, tmp_path / "data", members=(1,), state_machine=make)
+    new = tmp_path / "data" / "replica-1.importing"
+    assert new in made and made.index(new) < made.index(new / "state")
+
+
 def prepare(tmp_path: Path) -> Path:
     """A replica with old data, beside the rests of two imports that were cut short."""
     directory = tmp_path / "data" / "replica-1"
