@@ -149,14 +149,14 @@ MUTANTS = (
         "raft/log.py",
         "            self._cut_from = index  # lower",
         "            self._cut_from = None  # lower",
-        "test_raftlog.py",
+        "test_raftlog_sync.py::test_nothing_is_durable_before_sync_and_everything_after",
     ),
     Mutant(
         "a lost end of the log is not noticed",
         "raft/log.py",
         "        if (durable := self._watermark.read()) > self._batches:",
         "        if (durable := self._watermark.read()) > self._batches + 1000000:",
-        "test_raftlog.py",
+        "test_raftlog_damage.py::test_a_torn_tail_is_a_former_state_without_a_witness_and_corrupt_with_it",
     ),
     Mutant(
         "members that were changed by an entry stay changed when it is cut off",

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 CORE = [
     "test_raft.py",
     "test_raftlog.py",
+    "test_raftlog_damage.py",
+    "test_raftlog_sync.py",
     "test_diskkv.py",
     "test_diskkv_durability.py",
     "test_network.py",
