@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ def test_a_job_puts_no_more_than_there_is_room_for() -> None:
     done: list[int] = []
 
     def work(job: Job[int, str]) -> str:
+        time.sleep(0.05)  # a step that would not wait for it would see nothing of what follows
         for number in range(4):
             job.put(number)
             done.append(number)

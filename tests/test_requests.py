@@ -747,3 +747,18 @@ def test_a_read_that_was_answered_or_given_up_is_not_answered_again() -> None:
     it.raft.applied_index = 3
     it.reads.serve()
     assert first.done() and second.cancelled() and len(it.reads) == 0
+
+
+def test_nobody_is_asked_again_while_no_leader_is_known() -> None:
+    it = Reading()
+    it.raft.follow(2)
+    it.reads.ask(FOREVER)
+    it.reads.take(0.0)
+    assert len(it.outbox()) == 1
+    it.raft.follow(None)
+    it.reads.take(9.0)
+    assert it.outbox() == [] and len(it.reads) == 1
+    it.reads.give_up_on_former_leader()
+    it.raft.follow(3)
+    it.reads.take(9.0)
+    assert it.outbox() == [(3, ReadIndexRequest(FIRST + 1))]
