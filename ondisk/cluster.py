@@ -243,7 +243,7 @@ class Cluster(Client):
         node.stop()
         node.erase(group)
         node.start()
-        while replica_id not in node.status.voters or not node.status.running:
+        while not node.counts:
             if node.status.role == "failed":
                 raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
             if time.monotonic() > deadline:

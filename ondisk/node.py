@@ -300,6 +300,18 @@ class Node(Client):
         return self._running_replica().configuration
 
     @property
+    def counts(self) -> bool:
+        """Whether this replica runs, and is a voter with the disk that it has.
+
+        ``status.voters`` alone does not tell: who catches up comes by members of earlier times, among them
+        itself with the disk that it has lost.
+        """
+        replica = self._replica
+        if replica is None or not replica.running:
+            return False
+        return replica.configuration[1].disk_of(self.id).hex() == replica.status.disk
+
+    @property
     def machine(self) -> OnDiskStateMachine:
         """The running state machine. Look, but leave ``update`` to Raft."""
         return self._running_replica().machine

@@ -164,6 +164,15 @@ def test_a_lost_directory_is_rebuilt_with_one_call(cluster: Cluster, compacted: 
     assert len(content(cluster)) == 100
 
 
+def test_a_rebuild_returns_when_the_others_count_the_replica(cluster: Cluster) -> None:
+    """Not when it reads that it voted once: a state that comes by a stream has the members of its time."""
+    compact_all(cluster)
+    leader, victim = cluster.wait_for_leader(), follower(cluster)
+    cluster.network.set_latency(0.05)
+    cluster.rebuild(victim)
+    assert cluster.status()[leader].voters == MEMBERS
+
+
 def test_a_lost_state_is_told_and_fetched_from_the_leader(cluster: Cluster, tmp_path: Path) -> None:
     """The log is intact but begins later than the state: nothing can be replayed."""
     compact_all(cluster)
