@@ -269,9 +269,14 @@ class Cluster(Client):
             leader, (_, members) = via.status.leader_id, via.configuration
             if leader is None:
                 raise NoLeader(f"replica {via.id} knows of no leader, so nothing was deleted")
+            elsewhere = node.status.running and node.configuration[1].group != members.group
+            if elsewhere:  # in no group, or in another one: it has nobody here to read from
+                node.stop()
             try:
                 node.check_reaches(leader, members, timeout=min(left, DEFAULT_TIMEOUT))
             except Rejected as error:
+                if elsewhere:
+                    node.start()
                 raise Rejected(f"{error}. Nothing was deleted") from None
             via.replace_replica(replica_id, timeout=left)
             return members.group

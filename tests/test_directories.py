@@ -237,6 +237,26 @@ def test_rebuilding_a_leader_that_has_just_been_cut_off_deletes_nothing(
     assert cluster.status()[victim].disk == before
 
 
+def test_a_directory_that_was_imported_into_by_mistake_is_rebuilt_while_it_runs(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """It is in no group and has nothing to read: it is asked like one that is stopped."""
+    cluster = make_cluster()
+    fill(cluster)
+    victim = cluster.wait_for_leader() % 3 + 1
+    backup = cluster.export_snapshot(victim, tmp_path / "backup")
+    cluster.stop(victim)
+    import_snapshot(backup.path, tmp_path / "data", replica_ids=[victim])
+    cluster.start(victim)
+    cluster.network.isolate(victim)
+    with pytest.raises(Rejected, match="Nothing was deleted"):
+        cluster.rebuild(victim, timeout=1)
+    assert cluster.status()[victim].running
+    cluster.network.heal()
+    cluster.rebuild(victim)
+    assert cluster.get("k1", via=victim) == b"v"
+
+
 class Proxied:
     """A network over TCP on which each replica calls each other one through a line of its own."""
 
