@@ -80,6 +80,8 @@ class Cluster(Client):
         self._timing = timing
         self._disks = disks or {}
         self._nodes: dict[int, Node] = {}
+        self._changing = forked.Lock()  # of _nodes, which is never changed in place: others look meanwhile
+        self._closed = False
         with _opening:
             if (former := _open_clusters.get(self.data_dir)) is not None:
                 former.close()
@@ -204,7 +206,8 @@ class Cluster(Client):
 
     @shielded
     def close(self) -> None:
-        """Stop all replicas. A second call does nothing."""
+        """Stop all replicas, for good. A second call does nothing."""
+        self._closed = True  # before anything is stopped: who starts a replica now looks afterwards
         for node in self._nodes.values():
             node.stop()
         if _open_clusters.get(self.data_dir) is self:
@@ -218,7 +221,28 @@ class Cluster(Client):
 
     def start(self, replica_id: int) -> None:
         """Start a stopped, crashed or failed replica again. Does nothing if it runs."""
-        self._node(replica_id).start()
+        self._start(self._node(replica_id))
+
+    @shielded
+    def _start(self, node: Node) -> None:
+        """Start a replica, unless the cluster is closed, be it in this very moment by another thread."""
+        self._check_open()
+        node.start()
+        try:
+            self._check_open()
+        except ReplicaStopped:
+            node.stop()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ReplicaStopped(f"the cluster in {self.data_dir} is closed: open it again")
+
+    def _check_is_there(self, node: Node) -> None:
+        """Raise ``ReplicaStopped`` if nobody needs to wait for a replica any more."""
+        self._check_open()
+        if self._nodes.get(node.id) is not node:
+            raise ReplicaStopped(f"replica {node.id} was removed meanwhile")
 
     def stop(self, replica_id: int) -> None:
         """Stop one replica cleanly."""
@@ -242,12 +266,13 @@ class Cluster(Client):
         group = self._take_out(replica_id, deadline)
         node.stop()
         node.erase(group)
-        node.start()
+        self._start(node)
         while not node.counts:
             if node.status.role == "failed":
                 raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
             if time.monotonic() > deadline:
                 raise Timeout(f"replica {replica_id} runs anew but has not caught up within {timeout:g} s")
+            self._check_is_there(node)
             pause(0.005)
 
     def _take_out(self, replica_id: int, deadline: float) -> bytes:
@@ -276,7 +301,7 @@ class Cluster(Client):
                 node.check_reaches(leader, members, timeout=min(left, DEFAULT_TIMEOUT))
             except Rejected as error:
                 if elsewhere:
-                    node.start()
+                    self._start(node)
                 raise Rejected(f"{error}. Nothing was deleted") from None
             via.replace_replica(replica_id, timeout=left)
             return members.group
@@ -309,7 +334,7 @@ class Cluster(Client):
             raise ConfigurationError(f"there is a replica {replica_id} already")
         node = self._nodes.get(replica_id) or self._make_node(replica_id, ())  # it may have been tried before
         was_there = node.directory.exists()
-        node.start()
+        self._start(node)
         group = node.configuration[1].group
         if group not in (b"", known.group):
             node.stop()
@@ -317,32 +342,35 @@ class Cluster(Client):
                 f"{node.directory} belongs to group {short(group)}, and this is group {short(known.group)}: "
                 "delete that directory first"
             )
-        self._nodes = {**self._nodes, replica_id: node}
+        with self._changing:
+            self._nodes = {**self._nodes, replica_id: node}
         try:
+            self._check_open()
             if replica_id not in known.learners:
                 self._while_not_done(
                     None, timeout, lambda via, left: via.add_replica(replica_id, address, timeout=left)
                 )
         except (NotDone, ConfigurationError):
-            self._forget(replica_id)
+            self._forget(node)
             if not was_there:
                 node.erase()
             raise
         while replica_id not in self._nodes[self.wait_for_leader(timeout)].status.voters:
             if time.monotonic() > deadline:
                 raise Timeout(f"replica {replica_id} is a member but has not caught up within {timeout:g} s")
+            self._check_is_there(node)
             pause(0.005)
 
     @shielded
     def remove_replica(self, replica_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Take a member out of the group, for good, and stop it. Its directory stays for you to delete."""
-        self._node(replica_id)
+        node = self._node(replica_id)
         self._while_not_done(None, timeout, lambda via, left: via.remove_replica(replica_id, timeout=left))
-        self._forget(replica_id)
+        self._forget(node)
 
-    def _forget(self, replica_id: int) -> None:
-        node = self._nodes[replica_id]
-        self._nodes = {other: kept for other, kept in self._nodes.items() if other != replica_id}
+    def _forget(self, node: Node) -> None:
+        with self._changing:
+            self._nodes = {other: kept for other, kept in self._nodes.items() if kept is not node}
         node.stop()
 
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -399,6 +427,7 @@ class Cluster(Client):
         """Return the leader's id as soon as there is one. Raises ``NoLeader`` after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while (leader := self.leader_id) is None:
+            self._check_open()
             if time.monotonic() > deadline:
                 raise NoLeader(f"no replica became leader within {timeout:g} s")
             pause(0.005)

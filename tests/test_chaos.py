@@ -492,7 +492,9 @@ def calm_down(cluster: Cluster) -> None:
                 cluster.start(member)
         leader = cluster.status()[cluster.wait_for_leader(30)]
         for stranger in set(cluster.members) - set(leader.voters + leader.learners):
-            cluster._forget(stranger)  # its addition was taken back, or its removal was not answered
+            cluster._forget(
+                cluster._nodes[stranger]
+            )  # its addition was taken back, or its removal was not answered
         statuses = cluster.status().values()
         return not leader.learners and all(
             (status.applied_index, status.last_index) == (leader.last_index, leader.last_index)

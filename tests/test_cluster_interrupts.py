@@ -147,3 +147,28 @@ def test_a_callback_that_ends_its_replica_leaves_nobody_unanswered(cluster: Clus
     for future in others:
         error = future.exception(10)
         assert error is None or isinstance(error, OutcomeUnknown | NotDone)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["start", "rebuild", "add_replica"])
+def test_what_another_thread_closes_stays_closed(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, call: str, when: str
+) -> None:
+    """Whoever is about to start a replica in that moment leaves none behind, and does not wait for it."""
+    cluster = make_cluster()
+    cluster.put("k", "v", timeout=10)
+    cluster.stop(3)
+    start = Node.start
+
+    def start_and_close(node: Node) -> None:
+        for todo in (cluster.close, lambda: start(node))[:: 1 if when == "before" else -1]:
+            todo()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "start", start_and_close)
+        with pytest.raises(ReplicaStopped):
+            getattr(cluster, call)(4 if call == "add_replica" else 3)
+    assert not any(status.running for status in cluster.status().values())
+    with pytest.raises(ReplicaStopped, match="closed: open it again"):
+        cluster.start(1)
+    assert make_cluster().get("k", timeout=10) == b"v"
