@@ -18,6 +18,7 @@ from ondisk.errors import (
     MembersUnknown,
     NoLeader,
     NotDone,
+    OndiskError,
     Rejected,
     ReplicaStopped,
     StorageError,
@@ -334,7 +335,13 @@ class Cluster(Client):
             raise ConfigurationError(f"there is a replica {replica_id} already")
         node = self._nodes.get(replica_id) or self._make_node(replica_id, ())  # it may have been tried before
         was_there = node.directory.exists()
-        self._start(node)
+        try:
+            self._start(node)
+        except BaseException:  # an interrupt, too
+            if not was_there:  # or the next Cluster would take it for a replica
+                with suppress(OndiskError):
+                    node.erase()
+            raise
         group = node.configuration[1].group
         if group not in (b"", known.group):
             node.stop()

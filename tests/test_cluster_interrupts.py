@@ -17,6 +17,7 @@ from ondisk import (
     Result,
 )
 from ondisk.errors import ResourceError
+from ondisk.interrupts.shielded import CallerGone
 from ondisk.net.memory import MemoryNetwork
 from ondisk.raft.log import RaftLog
 from ondisk.storage.disk import Disk
@@ -172,3 +173,25 @@ def test_what_another_thread_closes_stays_closed(
     with pytest.raises(ReplicaStopped, match="closed: open it again"):
         cluster.start(1)
     assert make_cluster().get("k", timeout=10) == b"v"
+
+
+def test_an_addition_that_was_not_begun_leaves_no_directory(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or the next ``Cluster`` would take it for a replica, which nobody knows."""
+    cluster = make_cluster()
+    cluster.wait_for_leader()
+    start = Node.start
+
+    def interrupted(node: Node) -> None:
+        start(node)
+        node.stop()
+        raise CallerGone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "start", interrupted)
+        with pytest.raises(CallerGone):
+            cluster.add_replica(4)
+    cluster.close()
+    assert make_cluster().members == (1, 2, 3)
+    assert not (tmp_path / "data" / "replica-4").exists()
