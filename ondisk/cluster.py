@@ -6,9 +6,9 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,6 +82,7 @@ class Cluster(Client):
         self._disks = disks or {}
         self._nodes: dict[int, Node] = {}
         self._changing = forked.Lock()  # of _nodes, which is never changed in place: others look meanwhile
+        self._rebuilding: set[int] = set()
         self._closed = False
         with _opening:
             if (former := _open_clusters.get(self.data_dir)) is not None:
@@ -264,17 +265,38 @@ class Cluster(Client):
         """
         deadline = time.monotonic() + checked(timeout)
         node = self._node(replica_id)
-        group = self._take_out(replica_id, deadline)
-        node.stop()
-        node.erase(group)
-        self._start(node)
-        while not node.counts:
-            if node.status.role == "failed":
-                raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
+        with self._one_rebuild(replica_id, deadline):
+            group = self._take_out(replica_id, deadline)
+            still_wanted()
+            node.stop()
+            node.erase(group)
+            self._start(node)
+            while not node.counts:
+                if node.status.role == "failed":
+                    raise StorageError(f"replica {replica_id} failed again: {node.status.error}")
+                if time.monotonic() > deadline:
+                    raise Timeout(
+                        f"replica {replica_id} runs anew but has not caught up within {timeout:g} s"
+                    )
+                self._check_is_there(node)
+                pause(0.005)
+
+    @contextmanager
+    def _one_rebuild(self, replica_id: int, deadline: float) -> Iterator[None]:
+        """One at a time of each replica: one that was interrupted, and still ends, would stop the next."""
+        while True:
+            with self._changing:
+                if replica_id not in self._rebuilding:
+                    self._rebuilding.add(replica_id)
+                    break
             if time.monotonic() > deadline:
-                raise Timeout(f"replica {replica_id} runs anew but has not caught up within {timeout:g} s")
-            self._check_is_there(node)
+                raise Rejected(f"replica {replica_id} is being rebuilt by somebody else. Nothing was deleted")
             pause(0.005)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._rebuilding.discard(replica_id)
 
     def _take_out(self, replica_id: int, deadline: float) -> bytes:
         """Take the disk of a replica for lost, as the others agree; return the id of their group."""

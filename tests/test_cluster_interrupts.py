@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from ondisk import (
     Node,
     NotDone,
     OutcomeUnknown,
+    Rejected,
     ReplicaStopped,
     Result,
 )
@@ -195,3 +198,33 @@ def test_an_addition_that_was_not_begun_leaves_no_directory(
     cluster.close()
     assert make_cluster().members == (1, 2, 3)
     assert not (tmp_path / "data" / "replica-4").exists()
+
+
+def test_a_rebuild_begins_when_the_one_before_has_ended(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was interrupted goes on for a moment: it would stop what the next one has started."""
+    begun, go_on, said = threading.Event(), threading.Event(), list[str]()
+    erase, check = Node.erase, Node.check_reaches
+
+    def slow_erase(node: Node, group: bytes = b"") -> None:
+        begun.set()
+        assert go_on.wait(20)
+        erase(node, group)
+        said.append("erased")
+
+    def told_check(node: Node, *arguments: Any, **options: Any) -> None:
+        said.append("asked")
+        check(node, *arguments, **options)
+
+    monkeypatch.setattr(Node, "erase", slow_erase)
+    monkeypatch.setattr(Node, "check_reaches", told_check)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cluster.rebuild, 3)
+        assert begun.wait(20)
+        with pytest.raises(Rejected, match="by somebody else"):
+            cluster.rebuild(3, timeout=0.01)
+        second = pool.submit(cluster.rebuild, 3)
+        go_on.set()
+        first.result(20), second.result(20)
+    assert said == ["asked", "erased"] * 2
