@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ondisk.client import DEFAULT_TIMEOUT, Client, checked
+from ondisk.directories import Directories
 from ondisk.errors import (
     ConfigurationError,
-    MembersUnknown,
     NoLeader,
     NotDone,
     OndiskError,
@@ -30,14 +29,12 @@ from ondisk.net.endpoint import Network
 from ondisk.net.memory import MemoryNetwork
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
-from ondisk.raft.members import LEGACY, Members, check_id, check_ids, short
+from ondisk.raft.members import check_id, check_ids, short
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import Result
 from ondisk.storage.disk import Disk
 from ondisk.storage.paths import resolved
-
-FIRST_MEMBERS = (1, 2, 3)  # of a new group, if nobody says otherwise
 
 _open_clusters: weakref.WeakValueDictionary[Path, Cluster] = weakref.WeakValueDictionary()
 _opening = forked.Lock()
@@ -88,7 +85,10 @@ class Cluster(Client):
             if (former := _open_clusters.get(self.data_dir)) is not None:
                 former.close()
             try:
-                self._open(members)
+                directories = Directories(self.data_dir, self._make_node)
+                self._nodes = directories.nodes  # all that must be closed if this fails
+                directories.open(members)
+                self._nodes = dict(sorted(directories.nodes.items()))
                 still_wanted()
             except BaseException:
                 self.close()
@@ -106,103 +106,6 @@ class Cluster(Client):
             disk=self._disks.get(replica_id),
             timing=self._timing,
         )
-
-    def _open(self, members: Sequence[int] | None) -> None:
-        """Start whom the directories know, and the others of their group; or the first of a new one."""
-        errors: list[StorageError] = []
-        there = self._directories()
-        if members is not None:
-            if there and not set(there) & set(members):
-                raise ConfigurationError(
-                    f"{self.data_dir} holds replicas {there}, and none of the members {list(members)} that "
-                    "were named: leave them out, or choose another directory"
-                )
-            there = [replica_id for replica_id in there if replica_id in members]
-        for replica_id in there:
-            node = self._nodes[replica_id] = self._make_node(replica_id, members)
-            try:
-                try:
-                    node.start()
-                except MembersUnknown:
-                    node = self._nodes[replica_id] = self._make_node(replica_id, FIRST_MEMBERS)
-                    node.start()
-            except StorageError as error:
-                errors.append(error)  # it is ``failed`` now, and can be rebuilt if there are others
-        group = self._choose_group()
-        if errors and len(errors) == len(self._nodes):
-            raise errors[0]
-        if group is None:
-            wanted = tuple(FIRST_MEMBERS if members is None else members)
-            first = next((node.first_members for node in self._nodes.values() if node.first_members), wanted)
-            for replica_id in first:  # an empty directory knows nobody
-                if replica_id in self._nodes and not self._nodes[replica_id].first_members:
-                    self._nodes.pop(replica_id).stop()
-        else:
-            first = tuple(group.all)
-        for replica_id in sorted(set(first) - self._nodes.keys()):
-            there_already = replica_id in self._directories()
-            knows = there_already and group is not None
-            node = self._make_node(replica_id, None if knows else sorted(first))
-            self._nodes[replica_id] = node
-            with suppress(StorageError) if there_already else nullcontext():
-                node.start()
-        self._nodes = dict(sorted(self._nodes.items()))
-        if group is not None:
-            for removed in self._nodes.keys() & set(group.removed):
-                self._nodes.pop(removed).stop()
-
-    def _directories(self) -> list[int]:
-        """The ids of the replicas that have a directory here."""
-        names = (re.fullmatch(r"replica-([1-9][0-9]*)", folder.name) for folder in self.data_dir.glob("*"))
-        return sorted(int(name[1]) for name in names if name)
-
-    def _choose_group(self) -> Members | None:
-        """The newest members of the group that most directories belong to; the others are stopped.
-
-        Raises ``ConfigurationError`` if nobody can tell which one is meant.
-        """
-        known: dict[bytes, list[tuple[int, int, Members]]] = {}
-        for replica_id, node in self._nodes.items():
-            with suppress(ReplicaStopped):  # failed, or it has been told already that it was removed
-                index, members = node.configuration
-                if members.group:
-                    known.setdefault(members.group, []).append((index, replica_id, members))
-        imports = [replica_id for replica_id, node in self._nodes.items() if node.holds_import]
-        if imports and any(node_id not in imports for found in known.values() for _, node_id, _ in found):
-            raise ConfigurationError(
-                f"{self.data_dir}: replicas {imports} hold an import, and others here belong to a group from "
-                "before it: delete the directories of those, or import into them, too"
-            )
-        if not known:
-            return None
-        legacy = known.pop(LEGACY, []) if len(known) > 1 else []
-        most = max(len(found) for found in known.values())
-        groups = [group for group, found in known.items() if len(found) == most]
-        words = "; ".join(
-            f"group {short(group)}: replicas {[replica_id for _, replica_id, _ in found]}"
-            for group, found in known.items()
-        )
-        if len(groups) > 1:
-            raise ConfigurationError(
-                f"{self.data_dir}: the directories belong to different groups ({words}): take out those that "
-                "do not belong here"
-            )
-        for group, found in known.items():
-            if group != groups[0]:
-                for _, replica_id, _ in found:
-                    self._nodes[replica_id].reject(
-                        f"replica {replica_id}'s directory belongs to group {short(group)}, and the others "
-                        f"here to group {short(groups[0])} ({words}): was it put in from elsewhere? Put back "
-                        "what belongs here, or rebuild it from the others"
-                    )
-        newest = max(known[groups[0]], key=lambda found: found[:2])[2]
-        for _, replica_id, _ in legacy:  # it was away when the others were given an id
-            if replica_id not in newest.all or newest.disk_of(replica_id):
-                self._nodes[replica_id].reject(
-                    f"replica {replica_id}'s directory is from before groups had ids, and not of group "
-                    f"{short(newest.group)} ({words}): rebuild it from the others"
-                )
-        return newest
 
     # Life
 
