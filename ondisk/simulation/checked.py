@@ -26,8 +26,6 @@ from ondisk.simulation.places import A_COPY, THE_OLD_ONE
 from ondisk.simulation.trace import describe
 from ondisk.simulation.watch import WatchedReplica, watched
 
-LATENCY = 0.004  # seconds, the longest that a message takes unless a fault says otherwise
-
 
 def _host(replica: Replica) -> int:
     assert isinstance(replica, WatchedReplica)
@@ -47,7 +45,6 @@ class CheckedHosts(Hosts[WatchedReplica]):
         observe: Callable[[CheckedHosts], None] | None,
     ) -> None:
         super().__init__(seed, directory, replicas, observe)
-        self.latency = LATENCY
         self.doubles: dict[int, WatchedReplica] = {}  # by host: second processes under a number
         self.logs: dict[int, RaftLog] = {}  # by member: of what stands in its place
         self.disks: dict[bytes, RaftLog] = {}  # by disk: as it was last, also if it is lost

@@ -12,9 +12,10 @@ from concurrent.futures import Future
 from functools import partial
 
 from ondisk import diskkv
-from ondisk.simulation.checked import LATENCY, CheckedHosts
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import REQUEST_SECONDS, hot_key, record_outcome, when_done
 from ondisk.simulation.faults import LEADER, Fault
+from ondisk.simulation.world import LATENCY
 from ondisk.statemachine import Result
 from ondisk.testing.crashing import Point
 

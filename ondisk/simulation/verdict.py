@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ondisk.linearizability import Undecided, check
-from ondisk.simulation.checked import LATENCY, CheckedHosts
+from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.machine import content
+from ondisk.simulation.world import LATENCY
 
 CALM_SECONDS = 60.0  # within so many everybody must agree once all faults have ended
 

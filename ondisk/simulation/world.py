@@ -21,6 +21,8 @@ from ondisk.raft.messages import Message
 from ondisk.simulation.host import BEGINNING, Host
 from ondisk.simulation.invariants import Violation
 
+LATENCY = 0.004  # seconds, the longest that a message takes unless somebody says otherwise
+
 
 class TraceEvent(NamedTuple):
     """One line of the trace of a run. ``time`` in virtual seconds since the beginning."""
@@ -45,7 +47,7 @@ class World:
         self.directory = directory
         self.now = BEGINNING
         self.network = MemoryNetwork(clock=lambda: self.now, policy=self._delivery)
-        self.latency = 0.004  # the longest that a message takes, in seconds
+        self.latency = LATENCY
         self.loss = 0.0  # the part of messages that is lost
         self.hosts: dict[int, Host] = {}
         self.tracing = True  # it has no influence on the run, and takes a tenth of its time
