@@ -8,6 +8,7 @@ import pytest
 
 from ondisk import diskkv
 from ondisk.errors import OndiskError
+from ondisk.raft import Raft
 from ondisk.raft.messages import (
     AppendEntries,
     AppendEntriesAnswer,
@@ -132,11 +133,15 @@ def test_a_leader_that_was_frozen_does_not_go_on_with_answers_from_before(world:
     assert b"X" in world.assert_equal()
 
 
-def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked(world: World) -> None:
+def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer that was stalled for long says who led when it was given.
 
     The follower confirms nothing new while its answers are held back; another leader is elected meanwhile.
     """
+    monkeypatch.setattr(Raft, "_check_quorum_seconds", lambda *_: 1000.0)  # the old one would step down
+    world = make_world()
     old = world.elect()
     fill(world, 1)
     world.run(1)
@@ -147,7 +152,6 @@ def test_a_read_is_confirmed_only_by_answers_to_what_was_sent_after_it_was_asked
     world.network.cut((old.id, new))
     world.network.heal((new, other), (other, new))
     candidates = [world.replicas[new], world.replicas[other]]
-    old.raft.check_quorum_seconds = 1000.0  # it would step down
     world.run_until(
         lambda: any(c.raft.is_leader and c.raft.leader.committed_in_current_term() for c in candidates), 10
     )
