@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,15 @@ import pytest
 
 from ondisk.net.memory import MemoryNetwork
 from ondisk.raft.messages import Message, Refused
+from ondisk.replica import Replica
 from ondisk.simulation.connections import ConnectedEndpoint, Connections, second_of
 from ondisk.simulation.faults import KINDS, Fault, draw
 from ondisk.simulation.group import Simulation
-from ondisk.simulation.host import Host
+from ondisk.simulation.host import Host, PowerCut
+from ondisk.simulation.hosts import Hosts
 from ondisk.simulation.run import Setting, reduce, run, run_all
 from ondisk.simulation.world import TraceEvent
+from ondisk.testing.crashing import Point
 from tests.digests import digest
 from tests.lengths import short_and_long
 from tests.waiting import wait_until
@@ -258,6 +262,35 @@ def in_three(tmp_path: Path, *faults: Fault) -> Simulation:
     simulation.run()
     simulation.members = ended[0]  # type: ignore[attr-defined]
     return simulation
+
+
+def test_a_disk_loses_power_once_at_the_point_it_is_armed_for_counted_from_then(tmp_path: Path) -> None:
+    """Armed anew it does so again; what happens on the way down, and on another thread, does not count."""
+    world = Hosts[Replica](0, tmp_path, 1)
+    disk = Host(1, world).disk
+
+    def reach(*points: str) -> int:
+        """How many of them it came through."""
+        for number, point in enumerate(points):
+            try:
+                disk.reach(point)
+            except PowerCut:
+                return number
+        return len(points)
+
+    assert reach("write", "written", "write") == 3
+    for _ in range(2):
+        disk.arm(Point(2, "write"))
+        elsewhere = threading.Thread(target=reach, args=("write", "write"))
+        elsewhere.start()
+        elsewhere.join()
+        assert not disk.crashed
+        assert reach("write", "written", "write", "write") == 2
+        assert disk.crashed and reach("write", "write", "write") == 3
+    disk.arm(Point(3))
+    disk.mend()
+    assert reach(*["write"] * 5) == 5 and not disk.crashed
+    assert world.counts["crash in a write"] == 2
 
 
 def test_of_two_processes_under_a_number_each_of_the_others_reaches_who_has_called_last() -> None:
