@@ -44,7 +44,7 @@ def test_the_bytes_since_a_compaction_are_those_of_the_commands(log: RaftLog) ->
     log.append(entries(13, 1))
     assert log.bytes_since_compaction == 40
     log.install(50, 2, Members((1,)))
-    assert log.bytes_since_compaction == 0
+    assert log.bytes_since_compaction == 0 and in_memory(log) == 0
     log.append(entries(51, 1))
     assert log.bytes_since_compaction == 10
     log.close()
@@ -435,4 +435,26 @@ def test_a_log_is_compacted_only_within_what_it_holds_durably(log: RaftLog) -> N
     assert (log.base_index, log.base_term, log.last_index) == (3, 1, 7)
     log.compact(6)
     assert (log.base_index, log.last_index) == (6, 7)
+    log.close()
+
+
+def test_an_entry_is_written_once(log: RaftLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again with a vote, a compaction, or the entries that follow. Each write has a number, too."""
+    sizes: list[int] = []
+    write = log._store.write
+    monkeypatch.setattr(log._store, "write", lambda batch: (sizes.append(len(batch)), write(batch)))
+    log.append(entries(1, 3))
+    log.sync()
+    log.set_hard_state(2, 1)
+    log.sync()
+    log.append(entries(4, 2))
+    log.sync()
+    log.compact(2)
+    log.sync()
+    log.truncate_from(5)
+    log.append(entries(5, 1))
+    log.sync()
+    log.sync()
+    number = 1
+    assert sizes == [3 + number, 1 + number, 2 + number, 2 + number, 2 + number]
     log.close()
