@@ -399,3 +399,23 @@ def test_who_was_removed_is_told_and_not_heard(make_engine: Callable[..., Engine
     assert engine.raft.term == 0 and engine.raft.leader_id is None
     with engine.raft.at(engine.now):
         assert engine.raft.on_leader_contact(9, 9) is False and engine.raft.term == 0
+
+
+def test_who_loses_all_links_when_it_may_stand_asks_again_when_it_has_some(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """Promises of long ago begin no term: others may have a leader by now."""
+    engine = make_engine(3)
+    engine.ask_for_votes()
+    engine.receive(2, RequestVoteResponse(1, pre=True))
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset())
+    assert engine.tick() == []
+    assert engine.now + TIMING.election_min <= engine.raft.next_wakeup() <= engine.now + TIMING.election_max
+    with engine.raft.at(engine.now):
+        engine.raft.set_connected(frozenset({2, 3}))
+    assert engine.tick(0.1) == [] and engine.raft.role == "follower" and engine.raft.term == 0
+    assert {message.pre for _, message in engine.ask_for_votes()} == {True}
+    engine.receive(3, RequestVoteResponse(1, pre=True))
+    engine.tick()
+    assert engine.raft.role == "candidate" and engine.raft.term == 1

@@ -834,3 +834,27 @@ def test_a_leader_makes_one_change_at_a_time_and_replaces_lost_disks_first(
         engine.agree(3)
         assert len(engine.raft.changes._checks) <= 1
     assert engine.raft.members.voters == (1, 3, 4) and engine.raft.members.learners == (2, 5)
+
+
+def test_a_learner_counts_only_with_a_disk_that_has_spoken_since_it_learns(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """Answers that were under way when a disk was taken for lost may still arrive."""
+    engine = make_engine(3)
+    engine.lead()
+    wanted = ReplaceReplica(2, disk_of(2))
+    change(engine, wanted)
+    engine.tick()
+    engine.agree(3)
+    assert change(engine, wanted) == 2
+    for _ in range(4):
+        engine.tick(0.05)
+        engine.agree(2, 3)
+    assert engine.raft.match_index[2] == 2 and engine.raft.membership.is_settled
+    assert engine.raft.members.voters == (1, 3) and not engine.raft.changes._checks
+    engine.raft.membership.speaks(2, disk_of(9))
+    assert engine.raft.match_index[2] == 0
+    for _ in range(4):
+        engine.tick(0.15)
+        engine.agree(2, 3)
+    assert engine.raft.members.voters == (1, 2, 3) and engine.raft.members.disk_of(2) == disk_of(9)
