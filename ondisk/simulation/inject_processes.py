@@ -45,8 +45,12 @@ def start_second(group: CheckedHosts, member: int, folder: Path, *, copy: bool) 
 def clone(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """A copy of a directory is opened as a second process beside the first one, when that is known to live
     on: each of the others hears now this one and now that one.
+
+    Not of an only voter: it is a majority by itself, and so is its copy (docs/protocol.md).
     """
     if (member := group.pick_in_place(fault.who)) is None or second_of(member) in group.doubles:
+        return None
+    if group.voters() <= {member}:
         return None
     group.stop(member)
     kept = group.directory / f"clone-{number}"
@@ -57,7 +61,8 @@ def clone(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     group.start(member)
 
     def begin() -> None:
-        if group.epoch == epoch and group.places.disk_in.get(member) == disk and member in group.replicas:
+        same = group.epoch == epoch and group.places.disk_in.get(member) == disk
+        if same and member in group.replicas and not group.voters() <= {member}:
             group.counts["clone opened"] += 1
             _take_turns(group, start_second(group, member, kept, copy=True), group.rng("clone", number))
 

@@ -179,6 +179,8 @@ class Operator:
         if not group.importing and (self._hopeless() or founding):
             group.importing = True
             group.note("lost", "a majority of the disks")
+            for host in [*group.doubles]:  # an empty one could stand in for the last disk there is
+                group.end_second(host)
             group.after(_IMPORT_SECONDS, partial(self._import, group.epoch))
         if group.importing and founding:
             group.after(0, partial(self._import, group.epoch))  # before another group begins to serve
