@@ -14,7 +14,14 @@ from ondisk.errors import CommandTooLarge, ConfigurationError, Corrupt, NoLeader
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import AddReplica, AppendEntries, Change, Message, MoveReplica
+from ondisk.raft.messages import (
+    AddReplica,
+    AppendEntries,
+    AppendEntriesResponse,
+    Change,
+    Message,
+    MoveReplica,
+)
 from ondisk.raft.records import MEMBERS
 from ondisk.replica import Replica
 from ondisk.replica.opening import finish_install, first_members
@@ -430,3 +437,45 @@ def test_a_command_of_the_largest_size_is_taken(world: World) -> None:
     future = leader.propose(bytes(MAX_COMMAND_BYTES), FOREVER)
     world.run_until(future.done)
     assert "malformed" in str(future.result().error)  # it was applied, and is none of this machine's
+
+
+def test_a_step_leaves_nothing_behind_that_should_be_sent_or_durable(world: World) -> None:
+    leader = world.elect()
+    for number in range(40):
+        world.now += 0.002
+        if number < 20:
+            put(leader, f"k{number}")
+        for replica in world.replicas.values():
+            replica.step()
+            assert not replica._outbox and replica.log is not None and not replica.log.unsynced
+    assert leader.raft.applied_index > 20
+
+
+def test_a_leader_is_answered_before_its_entries_are_applied(world: World) -> None:
+    """The leader need not wait for the state machine, which may take its time, or fail."""
+    leader = world.elect()
+    world.run(1)
+    follower = world.replicas[world.others(leader.id)[0]]
+    done: list[str] = []
+    update, send = follower.machine.update, follower._endpoint.send
+
+    def apply(entries: Any) -> Any:
+        done.append("applied")
+        return update(entries)
+
+    def note(to: int, message: Message) -> bool:
+        done.append("answered" if isinstance(message, AppendEntriesResponse) else "sent")
+        return send(to, message)
+
+    follower.machine.update, follower._endpoint.send = apply, note  # type: ignore[method-assign]
+    both = 0
+    for number in range(60):
+        put(leader, f"k{number}")
+        world.now += 0.002
+        leader.step()
+        done.clear()
+        follower.step()
+        if {"applied", "answered"} <= set(done):
+            both += 1
+            assert done.index("answered") < done.index("applied")
+    assert both
