@@ -458,3 +458,13 @@ def test_an_entry_is_written_once(log: RaftLog, monkeypatch: pytest.MonkeyPatch)
     number = 1
     assert sizes == [3 + number, 1 + number, 2 + number, 2 + number, 2 + number]
     log.close()
+
+
+def test_the_members_at_the_base_are_stored_once_also_if_the_base_is_their_entry(log: RaftLog) -> None:
+    first, second = Members((1,)), Members((1, 2))
+    log.append([change(1, first), *entries(2, 1), change(3, second)])
+    log.sync()
+    for base, kept in ((1, [(1, first), (3, second)]), (2, [(2, first), (3, second)]), (3, [(3, second)])):
+        log.compact(base)
+        assert msgspec.msgpack.decode(log.compaction_record(), type=Base).configurations == kept
+    log.close()
