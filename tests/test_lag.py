@@ -236,7 +236,7 @@ def test_a_measurement_that_cannot_be_made_is_an_error(cluster: Cluster) -> None
 def test_the_leader_and_the_faster_follower_decide_how_long_a_put_takes(
     cluster: Cluster, disks: dict[int, lab.SlowDisk]
 ) -> None:
-    """A slow follower is outvoted; a slow leader costs one fsync, both slow followers one, all three two."""
+    """A slow follower is outvoted; a slow leader costs one fsync, and so do both followers, or all three."""
     leader = cluster.wait_for_leader()
     one, other = followers(cluster)
 
@@ -252,9 +252,8 @@ def test_the_leader_and_the_faster_follower_decide_how_long_a_put_takes(
 
     async def main() -> None:
         assert await latency(one, below=0.05) < 0.05
-        for who in ((leader,), (one, other), (leader, one)):
+        for who in ((leader,), (one, other), (leader, one), (leader, one, other)):
             assert 0.05 <= await latency(*who, below=0.1) < 0.1
-        assert await latency(leader, one, other) >= 0.1
 
     asyncio.run(main())
 
@@ -465,11 +464,12 @@ def test_the_definition_in_seconds_is_told_about_the_unit() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda leader, followers: max(leader, min(followers, default=0)), "equal disks"),
-        (lambda leader, followers: leader + max(followers, default=0), "one of two followers"),
-        (lambda leader, followers: leader + min(followers, default=0), "five replicas"),
-        (lambda leader, f: leader + sorted(f)[len(f) // 2 - 1] if f else leader, "four replicas"),
-        (lambda leader, f: leader + sorted(f)[(1 + len(f)) // 2 - 1], "could not be checked"),
+        (lambda leader, followers: leader + min(followers, default=0), "equal disks"),
+        (lambda leader, f: sorted([leader, *f])[(1 + len(f)) // 2], "the leader's disk is slow"),
+        (lambda leader, followers: max(leader, max(followers, default=0)), "one of two followers"),
+        (lambda leader, followers: max(leader, min(followers, default=0)), "five replicas"),
+        (lambda leader, f: max(leader, sorted(f)[len(f) // 2 - 1]) if f else leader, "four replicas"),
+        (lambda leader, f: max(leader, sorted(f)[(1 + len(f)) // 2 - 1]), "could not be checked"),
     ],
 )
 def test_a_wrong_rule_for_the_latency_is_told_where_it_is_wrong(wrong: Any, told: str) -> None:
@@ -483,15 +483,15 @@ def test_a_wrong_number_of_puts_is_told_why() -> None:
     """And never which number is right."""
     for wrong, told in (
         (100, "fsyncs to itself"),
-        (10_000, "more than one fsync"),
+        (5_000, "while the leader does"),
         (50, "More is possible"),
         (1e6, "that fast"),
-        ("5000 per second", "without a unit"),
+        ("10000 per second", "without a unit"),
     ):
         feedback = check("2.3", wrong)
         assert not feedback.right
         assert told in feedback.text
-        assert "5,000" not in feedback.text
+        assert "10,000" not in feedback.text
 
 
 def test_readings_without_the_wanted_lag_are_told_what_they_lack() -> None:

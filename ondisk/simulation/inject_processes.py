@@ -50,7 +50,7 @@ def clone(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     """
     if (member := group.pick_in_place(fault.who)) is None or second_of(member) in group.doubles:
         return None
-    if group.voters() <= {member}:
+    if group.voters() == {member}:
         return None
     group.stop(member)
     kept = group.directory / f"clone-{number}"
@@ -62,7 +62,7 @@ def clone(group: CheckedHosts, number: int, fault: Fault) -> Begun:
 
     def begin() -> None:
         same = group.epoch == epoch and group.places.disk_in.get(member) == disk
-        if same and member in group.replicas and not group.voters() <= {member}:
+        if same and member in group.replicas and group.voters() != {member}:
             group.counts["clone opened"] += 1
             _take_turns(group, start_second(group, member, kept, copy=True), group.rng("clone", number))
 
