@@ -301,7 +301,7 @@ class Node(Client):
 
     @property
     def counts(self) -> bool:
-        """Whether this replica runs, and is a voter with the disk that it has.
+        """Whether this replica runs, and is a voter with the disk that it has, as its status shows, too.
 
         ``status.voters`` alone does not tell: who catches up comes by members of earlier times, among them
         itself with the disk that it has lost.
@@ -309,7 +309,8 @@ class Node(Client):
         replica = self._replica
         if replica is None or not replica.running:
             return False
-        return replica.configuration[1].disk_of(self.id).hex() == replica.status.disk
+        status = replica.status
+        return self.id in status.voters and replica.configuration[1].disk_of(self.id).hex() == status.disk
 
     @property
     def machine(self) -> OnDiskStateMachine:

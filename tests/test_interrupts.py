@@ -275,7 +275,9 @@ def test_an_interrupt_at_a_random_moment_holds_nobody_up(
         call(subject)
 
     with another_thread() as do, Button(seed=8) as button:
-        for _ in range(few):
+        for tried in range(10 * few):  # one that was slow once and is fast now is met seldom
+            if tried >= few and hits:
+                break
             hits += button.during(again_and_again, min(max(seconds, 0.005), 0.5))
             if call not in DATA:
                 do(subject.repair)
