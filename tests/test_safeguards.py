@@ -86,7 +86,7 @@ SEEDS: dict[str, tuple[int, str] | tuple[int, str, float]] = {
     "sync-before-compaction": (0, "compaction"),
     "up-to-date-leader": (3, "leader completeness"),
     "founding-is-unanimous": (7, "progress"),
-    "rounds-of-founding": (685, "progress", 3.0),
+    "rounds-of-founding": (699, "replica failed", 3.0),
     "refuse-replaced-disks": (28, "progress", 8.0),
     "votes-from-named-disks": (8, "one disk", 10.0),
     "newest-life-only": (20, "newest life", 10.0),
