@@ -248,7 +248,7 @@ def one_round(path: Path, seed: int) -> None:
     shutil.rmtree(group.path)
 
 
-@pytest.mark.parametrize("rounds", short_and_long(10, 600))
+@pytest.mark.parametrize("rounds", short_and_long(10, 300))
 def test_two_things_done_at_once_lose_nothing_and_leave_nothing(tmp_path: Path, rounds: int) -> None:
     """After each pair every acknowledged write is everywhere, and the cluster closes and opens again."""
     for seed in range(rounds):

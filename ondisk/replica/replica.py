@@ -498,11 +498,13 @@ class Replica:
 
     def crash(self) -> None:
         """Let go as a power cut would: what was not synced is lost."""
-        if self.log is not None:
-            self._open_streaming.close()
-            self.log.crash()
-            self.machine.crash()
-        self._stop("stopped", None)
+        try:
+            if self.log is not None:
+                self._open_streaming.close()
+                self.log.crash()
+                self.machine.crash()
+        finally:
+            self._stop("stopped", None)
 
     def fail(self, error: BaseException) -> None:
         """End because of ``error``, which the status shows from now on."""

@@ -19,7 +19,7 @@ from ondisk.interrupts import forked
 from ondisk.storage import rocksdb
 from ondisk.storage.calls import Calls, Walk
 from ondisk.storage.disk import Disk, make_directory
-from ondisk.storage.errors import NOT_THERE, typed
+from ondisk.storage.errors import NOT_THERE, disk_errors, typed
 from ondisk.storage.paths import names_in, read_regular, what_it_is
 from ondisk.storage.powercut import copy_files, cut_after
 from ondisk.storage.records import refuse_recycled_records
@@ -228,12 +228,13 @@ class Store:
         """
         if not self._calls.open:
             return
-        while not copy_files(self.path, self._after_cut):
-            pass  # RocksDB changed its set of files meanwhile
-        for wal in self._after_cut.glob("*.log"):
-            cut_after(wal, self._durable, self._disk.survivors)
-        self.close()
-        shutil.rmtree(self._before_cut, ignore_errors=True)
-        self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again
-        self._after_cut.rename(self.path)
-        shutil.rmtree(self._before_cut)
+        with disk_errors(self.path):  # somebody may rename the directory meanwhile
+            while not copy_files(self.path, self._after_cut):
+                pass  # RocksDB changed its set of files meanwhile
+            for wal in self._after_cut.glob("*.log"):
+                cut_after(wal, self._durable, self._disk.survivors)
+            self.close()
+            shutil.rmtree(self._before_cut, ignore_errors=True)
+            self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again
+            self._after_cut.rename(self.path)
+            shutil.rmtree(self._before_cut)
