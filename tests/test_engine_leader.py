@@ -429,7 +429,7 @@ def test_nothing_is_applied_while_the_state_is_being_replaced(make_engine: Calla
     for how in ("recovering", "needs_state"):
         setattr(engine.raft, how, True)
         engine.heartbeat(2, after=(2, 1), commit=1)
-        engine.raft.commit = 1
+        engine.raft.commit_index = 1
         engine.tick()
         assert engine.applied == []
         setattr(engine.raft, how, False)

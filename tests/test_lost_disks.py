@@ -210,6 +210,16 @@ def test_what_a_learner_had_acknowledged_is_forgotten_with_its_disk(world: World
     assert len(world.assert_equal()) == 5
 
 
+def grown_from_one(make_world: Callable[..., World]) -> World:
+    """Founded by replica 1 alone, joined by 2 and 3, and led by 2 from now on."""
+    world = make_world(members=1)
+    fill(world, 3)
+    join(world, 2)
+    join(world, 3)
+    assert ask(world, world.elect(), TransferLeadership(2)) == Result()
+    return world
+
+
 def test_rebuilding_the_only_voter_is_refused(make_world: Callable[..., World]) -> None:
     world = make_world(members=1)
     leader = world.elect()
@@ -222,11 +232,7 @@ def test_a_grown_group_is_not_founded_again_by_its_first_member_that_was_erased(
     """It was founded alone, and its start script still says so."""
     from ondisk.snapshot.restore import begin_directory
 
-    world = make_world(members=1)
-    fill(world, 3)
-    join(world, 2)
-    join(world, 3)
-    assert ask(world, world.elect(), TransferLeadership(2)) == Result()
+    world = grown_from_one(make_world)
     leader = world.replicas[2]
     world.run_until(lambda: leader.raft.is_leader and leader.raft.leader.committed_in_current_term())
     assert ask(world, leader, replace_of(leader, 1)) == Result()
@@ -247,11 +253,7 @@ def test_a_group_of_one_that_belongs_to_a_larger_one_stops_and_says_so(
     make_world: Callable[..., World],
 ) -> None:
     """Its directory was deleted by hand, and its start script still founds a group of one."""
-    world = make_world(members=1)
-    fill(world, 3)
-    join(world, 2)
-    join(world, 3)
-    assert ask(world, world.elect(), TransferLeadership(2)) == Result()
+    world = grown_from_one(make_world)
     world.run(1)
     world.wipe(1)
     alone = world.replicas[1]

@@ -104,7 +104,7 @@ class Changes:
             if check.until < now - patience:
                 del self._checks[other]  # nobody asks for that one any more
         check = self._checks.get(change) or _Check(
-            self._leader.start_round(), self._engine.commit, now + patience
+            self._leader.start_round(), self._engine.commit_index, now + patience
         )
         self._checks[change] = check
         missing = [voter for voter in members.voters if not self._is_there(voter, check)]
@@ -164,7 +164,7 @@ class Changes:
         engine, membership = self._engine, self._membership
         disks = {engine.id: engine.log.disk_id}
         for voter in membership.others & membership.counted:
-            if engine.progress[voter].match >= engine.commit:
+            if engine.progress[voter].match >= engine.commit_index:
                 disks[voter] = membership.disks[voter]
         voters = len(membership.members.voters)
         waited = time_of_step() > self._leading_since + engine.timing.election_max
@@ -215,7 +215,7 @@ class Changes:
         for learner in membership.learners:
             match = engine.progress[learner].match
             disk = membership.disks.get(learner)
-            lags = not match or engine.commit - match > _CAUGHT_UP_ENTRIES
+            lags = not match or engine.commit_index - match > _CAUGHT_UP_ENTRIES
             if lags or disk is None or disk in membership.members.replaced:
                 continue
             members = membership.members.with_voter(learner, disk)

@@ -43,7 +43,8 @@ from ondisk.raft.timing import Timing
 class Raft(Engine):
     """The Raft of one replica: no thread, no socket, no clock. Its replica steps it.
 
-    Invariants: ``applied`` <= ``commit`` <= the end of the log, and what is applied is durable in this log.
+    Invariants: ``applied_index`` <= ``commit_index`` <= the end of the log, and what is applied is durable in
+    this log.
     """
 
     # What it is made of. A simulation puts others in their place, to see what each safeguard is good for.
@@ -79,7 +80,6 @@ class Raft(Engine):
         super().__init__(
             replica_id,
             log,
-            applied_index,
             send=send,
             rng=rng,
             timing=timing,
@@ -94,7 +94,7 @@ class Raft(Engine):
         # The state is older than the log begins (its directory was lost or rolled back): ask for a snapshot.
         self.needs_state = self._lacks_state(applied_index)
         self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
-        self.start(now)
+        self.start(applied_index, now)
         with self.at(now):
             self.membership.start()
             self.elections.wait_briefly_for_leader()
@@ -107,16 +107,6 @@ class Raft(Engine):
         return applied_index < self.log.base_index
 
     # What the replica asks
-
-    @property
-    def commit_index(self) -> int:
-        """Entries up to here are committed."""
-        return self.commit
-
-    @property
-    def applied_index(self) -> int:
-        """Entries up to here have been applied."""
-        return self.applied
 
     @property
     def match_index(self) -> dict[int, int]:
@@ -205,8 +195,8 @@ class Raft(Engine):
     def install(self, index: int, term: int, members: Members) -> None:
         """The state machine now holds the state after entry ``index``, durably: begin there."""
         self.log.install(index, term, members)
-        self.commit = max(self.commit, index)
-        self.applied = index
+        self.commit_index = max(self.commit_index, index)
+        self.applied_index = index
         self.needs_state = False
         self.membership.adopt()
 
@@ -293,17 +283,17 @@ class Raft(Engine):
         They are durable in this log: a leader counts itself for a majority, and its newest entries may just
         have been added.
         """
-        if self.applied >= self.commit or self.recovering or self.needs_state:
+        if self.applied_index >= self.commit_index or self.recovering or self.needs_state:
             return []
         self._sync_before_apply()
-        return self.log.entries(self.applied + 1, self.commit, self.timing.batch_bytes)
+        return self.log.entries(self.applied_index + 1, self.commit_index, self.timing.batch_bytes)
 
     def _sync_before_apply(self) -> None:
         self.log.sync()
 
     def on_applied(self, index: int) -> None:
         """The state machine holds the outcome of all entries up to ``index``."""
-        self.applied = index
+        self.applied_index = index
 
     def replicate(self) -> None:
         """As leader: send everybody what it lacks, or a heartbeat, if it is time."""

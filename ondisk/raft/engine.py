@@ -208,8 +208,8 @@ class Engine(SyncObj):
     _learner_nodes: set[Node] = _private("readonlyNodes")
     _connected_nodes: set[Node] = _private("connectedNodes")
     # What the modules of this room read and write:
-    commit: int = _private("raftCommitIndex")
-    applied: int = _private("raftLastApplied")
+    commit_index: int = _private("raftCommitIndex")  # entries up to here are committed
+    applied_index: int = _private("raftLastApplied")  # entries up to here have been applied
     leader_commit: int | None = _private("leaderCommitIndex")
     election_deadline: float = _private("raftElectionDeadline")
 
@@ -217,17 +217,13 @@ class Engine(SyncObj):
         self,
         replica_id: int,
         log: RaftLog,
-        applied_index: int,
         *,
         send: Callable[[int, Message], None],
         rng: random.Random,
         timing: Timing,
         check_quorum_seconds: float,
     ) -> None:
-        """``applied_index``: up to where the entries are committed, and applied.
-
-        ``check_quorum_seconds``: a leader that a majority does not answer for so long steps down.
-        """
+        """``check_quorum_seconds``: a leader that a majority does not answer for so long steps down."""
         if pysyncobj.version.VERSION != PYSYNCOBJ_VERSION:
             raise ImportError(
                 f"ondisk needs PySyncObj {PYSYNCOBJ_VERSION}, this is {pysyncobj.version.VERSION}"
@@ -241,10 +237,11 @@ class Engine(SyncObj):
         self.progress: dict[int, Progress] = {}  # as leader: of all other members
         self.connected: set[int] = set()  # those that seem reachable
         self._member: dict[int, Node] = {}
-        self._applied_at_start = applied_index
 
-    def start(self, now: float) -> None:
+    def start(self, applied_index: int, now: float) -> None:
         """Begin as a follower with the term, the vote and the members that the log holds.
+
+        ``applied_index``: up to where the entries are committed, and applied.
 
         Not in ``__init__``: PySyncObj reads every attribute of the object when it begins, those of the
         subclass, too.
@@ -271,7 +268,7 @@ class Engine(SyncObj):
             self._last_response = _Column(self.progress, "last_response")
             self._term = max(self.log.term, self.log.last_term)
             self._voted_for = self.log.voted_for
-            self.commit = self.applied = self._applied_at_start
+            self.commit_index = self.applied_index = applied_index
             self._SyncObj__needLoadDumpFile = False
 
     def _node(self, replica_id: int) -> Node:

@@ -56,7 +56,7 @@ class Follower:
         if entries := self._cut_conflict(prev_index, entries):
             log.append(entries)
             self._membership.adopt()
-        engine.commit = max(engine.commit, self._proven_commit(message.commit_index, last))
+        engine.commit_index = max(engine.commit_index, self._proven_commit(message.commit_index, last))
         engine.send(sender, AppendEntriesResponse(engine.term, last, message.prev_index, message.round))
 
     def _tell_deposed(self, sender: int) -> None:
@@ -81,7 +81,7 @@ class Follower:
 
     def _refuse_other_history(self, index: int, term: int) -> None:
         """What is committed here, no leader of this group can contradict."""
-        if index <= self._engine.commit:
+        if index <= self._engine.commit_index:
             raise Corrupt(
                 f"{self._log.path}: entry {index} is committed here with term {self._log.term_at(index)}, "
                 f"and the leader has one of term {term}: the group has another history. Was this directory "
@@ -98,6 +98,6 @@ class Follower:
         if conflicting is None:
             return self._log.last_index + 1
         index = prev_index
-        while index > self._engine.commit + 1 and self._log.term_at(index - 1) == conflicting:
+        while index > self._engine.commit_index + 1 and self._log.term_at(index - 1) == conflicting:
             index -= 1
         return index

@@ -94,7 +94,7 @@ class Leader:
             engine.send(
                 member,
                 AppendEntries(
-                    engine.term, next_index - 1, prev_term, entries, engine.commit, self.rounds.newest
+                    engine.term, next_index - 1, prev_term, entries, engine.commit_index, self.rounds.newest
                 ),
             )
             progress.probe_sent = progress.state is PROBE
@@ -175,14 +175,16 @@ class Leader:
     def _advance_commit(self) -> None:
         """What a majority holds is committed, if it is of this term (paper, 5.4.2).
 
-        PySyncObj's tick would find the same, entry by entry.
+        PySyncObj's tick finds the same, entry by entry. It counts this log to its end, which is durable then:
+        a step syncs before it ticks. What a leader without others adds in a tick is synced before it is
+        applied (``core.Raft.committed_entries``).
         """
         engine = self._engine
         progress = engine.progress
         held = sorted([self._own_match(), *[progress[voter].match for voter in self._membership.others]])
         majority = held[(len(held) - 1) // 2]
-        if majority > engine.commit and self._may_commit(majority):
-            engine.commit = majority
+        if majority > engine.commit_index and self._may_commit(majority):
+            engine.commit_index = majority
             self.next_send = min(self.next_send, time_of_step() + engine.timing.commit_notice)
 
     def _own_match(self) -> int:
@@ -242,7 +244,7 @@ class Leader:
 
     def committed_in_current_term(self) -> bool:
         """Whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""
-        return bool(self._log.term_at(self._engine.commit) == self._engine.term)
+        return bool(self._log.term_at(self._engine.commit_index) == self._engine.term)
 
     # Who lags
 
@@ -261,7 +263,7 @@ class Leader:
                 and progress.last_response > recently
                 and progress.state is not SNAPSHOT
             ):
-                lag = engine.applied - progress.match
+                lag = engine.applied_index - progress.match
                 if lag < max(patience, progress.lag_at_last_check):
                     slowest = min(slowest, progress.match)
                 progress.lag_at_last_check = lag

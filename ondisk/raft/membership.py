@@ -30,7 +30,7 @@ class Membership:
     @property
     def committed(self) -> Members:
         """The members as of the newest entry that is known to be committed."""
-        return self._engine.log.members_at(self._engine.commit)
+        return self._engine.log.members_at(self._engine.commit_index)
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class Membership:
     @property
     def is_settled(self) -> bool:
         """Whether the newest configuration is committed."""
-        return self._engine.log.configuration[0] <= self._engine.commit
+        return self._engine.log.configuration[0] <= self._engine.commit_index
 
     @property
     def majority(self) -> int:

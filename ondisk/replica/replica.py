@@ -391,7 +391,7 @@ class Replica:
         """Make the log durable, and only then let messages leave, but for a leader's entries."""
         assert self.log is not None
         self._proposals.send_outcomes()
-        if self._outbox and self.log.only_entries_unsynced:
+        if self._outbox and self.raft.is_leader and self.log.only_entries_unsynced:
             self._belonging.before_sending()
             self._send_entries()
         syncs = self.log.syncs

@@ -41,7 +41,7 @@ class CutsTheLogAlways(Follower):
 class CommitsWithoutAMatch(Follower):
     def _conflict_hint(self, prev_index: int) -> int:
         engine = self._engine
-        engine.commit = max(engine.commit, min(engine.leader_commit or 0, self._log.last_index))
+        engine.commit_index = max(engine.commit_index, min(engine.leader_commit or 0, self._log.last_index))
         return super()._conflict_hint(prev_index)
 
 
