@@ -379,16 +379,17 @@ def test_an_introduction_that_is_none_ends_the_connection(
     assert "not a message" in caplog.text
 
 
-@pytest.mark.parametrize("version", [b"ondisk-2", b"ondisk-9"])
+@pytest.mark.parametrize("version", [b"ondisk-2", b"ondisk-9", b"ondisk-\n", b"ondisk-\xff"])
 def test_another_version_of_the_protocol_is_refused_with_what_to_do(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, version: bytes
 ) -> None:
-    """So that nobody looks for a wrong secret in the middle of an upgrade."""
+    """So that nobody looks for a wrong secret in the middle of an upgrade. Nor does a byte begin a new line."""
     addresses = free_addresses(2)
     with served(attach(TcpNetwork(addresses, secret=SECRET), 1)), HandmadePeer(addresses[1], 2, 1) as peer:
         peer.sock.sendall(version + peer.hello[8:])
         assert is_over(peer.sock)
-    assert f"it speaks {version.decode()}, and this side ondisk-4: stop all replicas, install" in caplog.text
+    shown = version.decode("latin-1").encode("unicode_escape").decode()
+    assert f"it speaks {shown}, and this side ondisk-4: stop all replicas, install" in caplog.text
 
 
 # Configuration

@@ -118,7 +118,7 @@ class Channel:
             raise Refused(
                 "it speaks %s, and this side %s: stop all replicas, install the same version of ondisk "
                 "everywhere, and start them again",
-                start.decode("ascii", "replace"),
+                ascii(start)[2:-1],  # whoever calls begins no line of the log
                 _MAGIC.decode(),
             )
         if not _MAGIC.startswith(start):
