@@ -383,7 +383,7 @@ def test_an_introduction_that_is_none_ends_the_connection(
 def test_another_version_of_the_protocol_is_refused_with_what_to_do(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, version: bytes
 ) -> None:
-    """So that nobody looks for a wrong secret in the middle of an upgrade. Nor does a byte begin a new line."""
+    """So that nobody looks for a wrong secret amid an upgrade. And no byte of it begins a new line."""
     addresses = free_addresses(2)
     with served(attach(TcpNetwork(addresses, secret=SECRET), 1)), HandmadePeer(addresses[1], 2, 1) as peer:
         peer.sock.sendall(version + peer.hello[8:])
