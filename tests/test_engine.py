@@ -265,6 +265,23 @@ def test_who_is_asked_to_take_over_stands_at_once_and_only_for_its_leader(
     assert engine.raft.role == "candidate" and engine.raft.leader_id is None
 
 
+def test_entries_that_arrive_with_the_word_to_take_over_do_not_take_it_back(
+    make_engine: Callable[..., Engine],
+) -> None:
+    """A leader says it at its heartbeats, so entries come right behind it, each time. A newer
+    leader does.
+    """
+    engine = make_engine(3)
+    engine.heartbeat(2)
+    engine.receive(2, TimeoutNow(1))
+    engine.heartbeat(2)
+    assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False)) for other in (2, 3)]
+    engine.heartbeat(3, term=3)
+    engine.receive(3, TimeoutNow(3))
+    engine.heartbeat(2, term=4)
+    assert engine.tick() == [] and engine.raft.role == "follower"
+
+
 def test_one_that_may_not_lead_asks_only_whether_it_is_still_a_member(
     make_engine: Callable[..., Engine],
 ) -> None:

@@ -21,6 +21,7 @@ class Elections:
         self._prevotes: tuple[int, set[int]] = (0, set())  # term that is asked about, who would vote
         self._votes: tuple[int, set[int]] = (0, set())  # term, who has voted for this replica
         self._heard_from_leader = float("-inf")
+        self._told_to_stand: int | None = None  # the term whose leader wants this replica to lead
 
     # The timer
 
@@ -36,6 +37,7 @@ class Elections:
     def after_timers(self) -> None:
         """Wait again, if there was nobody to be elected by."""
         engine = self._engine
+        self._told_to_stand = None
         if engine.election_deadline == ELECT_NOW and not engine.is_leader:
             self._wait()
 
@@ -52,7 +54,8 @@ class Elections:
         self._engine.follow(leader, term)
         self._prevotes = (0, set())  # late answers to a PreVote must not depose it
         self._heard_from_leader = time_of_step()
-        self._wait()
+        if self._told_to_stand != term:  # entries that come behind the word to stand do not take it back
+            self._wait()
 
     def on_leader_unreachable(self) -> None:
         """The connection to the leader has ended."""
@@ -91,6 +94,7 @@ class Elections:
         engine = self._engine
         if message.term == engine.term and sender == engine.leader_id and may_lead and not engine.is_leader:
             engine.election_deadline = ELECT_NOW
+            self._told_to_stand = message.term
 
     # Giving
 
