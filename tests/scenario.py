@@ -33,6 +33,7 @@ from ondisk.raft.messages import (
     Membership,
     Message,
     NewerTerm,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     Refused,
@@ -44,6 +45,7 @@ from ondisk.raft.messages import (
     SnapshotAck,
     SnapshotChunk,
     SnapshotNeeded,
+    SnapshotRejection,
     TimeoutNow,
     TransferLeadership,
 )
@@ -60,8 +62,8 @@ SETTLED = 0.3  # virtual seconds without a change, less than any election timeou
 KINDS: dict[str, tuple[type, ...]] = {
     "votes": (RequestVote, RequestVoteResponse, NewerTerm, TimeoutNow),
     "entries": (AppendEntries, AppendEntriesAnswer, NewerTerm),
-    "snapshots": (SnapshotChunk, SnapshotAck),
-    "reads": (ReadIndexRequest, ReadIndexResponse),
+    "snapshots": (SnapshotChunk, SnapshotAck, SnapshotRejection),
+    "reads": (ReadIndexRequest, ReadIndexResponse, ReadIndexRejection),
     "members": (Found, Membership, Refused, Removed),
 }
 
@@ -482,10 +484,14 @@ def said(message: Message) -> str:
             return f"chunk {message.chunk.number} of a snapshot"
         case SnapshotAck():
             return f"next chunk {message.next}"
+        case SnapshotRejection():
+            return "I have no use for this snapshot"
         case ReadIndexRequest():
             return "which index must I have applied?"
         case ReadIndexResponse():
-            return f"{message.index}" if message.index is not None else "I do not lead"
+            return f"{message.index}"
+        case ReadIndexRejection():
+            return "I do not lead"
         case Found():
             return f"I belong to no group, and was started with {list(message.members)}" + (
                 f"; I vote in round {message.round}" if message.round else ""

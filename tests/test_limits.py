@@ -45,6 +45,7 @@ from ondisk.raft.messages import (
     Outcomes,
     Propose,
     ProposeChange,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     Refused,
@@ -54,6 +55,7 @@ from ondisk.raft.messages import (
     SnapshotAck,
     SnapshotChunk,
     SnapshotNeeded,
+    SnapshotRejection,
     TimeoutNow,
     decoder,
     encoder,
@@ -210,9 +212,11 @@ def largest_of_each_type(timing: Timing) -> Iterator[Message]:
     yield SnapshotNeeded(BIG, BIG)
     yield ReadIndexRequest(BIG)
     yield ReadIndexResponse(BIG, BIG)
+    yield ReadIndexRejection(BIG)
     yield TimeoutNow(BIG)
     yield Removed()
-    yield SnapshotAck(BIG, BIG, BIG, refused=True)
+    yield SnapshotAck(BIG, BIG, BIG)
+    yield SnapshotRejection(BIG)
 
 
 def largest_result() -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from ondisk.errors import PortInUse
 from ondisk.net.memory import Event, MemoryNetwork
-from ondisk.raft.messages import Message, Origin, ReadIndexRequest
+from ondisk.net.reach import reaches_leader
+from ondisk.raft.messages import Message, Origin, ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 
 
 class Time:
@@ -173,6 +175,33 @@ def test_observers_see_each_message_sent_and_then_delivered_or_lost() -> None:
         (2, "sent"),
         (2, "lost"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "reached"),
+    [
+        (lambda request: [ReadIndexResponse(request, 7)], True),
+        (lambda request: [ReadIndexRejection(request)], False),
+        (lambda request: [ReadIndexRejection(request + 1), ReadIndexResponse(request, 7)], True),
+    ],
+    ids=["it leads", "it does not", "it did not lead when something else was asked"],
+)
+def test_a_leader_is_reached_when_it_answers_this_question_with_an_index(
+    answers: Callable[[int], list[Message]], reached: bool
+) -> None:
+    network = MemoryNetwork()
+    here, leader = network.attach(1), network.attach(2)
+    send = here.send
+
+    def ask(to: int, question: Message) -> bool:
+        sent = send(to, question)
+        for request in numbers(leader.receive()):
+            for answer in answers(request):
+                leader.send(1, answer)
+        return sent
+
+    here.send = ask  # type: ignore[method-assign]
+    assert reaches_leader(here, 2, b"group", seconds=10.0, ask_again=10.0) is reached
 
 
 def test_no_wake_up_is_lost_between_many_senders_and_a_waiting_receiver() -> None:

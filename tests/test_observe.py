@@ -38,6 +38,7 @@ from ondisk.raft.messages import (
     Outcome,
     Outcomes,
     Propose,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     RequestVote,
@@ -91,7 +92,7 @@ def view(time: float = 0.0, **applied_and_commit: Any) -> View:
         (Outcomes([Outcome(1, "applied", Result())]), "outcome: 1 of 1 done"),
         (ReadIndexRequest(1), "ask_read_index"),
         (ReadIndexResponse(1, 17), "read_index 17"),
-        (ReadIndexResponse(1, None), "read_index: not leader"),
+        (ReadIndexRejection(1), "read_index: not leader"),
     ],
 )
 def test_a_message_is_described_without_its_payload(message: Message, label: str) -> None:

@@ -27,6 +27,7 @@ from ondisk.raft.messages import (
     Outcomes,
     Propose,
     ProposeChange,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     RemoveReplica,
@@ -202,7 +203,7 @@ def test_reads_of_a_leader_that_is_deposed_ask_the_next_one() -> None:
     it.raft.confirmed = 1
     it.reads.serve()
     it.reads.take(0.0)
-    assert it.outbox() == [(3, ReadIndexResponse(55, None)), (2, ReadIndexRequest(FIRST))] and not mine.done()
+    assert it.outbox() == [(3, ReadIndexRejection(55)), (2, ReadIndexRequest(FIRST))] and not mine.done()
 
 
 def test_a_followers_read_asks_once_and_again_after_two_heartbeats() -> None:
@@ -247,13 +248,13 @@ def test_one_that_does_not_lead_is_asked_again_after_a_heartbeat_and_another_one
     read = it.reads.ask(FOREVER)
     it.reads.take(10.0)
     it.outbox()
-    it.reads.receive(2, ReadIndexResponse(FIRST, None), 10.0)
+    it.reads.receive(2, ReadIndexRejection(FIRST), 10.0)
     it.reads.take(10.0 + HEARTBEAT / 2)
     assert it.outbox() == [] and len(it.reads) == 1
     it.reads.take(10.0 + HEARTBEAT)
     assert it.outbox() == [(2, ReadIndexRequest(FIRST + 1))]
     it.raft.follow(3)
-    it.reads.receive(2, ReadIndexResponse(FIRST + 1, None), 10.2)
+    it.reads.receive(2, ReadIndexRejection(FIRST + 1), 10.2)
     it.reads.take(10.2)
     assert it.outbox() == [(3, ReadIndexRequest(FIRST + 2))] and not read.done()
 

@@ -227,8 +227,8 @@ def test_a_damaged_chunk_is_refused_and_the_snapshot_is_sent_again(watch: Callab
     compacted = [Fault(2.0, "compact", who=member) for member in range(5)]
     for damage in ((), (Fault(2.0, "damage", other=3),)):
         damaged = watch(*compacted, *damage, Fault(2.1, "wipe", who=2))
-        refused = [line for line in damaged.trace if line.words.endswith("refused")]
-        assert damaged.counts["damage"] == bool(refused) == len(damage)
+        rejected = [line for line in damaged.trace if line.words.endswith("stream rejected")]
+        assert damaged.counts["damage"] == bool(rejected) == len(damage)
         assert damaged.counts["snapshots"] == 1
 
 

@@ -13,7 +13,7 @@ from ondisk.errors import ConfigurationError, Corrupt, ResourceError, SnapshotSt
 from ondisk.interrupts.futures import Future
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
-from ondisk.raft.messages import DATA, Message, SnapshotAck, SnapshotChunk
+from ondisk.raft.messages import DATA, Message, SnapshotAck, SnapshotChunk, SnapshotRejection
 from ondisk.raft.records import LogEntry
 from ondisk.snapshot import export, receiver, sender, streaming
 from ondisk.snapshot.sender import WINDOW
@@ -149,9 +149,11 @@ class Streams:
         self.step(now)
         return self.streams._sending[peer]
 
-    def ack(self, peer: int, next: int, limit: int, now: float, *, refused: bool = False) -> None:
-        stream = self.streams._sending[peer].stream
-        self.streams.on_ack(peer, SnapshotAck(stream, next, limit, refused), now)
+    def ack(self, peer: int, next: int, limit: int, now: float) -> None:
+        self.streams.on_ack(peer, SnapshotAck(self.streams._sending[peer].stream, next, limit), now)
+
+    def reject(self, peer: int, now: float) -> None:
+        self.streams.on_rejection(peer, SnapshotRejection(self.streams._sending[peer].stream), now)
 
     def chunk(
         self, number: int, stream: int = 77, term: int = 3, leader: int = 2, now: float = 10.0
@@ -250,7 +252,7 @@ def test_a_rest_begins_when_the_window_has_been_taken(it: Streams) -> None:
     assert numbers(10.45 + REST + 0.01) == list(range(WINDOW, 2 * WINDOW - NEWS + 1))
 
 
-@pytest.mark.parametrize("how", ["silent", "not needed", "deposed", "another term", "refused"])
+@pytest.mark.parametrize("how", ["silent", "not needed", "deposed", "another term", "rejected"])
 def test_a_stream_that_is_of_no_use_ends(it: Streams, how: str) -> None:
     sending = it.begin(now=10.0)
     sending.job.chunks += chunks(3)
@@ -272,11 +274,11 @@ def test_a_stream_that_is_of_no_use_ends(it: Streams, how: str) -> None:
         it.raft.needs_snapshot = frozenset()
         it.step(12.0)
     else:
-        it.ack(2, 0, 0, 42.0, refused=True)
+        it.reject(2, 42.0)
         assert it.step(42.9) == []
     assert 2 not in it.streams._sending and sending.job.stopped.is_set()
     assert [job is sending.job for job in it.streams._jobs()] == [True]
-    if how == "refused":
+    if how == "rejected":
         it.step(43.0)
         assert 2 in it.streams._sending  # another try
     else:
@@ -290,7 +292,8 @@ def test_an_acknowledgement_of_another_stream_counts_for_nothing(it: Streams) ->
     it.step(10.0)
     it.streams.on_ack(2, SnapshotAck(sending.stream + 1, 1, 9), 10.1)
     it.streams.on_ack(3, SnapshotAck(sending.stream, 1, 9), 10.1)
-    it.streams.on_ack(2, SnapshotAck(sending.stream + 1, 0, 0, refused=True), 10.1)
+    it.streams.on_rejection(2, SnapshotRejection(sending.stream + 1), 10.1)
+    it.streams.on_rejection(3, SnapshotRejection(sending.stream), 10.1)
     assert it.numbers(10.2) == [] and 2 in it.streams._sending
 
 
@@ -396,7 +399,7 @@ def test_a_stream_that_brings_nothing_any_more_is_stopped_and_the_old_state_kept
     it.step(10.2)
     assert job.stopped.is_set() and it.raft.recovering
     job.done, job.error = True, SnapshotStopped("stopped")
-    assert it.step(10.3) == [(2, SnapshotAck(77, 0, 0, refused=True))]
+    assert it.step(10.3) == [(2, SnapshotRejection(77))]
     assert not it.raft.recovering and it.log.installing is None and it.installed == []
     assert it.log.base_index == 0 and not it.log.unsynced
 
@@ -404,25 +407,25 @@ def test_a_stream_that_brings_nothing_any_more_is_stopped_and_the_old_state_kept
 @pytest.mark.parametrize(
     "how", ["in the middle", "older", "before the log", "damaged", "no thread", "old term"]
 )
-def test_a_stream_of_no_use_is_refused_at_its_beginning(
+def test_a_stream_of_no_use_is_rejected_at_its_beginning(
     it: Streams, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    refused = [SnapshotAck(77, 0, 0, refused=True)]
+    rejected = [SnapshotRejection(77)]
     if how == "in the middle":
-        assert it.chunk(3) == refused
+        assert it.chunk(3) == rejected
     elif how == "older":
         it.raft.applied_index = 9
-        assert it.chunk(0) == refused
+        assert it.chunk(0) == rejected
     elif how == "before the log":
         it.log.install(10, 3, Members((1, 2, 3)))
-        assert it.chunk(0) == refused
+        assert it.chunk(0) == rejected
     elif how == "damaged":
         broken = Chunk(0, 0, b"no header", 1)
         it.streams.on_chunk(2, SnapshotChunk(3, 77, broken), 10.0)
-        assert [message for _, message in it.sent] == refused
+        assert [message for _, message in it.sent] == rejected
     elif how == "no thread":
         monkeypatch.setattr(FakeJob, "room", False)
-        assert it.chunk(0) == refused
+        assert it.chunk(0) == rejected
     else:
         assert it.chunk(0, term=2) == []  # who says so leads no more
     assert it.streams._receiving is None and not it.raft.recovering and it.log.installing is None
@@ -432,7 +435,7 @@ def test_all_jobs_are_stopped_and_waited_for_at_the_end(it: Streams, tmp_path: P
     sending = it.begin(2)
     it.raft.need(2, 3)
     it.step(10.0)
-    it.ack(3, 0, 0, 10.1, refused=True)
+    it.reject(3, 10.1)
     it.chunk(0)
     future: Future[Any] = Future()
     it.raft.recovering = False

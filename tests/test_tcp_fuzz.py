@@ -37,6 +37,7 @@ from ondisk.raft.messages import (
     Outcomes,
     Propose,
     ProposeChange,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     Removed,
@@ -44,6 +45,7 @@ from ondisk.raft.messages import (
     RequestVoteResponse,
     SnapshotAck,
     SnapshotChunk,
+    SnapshotRejection,
     TimeoutNow,
     decoder,
     encoder,
@@ -183,7 +185,7 @@ class Stranger(threading.Thread):
     def hello(self) -> bytes:
         sender = self._rng.choice((self._replica + 1, 3, 3, self._replica, 1, 0, 4, 1 << 63))
         receiver = self._rng.choice((self._replica, self._replica, self._replica, 1, 0, 9))
-        return struct.pack(">8sQQ32s", b"ondisk-4", sender, receiver, self._rng.randbytes(32))
+        return struct.pack(">8sQQ32s", b"ondisk-5", sender, receiver, self._rng.randbytes(32))
 
     def hello_and_guess(self) -> bytes:
         heard = self._rng.choice(self._rng.choice(self._heard))
@@ -383,12 +385,14 @@ EACH_KIND: tuple[Message, ...] = (
     Propose(1 << 40, [b"command", b""]),
     Outcomes([Outcome(1 << 40, "applied", Result(b"value")), Outcome(7, "unknown")]),
     ReadIndexRequest(1 << 40),
-    ReadIndexResponse(1 << 40, None),
+    ReadIndexResponse(1 << 40, 202),
+    ReadIndexRejection(1 << 40),
     TimeoutNow(3),
     Removed(),
     ProposeChange(7, AddReplica(4, "localhost:63004")),
     SnapshotChunk(3, 1 << 40, Chunk(0, 1, b"data", 0xFFFFFFFF)),
     SnapshotAck(1 << 40, 3, 16),
+    SnapshotRejection(1 << 40),
 )
 
 

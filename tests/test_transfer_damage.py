@@ -10,11 +10,7 @@ import pytest
 from ondisk import diskkv
 from ondisk.errors import Corrupt
 from ondisk.raft.members import Members
-from ondisk.raft.messages import (
-    Message,
-    SnapshotAck,
-    SnapshotChunk,
-)
+from ondisk.raft.messages import Message, SnapshotAck, SnapshotAnswer, SnapshotChunk, SnapshotRejection
 from ondisk.snapshot.stream import Chunk, Reader, Writer, make_header
 from tests.lagging import _small_chunks, caught_up, chunks, fill, lagging, leftovers, until_chunk
 from tests.virtual import World
@@ -129,6 +125,33 @@ def test_chunks_of_an_earlier_stream_are_not_taken_for_this_one(world: World) ->
     assert len(world.assert_equal()) == 113
 
 
+def all_arrived(stream: int) -> SnapshotAnswer:
+    return SnapshotAck(stream, 1 << 40, 1 << 40)
+
+
+@pytest.mark.parametrize("answer", [all_arrived, SnapshotRejection])
+def test_another_disk_under_the_number_of_the_receiver_does_not_answer_for_it(
+    world: World, answer: Callable[[int], SnapshotAnswer]
+) -> None:
+    """The stream goes on: what was lost is sent again, and nothing ends."""
+    leader, late, _ = lagging(world)
+    world.edit = lambda _, __, message: (
+        [] if isinstance(message, SnapshotChunk) and message.chunk.number == 5 else [message]
+    )
+    world.network.heal()
+    until_chunk(world, 5)
+    stream = chunks(world)[-1].stream
+    disk = leader.raft.members.disk_of(late.id)
+    with leader.raft.at(world.now):
+        leader.raft.membership.speaks(late.id, b"another disk 123")
+        leader._receive(late.id, answer(stream))
+        leader.raft.membership.speaks(late.id, disk)
+    world.edit = None
+    world.run_until(caught_up(late, leader))
+    assert {message.stream for message in chunks(world)} == {stream}
+    world.assert_equal()
+
+
 def test_a_snapshot_is_installed_only_if_it_is_newer(world: World) -> None:
     """A stream that comes again is refused, and changes nothing."""
     leader, late, _ = lagging(world)
@@ -141,7 +164,7 @@ def test_a_snapshot_is_installed_only_if_it_is_newer(world: World) -> None:
     with late.raft.at(world.now):
         for message in old:
             late._receive(leader.id, message)
-    answers = [message for _, message in late._outbox if isinstance(message, SnapshotAck)]
-    assert answers and all(answer.refused for answer in answers)
+    answers = [message for _, message in late._outbox]
+    assert answers and all(isinstance(answer, SnapshotRejection) for answer in answers)
     assert not late.raft.recovering and late.raft.applied_index == index
     assert late.lookup(diskkv.get("newer0")) is not None

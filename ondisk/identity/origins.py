@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from ondisk.raft import Raft
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import LEGACY, Members, short
-from ondisk.raft.messages import Found, Membership, Message, Origin, Refused, Response, SnapshotAck
+from ondisk.raft.messages import Found, Membership, Message, Origin, Refused, Response, SnapshotAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Origins:
             return False
         if self._is_replaced(origin.disk, newest):
             if origin.disk not in committed.replaced:  # that may be taken back, and it may lead legally
-                return not isinstance(message, Response | SnapshotAck)
+                return not isinstance(message, Response | SnapshotAnswer)
             self._refuse(
                 sender,
                 origin.disk,

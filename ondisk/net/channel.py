@@ -34,7 +34,7 @@ from ondisk.raft.messages import Message, Origin, decoder, encoder
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
 _PROOF_BYTES = 32
-_FAMILY, _MAGIC = b"ondisk-", b"ondisk-4"
+_FAMILY, _MAGIC = b"ondisk-", b"ondisk-5"
 _ORIGIN_TAG = b"\xc1"  # of a frame that holds an origin: MessagePack never begins so
 _HELLO = struct.Struct(">8sQQ32s")  # the magic, sender, receiver, nonce
 

@@ -8,7 +8,7 @@ import time
 
 from ondisk.interrupts.shielded import still_wanted
 from ondisk.net.endpoint import Endpoint
-from ondisk.raft.messages import Origin, ReadIndexRequest, ReadIndexResponse
+from ondisk.raft.messages import Origin, ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 
 _LOOK = 0.05  # seconds between two looks whether the leader is connected by now
 
@@ -34,6 +34,8 @@ def reaches_leader(
         still_wanted()
         endpoint.wait(_LOOK)
         for sender, _, message in endpoint.receive():
-            if sender == leader and isinstance(message, ReadIndexResponse) and message.request == request:
-                return message.index is not None
+            if sender != leader or not isinstance(message, ReadIndexResponse | ReadIndexRejection):
+                continue
+            if message.request == request:
+                return isinstance(message, ReadIndexResponse)
     return False

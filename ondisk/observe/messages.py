@@ -13,6 +13,7 @@ from ondisk.raft.messages import (
     NewerTerm,
     Outcomes,
     Propose,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     RequestVote,
@@ -88,9 +89,9 @@ def describe(event: Event) -> Seen:
             return seen("outcomes", f"outcome: {done} of {len(outcomes)} done")
         case ReadIndexRequest():
             return seen("ask_read_index", "ask_read_index")
-        case ReadIndexResponse(index=None):
+        case ReadIndexRejection():
             return seen("read_index", "read_index: not leader")
-        case ReadIndexResponse(index=int(index)):
+        case ReadIndexResponse(index=index):
             return seen("read_index", f"read_index {index}")._replace(last=index)
         case other:
             name = type(other).__name__

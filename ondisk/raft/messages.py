@@ -166,10 +166,16 @@ class ReadIndexRequest(_Message, frozen=True, tag="read_index_request"):
 
 
 class ReadIndexResponse(_Message, frozen=True, tag="read_index_response"):
-    """Answer to ``ReadIndexRequest``; ``index`` is ``None`` if the asked replica does not lead."""
+    """A read that was asked for is linearizable once ``index`` is applied: a majority has confirmed it."""
 
     request: Natural
-    index: Natural | None
+    index: Natural
+
+
+class ReadIndexRejection(_Message, frozen=True, tag="read_index_rejection"):
+    """I do not lead, so I cannot say which index. The asker should try another replica."""
+
+    request: Natural
 
 
 class TimeoutNow(_Message, frozen=True, tag="timeout_now"):
@@ -258,19 +264,24 @@ class SnapshotChunk(_Message, frozen=True, tag="snapshot_chunk"):
 class SnapshotAck(_Message, frozen=True, tag="snapshot_ack"):
     """Answer to a chunk: the next one wanted is ``next``, and those below ``limit`` may be sent.
 
-    When ``next`` has passed the end mark, the snapshot is installed, durably. ``refused``: the stream is of
-    no use here and should end.
+    When ``next`` has passed the end mark, the snapshot is installed, durably.
     """
 
     stream: Natural
     next: Natural
     limit: Natural
-    refused: bool = False
+
+
+class SnapshotRejection(_Message, frozen=True, tag="snapshot_rejection"):
+    """This stream is of no use to me and should end. The state that I had is whole."""
+
+    stream: Natural
 
 
 # Answers to ``AppendEntries``, and all that a leader or a candidate counts: from a disk, not from a number.
 AppendEntriesAnswer = AppendEntriesResponse | AppendEntriesRejection | SnapshotNeeded
 Response = RequestVoteResponse | NewerTerm | AppendEntriesAnswer
+SnapshotAnswer = SnapshotAck | SnapshotRejection  # to a chunk
 
 Message = (
     Found
@@ -287,11 +298,13 @@ Message = (
     | Outcomes
     | ReadIndexRequest
     | ReadIndexResponse
+    | ReadIndexRejection
     | TimeoutNow
     | Removed
     | ProposeChange
     | SnapshotChunk
     | SnapshotAck
+    | SnapshotRejection
 )
 
 encoder = msgspec.msgpack.Encoder()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Raft
-from ondisk.raft.messages import ReadIndexRequest, ReadIndexResponse
+from ondisk.raft.messages import ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 from ondisk.replica.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
 
 
@@ -50,7 +50,9 @@ class Reads:
         self._waiting.append(_Read(deadline, future))
         return future
 
-    def receive(self, sender: int, message: ReadIndexRequest | ReadIndexResponse, now: float) -> None:
+    def receive(
+        self, sender: int, message: ReadIndexRequest | ReadIndexResponse | ReadIndexRejection, now: float
+    ) -> None:
         """Another replica asks, or answers."""
         if isinstance(message, ReadIndexRequest):
             self._waiting.append(_Read(float("inf"), Remote(sender, message.request)))
@@ -58,7 +60,7 @@ class Reads:
             # Who asked this one had waited for the earlier ones, too: it is an answer to all of them.
             answered = [request for request in self._asked if request <= message.request]
             batch = [read for request in answered for read in self._asked.pop(request)[1]]
-            if message.index is not None:
+            if isinstance(message, ReadIndexResponse):
                 self._catching_up.extend((message.index, read) for read in batch)
                 return
             self._waiting.extend(batch)  # it does not lead: ask again, but not at the speed of the network
@@ -83,7 +85,7 @@ class Reads:
         batch = []
         for read in drain(self._waiting):
             if isinstance(read.reply, Remote):
-                self._send(read.reply.replica_id, ReadIndexResponse(read.reply.request, None))
+                self._send(read.reply.replica_id, ReadIndexRejection(read.reply.request))
             else:
                 batch.append(read)
         if batch:

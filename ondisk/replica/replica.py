@@ -52,12 +52,14 @@ from ondisk.raft.messages import (
     Outcomes,
     Propose,
     ProposeChange,
+    ReadIndexRejection,
     ReadIndexRequest,
     ReadIndexResponse,
     Refused,
     Removed,
     SnapshotAck,
     SnapshotChunk,
+    SnapshotRejection,
     TransferLeadership,
 )
 from ondisk.raft.records import REGULAR, LogEntry
@@ -80,7 +82,7 @@ _STATE_IS_LOST = (
     "Waiting for a snapshot from the leader"
 )
 _ABOUT_PROPOSALS = (Propose, ProposeChange, Outcomes)
-_ABOUT_READS = (ReadIndexRequest, ReadIndexResponse)
+_ABOUT_READS = (ReadIndexRequest, ReadIndexResponse, ReadIndexRejection)
 
 logger = logging.getLogger(__name__)
 
@@ -375,6 +377,8 @@ class Replica:
             self._open_streaming.on_chunk(sender, message, self._now)
         elif isinstance(message, SnapshotAck) and self.raft.membership.counts(sender):
             self._open_streaming.on_ack(sender, message, self._now)
+        elif isinstance(message, SnapshotRejection) and self.raft.membership.counts(sender):
+            self._open_streaming.on_rejection(sender, message, self._now)
         elif isinstance(message, Removed):
             self._removed = True
         elif isinstance(message, Membership):

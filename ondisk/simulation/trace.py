@@ -15,6 +15,7 @@ from ondisk.raft.messages import (
     SnapshotAck,
     SnapshotChunk,
     SnapshotNeeded,
+    SnapshotRejection,
 )
 
 
@@ -41,7 +42,9 @@ def describe(message: Message) -> str:
         case SnapshotChunk():
             return f"chunk {message.chunk.number} t{message.term}"
         case SnapshotAck():
-            return f"chunks until {message.next}{' refused' if message.refused else ''}"
+            return f"chunks until {message.next}"
+        case SnapshotRejection():
+            return "stream rejected"
         case Propose():
             return f"propose {len(message.commands)}"
         case Outcomes():

@@ -21,7 +21,7 @@ from typing import Any
 from ondisk.errors import Corrupt, Rejected, ResourceError, SnapshotStopped, StorageError, UnknownVersion
 from ondisk.interrupts.futures import Future
 from ondisk.raft import Raft
-from ondisk.raft.messages import Chunk, Message, SnapshotAck, SnapshotChunk
+from ondisk.raft.messages import Chunk, Message, SnapshotAck, SnapshotChunk, SnapshotRejection
 from ondisk.snapshot.background import Job
 from ondisk.snapshot.export import Export
 from ondisk.snapshot.receiver import Receiving
@@ -31,7 +31,7 @@ from ondisk.statemachine import OnDiskStateMachine, SnapshotView
 from ondisk.storage.disk import Disk
 
 GIVE_UP_SECONDS = 30.0  # without a sign of the other side
-_TRY_AGAIN_SECONDS = 1.0  # after a stream that was refused or broke off
+_TRY_AGAIN_SECONDS = 1.0  # after a stream that was rejected or broke off
 _NO_ROOM_SECONDS = 5.0  # after one that could not begin, because there was no thread for it
 _IDLE_SECONDS = 0.1  # without a new entry: then a stream need not rest
 
@@ -205,18 +205,24 @@ class Streaming:
 
     def on_ack(self, peer: int, ack: SnapshotAck, now: float) -> None:
         """A follower says how far it has come."""
-        sending = self._sending.get(peer)
-        if sending is None or sending.stream != ack.stream:
-            return
-        if ack.refused:
-            self._end_sending(peer)
-            self._again_at[peer] = now + _TRY_AGAIN_SECONDS
+        if (sending := self._stream_to(peer, ack.stream)) is None:
             return
         sending.on_ack(ack, now)
         if sending.installed:
             if sending.term == self._raft.term:
                 self._raft.on_snapshot_installed(peer, sending.header.index)
             self._end_sending(peer)
+
+    def on_rejection(self, peer: int, rejection: SnapshotRejection, now: float) -> None:
+        """A follower has no use for this stream. Another one may do, but not at once."""
+        if self._stream_to(peer, rejection.stream) is not None:
+            self._end_sending(peer)
+            self._again_at[peer] = now + _TRY_AGAIN_SECONDS
+
+    def _stream_to(self, peer: int, stream: int) -> Sending | None:
+        """The one that an answer is about; ``None`` if it has ended."""
+        sending = self._sending.get(peer)
+        return sending if sending is not None and sending.stream == stream else None
 
     # Receiving
 
@@ -232,21 +238,21 @@ class Streaming:
         elif message.chunk.number == 0:
             self._begin_receiving(leader, message, now)
         else:
-            self._refuse(leader, message.stream)  # its beginning was lost with an earlier life
+            self._reject(leader, message.stream)  # its beginning was lost with an earlier life
 
-    def _refuse(self, leader: int, stream: int) -> None:
-        self._send(leader, SnapshotAck(stream, 0, 0, refused=True))
+    def _reject(self, leader: int, stream: int) -> None:
+        self._send(leader, SnapshotRejection(stream))
 
     def _begin_receiving(self, leader: int, message: SnapshotChunk, now: float) -> None:
         try:
             header = read_header(message.chunk)
         except (Corrupt, UnknownVersion) as error:
             logger.warning("replica %d: from replica %d: %s", self._id, leader, error)
-            self._refuse(leader, message.stream)
+            self._reject(leader, message.stream)
             return
         # Newer than this state, and no older than this log's base: else a gap would remain between the two.
         if header.index <= self._raft.applied_index or header.index < self._raft.log.base_index:
-            self._refuse(leader, message.stream)
+            self._reject(leader, message.stream)
             return
         # If the power fails after the state machine has replaced its state, and before the log follows, this
         # note says that the two belong together.
@@ -265,7 +271,7 @@ class Streaming:
             log.abandon_install()
             log.sync()
             self._raft.recovering = False
-            self._refuse(leader, message.stream)
+            self._reject(leader, message.stream)
             return
         self._send(leader, self._receiving.ack())
 
@@ -296,7 +302,7 @@ class Streaming:
         logger.warning("replica %d keeps its old state: %s", self._id, error)
         self._raft.log.abandon_install()
         self._raft.log.sync()
-        self._refuse(receiving.leader, receiving.stream)
+        self._reject(receiving.leader, receiving.stream)
 
     def _begin_anew(self, receiving: Receiving) -> None:
         header = receiving.header
