@@ -1,4 +1,4 @@
-"""Measure ondisk beside stock PySyncObj, interleaved in rounds, in one run.
+"""Measure ondisk beside stock PySyncObj and etcd, interleaved in rounds, in one run.
 
 A machine's speed drifts, so only what ran side by side is compared: each round measures every subject under
 one load, then under the next, and the verdicts are medians of ratios within a round. Then come the
@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from benchmarks.report import LARGE, LOADS, SUBJECTS, Figures, Round, Subject
+from benchmarks import etcd, report
+from benchmarks.report import LARGE, LINEARIZABLE, LOADS, SUBJECTS, Figures, Round, Subject
 from benchmarks.worker import free_ports
 
 READY_WITHIN = 30.0  # seconds; stock tries a lost connection again after 5
@@ -87,12 +87,12 @@ class Running:
 
     def __init__(self, name: str, subject: Subject, directory: Path) -> None:
         self.name = name
-        self.linearizable = subject.kind == "ondisk"
+        self.linearizable = subject.kind in LINEARIZABLE
         members = [1, 2, 3] if subject.layout == "processes" else [None]
         order = {
             "kind": subject.kind,
             "directory": str(directory / name),
-            "ports": [] if subject.layout == "memory" else free_ports(3),
+            "ports": [] if subject.layout == "memory" else free_ports(6),
         }
         self.workers: list[Worker] = []
         for member in members:
@@ -185,6 +185,9 @@ class Benchmark:
 
     def _run_subjects(self, names: list[str], directory: Path) -> None:
         try:
+            if "etcd" in names:
+                progress("etcd: building the program that makes its load, a minute the first time")
+                etcd.build(directory)
             for name in names:
                 self._running.append(Running(name, SUBJECTS[name], directory))
             for running in self._running:
@@ -266,6 +269,11 @@ def main() -> int:
     options = parser.parse_args()
     only = options.only or choices
     names = [name for name in SUBJECTS if name in only]
+    left_out = etcd.missing() if "etcd" in names else None
+    if left_out is not None:
+        left_out = f"etcd is not measured: {left_out} (docs/benchmarks.md says what it needs)"
+        names.remove("etcd")
+        progress(left_out)
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -286,6 +294,8 @@ def main() -> int:
     verdicts = [*report.verdicts(benchmark.rounds, names), *report.large_verdicts(benchmark.large)]
     for line in (*verdicts, *(f"failed: {failure}" for failure in benchmark.failures)):
         print(line)
+    if left_out is not None:
+        print(left_out)
     if options.json is not None:
         measured = {
             "conditions": conditions,
@@ -294,6 +304,7 @@ def main() -> int:
             "large": benchmark.large,
             "verdicts": [verdict._asdict() for verdict in verdicts],
             "failures": benchmark.failures,
+            "left out": left_out,
         }
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 130 if interrupted else 1 if benchmark.failures else 0

@@ -21,7 +21,7 @@ class Subject(NamedTuple):
     """Something that is measured. ``kind`` and ``layout`` say how the workers build it."""
 
     title: str
-    kind: str  # ondisk, stock, stock-nobatch
+    kind: str  # ondisk, stock, stock-nobatch, etcd
     layout: str  # memory, tcp, processes
 
 
@@ -35,7 +35,9 @@ SUBJECTS = {
     "stock-nobatch-processes": Subject(
         "PySyncObj, no batching, three processes", "stock-nobatch", "processes"
     ),
+    "etcd": Subject("etcd, three processes", "etcd", "tcp"),
 }
+LINEARIZABLE = ("ondisk", "etcd")  # the kinds that are asked to get
 LOADS = ("put-1", "put-64", "put-256", "get-1", "get-64", "stale-1")  # what, how many at once
 LARGE = {
     "snapshots": "A state machine saves and recovers its state; beside it a copy of the same bytes",
@@ -49,6 +51,7 @@ LARGE = {
 DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority
+  etcd       on disk, fsynced, in the Raft logs of a majority
   PySyncObj  written to the journals of a majority (a mapped file), never fsynced"""
 
 
@@ -212,8 +215,53 @@ def large_verdicts(large: dict[str, Figures]) -> list[Verdict]:
     ]
 
 
+class AgainstEtcd(NamedTuple):
+    """What one figure of ours shall be, as a multiple of etcd's in the same round."""
+
+    subject: str
+    load: str
+    figure: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def verdict(self, rounds: Sequence[Round]) -> Verdict | None:
+        """``None`` if the two were not measured beside each other."""
+        found = [
+            of[self.subject][self.figure] / of["etcd"][self.figure]
+            for cells in rounds
+            if {self.subject, "etcd"} <= (of := cells.get(self.load, {})).keys()
+        ]
+        if not found:
+            return None
+        middle = statistics.median(found)
+        if self.at_most is not None:
+            bar, met = f"<= {self.at_most:g}x", middle <= self.at_most
+        else:
+            assert self.at_least is not None
+            bar, met = f">= {self.at_least:g}x", middle >= self.at_least
+        return Verdict(SUBJECTS[self.subject].title, f"{self.load}, {self.figure} {bar} etcd's", met, found)
+
+
+AGAINST_ETCD = (
+    AgainstEtcd("memory", "put-1", "p50_ms", at_most=0.7),
+    AgainstEtcd("memory", "put-64", "per_second", at_least=4),
+    AgainstEtcd("memory", "put-256", "per_second", at_least=5),
+    AgainstEtcd("memory", "get-1", "p50_ms", at_most=0.4),
+    AgainstEtcd("memory", "get-64", "per_second", at_least=4),
+    AgainstEtcd("processes", "put-1", "p50_ms", at_most=0.9),
+    AgainstEtcd("processes", "put-64", "per_second", at_least=2.5),
+    AgainstEtcd("processes", "put-256", "per_second", at_least=3),
+)
+
+
 def verdicts(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:
-    """Ours against stock in as many processes, round by round."""
+    """Ours against the others, round by round."""
+    against_etcd = [against.verdict(rounds) for against in AGAINST_ETCD]
+    return [*_against_stock(rounds, names), *(each for each in against_etcd if each is not None)]
+
+
+def _against_stock(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:
+    """Against PySyncObj in as many processes."""
     found = []
     for name in names:
         if SUBJECTS[name].kind != "ondisk":

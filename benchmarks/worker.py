@@ -26,6 +26,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.etcd import Etcd
+
 KEYS = [f"{number:016d}".encode() for number in range(1000)]
 VALUES = [os.urandom(128) for _ in KEYS]
 ANSWER_WITHIN = 10.0  # seconds; far beyond what any put takes
@@ -224,10 +226,12 @@ def gets(read: Callable[[bytes], object], threads: int, seconds: float) -> dict[
     return measured(latencies, time.perf_counter() - start)
 
 
-def answer(subject: Ondisk | Stock, do: str, at_once: int, seconds: float) -> dict[str, Any]:
+def answer(subject: Ondisk | Stock | Etcd, do: str, at_once: int, seconds: float) -> dict[str, Any]:
     """Do what one line of the input asks."""
     if do == "look":
         return subject.look()
+    if isinstance(subject, Etcd):
+        return subject.measure(do, at_once, seconds)
     if do == "fill":
         return puts(subject, at_once, lambda took, count: took >= seconds and count >= len(KEYS))
     if do == "put":
@@ -239,8 +243,14 @@ def main() -> None:
     """Build, answer until the input ends, close."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # break off, but close
     order = json.loads(sys.argv[1])
-    where = Path(order["directory"]), order["member"], order["ports"]
-    subject = Ondisk(*where) if order["kind"] == "ondisk" else Stock(*where, order["kind"] == "stock")
+    where = Path(order["directory"]), order["member"], order["ports"][:3]
+    subject: Ondisk | Stock | Etcd
+    if order["kind"] == "ondisk":
+        subject = Ondisk(*where)
+    elif order["kind"] == "etcd":
+        subject = Etcd(Path(order["directory"]), order["ports"][:3], order["ports"][3:])
+    else:
+        subject = Stock(*where, order["kind"] == "stock")
     with contextlib.closing(subject):
         for line in sys.stdin:
             try:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from benchmarks.report import BARS, LARGE, LOADS, SUBJECTS
+from benchmarks import etcd
+from benchmarks.report import AGAINST_ETCD, BARS, LARGE, LINEARIZABLE, LOADS, SUBJECTS
 
 ROOT = Path(__file__).parents[1]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The real command, as a user runs it."""
     command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 @pytest.mark.slow
@@ -32,21 +37,34 @@ def test_every_subject_is_measured_under_every_load_and_the_conditions_are_print
         output, progress = command.communicate()
     assert command.returncode == 0, output + progress
     measured = json.loads((tmp_path / "out").read_text())
+    there = [name for name in SUBJECTS if name != "etcd" or etcd.missing() is None]
     [cells] = measured["rounds"]
     for load in LOADS:
         expected = {
-            name for name in SUBJECTS if SUBJECTS[name].kind == "ondisk" or not load.startswith("get")
+            name for name in there if SUBJECTS[name].kind in LINEARIZABLE or not load.startswith("get")
         }
         assert cells[load].keys() == expected
         assert all(cell["per_second"] > 0 and cell["p50_ms"] > 0 for cell in cells[load].values())
     for what, value in measured["conditions"].items():
         assert value
         assert f"{what:18}  {value}" in output
-    assert all(subject.title in output for subject in SUBJECTS.values())
-    assert len(measured["verdicts"]) == 6
+    assert all(SUBJECTS[name].title in output for name in there)
+    assert len(measured["verdicts"]) == 6 + ("etcd" in there) * len(AGAINST_ETCD)
     assert "never fsynced" in output
     assert "round 1 of 1" in progress
     assert not list(data.iterdir())
+
+
+def test_a_contestant_that_is_not_there_is_left_out_and_the_report_says_so(tmp_path: Path) -> None:
+    """What can be measured without it is."""
+    nothing = {**os.environ, "PATH": str(tmp_path)}
+    given = ["--seconds", 0.1, "--rounds", 1, "--dir", tmp_path, "--only", "memory", "etcd"]
+    with start(*given, env=nothing) as command:
+        output, progress = command.communicate()
+    assert command.returncode == 0, output + progress
+    said = "etcd is not measured: no etcd and no go is installed"
+    assert said in output and said in progress
+    assert "Cluster in memory" in output and "etcd, three processes" not in output
 
 
 @pytest.mark.slow
