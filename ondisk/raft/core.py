@@ -239,9 +239,11 @@ class Raft(Engine):
         if not self.is_leader:
             return frozenset()
         return frozenset(
-            member
-            for member, progress in self.progress.items()
-            if progress.state is SNAPSHOT and member in self.connected
+            [
+                member
+                for member, progress in self.progress.items()
+                if progress.state is SNAPSHOT and member in self.connected
+            ]
         )
 
     def still_needs_snapshot(self, replica_id: int) -> bool:

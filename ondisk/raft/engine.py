@@ -39,8 +39,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pysyncobj.syncobj
@@ -73,15 +72,18 @@ def time_of_step() -> float:
 pysyncobj.syncobj.monotonicTime = time_of_step
 
 
-@contextmanager
-def time_stands_still(now: float) -> Iterator[None]:
+class time_stands_still:  # noqa: N801 - it is used as a function is
     """For every engine of PySyncObj that is called inside, the time is ``now`` (seconds)."""
-    before = getattr(_step, "now", None)
-    _step.now = now
-    try:
-        yield
-    finally:
-        _step.now = before
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def __enter__(self) -> None:
+        self._before = getattr(_step, "now", None)
+        _step.now = self._now
+
+    def __exit__(self, *_: object) -> None:
+        _step.now = self._before
 
 
 # Importing PySyncObj puts a function for Windows in this place, for the whole process.
@@ -109,6 +111,7 @@ class _Member(Node):
 
     __eq__ = object.__eq__
     __ne__ = object.__ne__
+    id: int = property(operator.attrgetter("_id"))  # type: ignore[assignment]  # as below: without a frame
 
     def __hash__(self) -> int:
         number: int = self._id

@@ -561,6 +561,7 @@ class Replica:
     def _present_status(self) -> ReplicaStatus:
         raft, log = self.raft, self.log
         assert log is not None
+        members = raft.members
         return ReplicaStatus(
             self.id,
             raft.role,
@@ -577,10 +578,10 @@ class Replica:
             raft.match_index,
             self._problem(),
             log.base_index + 1,
-            raft.members.voters,
-            raft.members.learners,
+            members.voters,
+            members.learners,
             self._open_streaming.progress(),
-            raft.members.group.hex(),
+            members.group.hex(),
             log.disk_id.hex(),
         )
 

@@ -100,7 +100,8 @@ class Streaming:
         if self._last_index != self._raft.log.last_index:
             self._last_index, self._written_at = self._raft.log.last_index, now
         self._idle = now > self._written_at + _IDLE_SECONDS
-        self._ending = [job for job in self._ending if not job.done]
+        if self._ending:
+            self._ending = [job for job in self._ending if not job.done]
         if self._receiving is not None:
             self._poll_receiving(self._receiving, now)
         for export in tuple(self._exporting):
@@ -121,6 +122,8 @@ class Streaming:
     def advance(self, now: float) -> None:
         """As leader: stream to those that need it, and only while they do."""
         needed = self._raft.needs_snapshot
+        if not (needed or self._sending):
+            return
         for peer in [peer for peer, sending in self._sending.items() if sending.term != self._raft.term]:
             self._end_sending(peer)
         for peer in needed - self._sending.keys():
@@ -148,6 +151,8 @@ class Streaming:
 
     def progress(self) -> tuple[StreamProgress, ...]:
         """What is under way."""
+        if not self.busy:
+            return ()
         found = [StreamProgress("to", peer, s.header.index, s.bytes) for peer, s in self._sending.items()]
         if (r := self._receiving) is not None:
             found.append(StreamProgress("from", r.leader, r.header.index, r.bytes))
