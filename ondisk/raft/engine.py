@@ -72,7 +72,7 @@ def time_of_step() -> float:
 pysyncobj.syncobj.monotonicTime = time_of_step
 
 
-class time_stands_still:  # noqa: N801 - it is used as a function is
+class time_stands_still:  # named like the function that it is used as
     """For every engine of PySyncObj that is called inside, the time is ``now`` (seconds)."""
 
     def __init__(self, now: float) -> None:
