@@ -123,25 +123,20 @@ class Stage(World):
         self._shown: dict[int, str] = {}
         self._asked: dict[str, Future[Any]] = {}  # requests that have not been answered
         self._watched: tuple[type, ...] = ()
-        self._events: list[Event] = []
+        self._sent_now: list[Event] = []  # messages sent in this step
         self._lost: set[int] = set()
         super().__init__(directory, 0, machine=PaddedKV, founded=False)
-        self.network.observe(self._on_event)
+        self._unread_events = self.network.observe()
 
     def replica_rng(self, host: Host) -> random.Random:
         return Order(host.member, sum(each.lives for each in self.hosts.values()))
 
-    def _on_event(self, event: Event) -> None:
-        if event.kind == "sent" and event.receiver in self.replicas:  # else nobody is there
-            self._events.append(event)
-        elif event.kind == "lost":
-            self._lost.add(event.number)
-
     def play(self, step: Step) -> Iterator[str]:
         """Obey the commands of one step; say what was sent, answered and changed."""
-        self._events, new = [], dict(self._asked)
+        self._sent_now, new = [], dict(self._asked)
         for command in step.commands:
             yield from self._obey(command)
+            self._take_events()
         yield from self._messages()
         for request, future in tuple(self._asked.items()):
             if future.done():
@@ -352,10 +347,19 @@ class Stage(World):
         """Show all replicas, changed or not."""
         self._shown = {}
 
+    def _take_events(self) -> None:
+        """After a command, and before the next one stops or starts anybody."""
+        while self._unread_events:
+            event = self._unread_events.popleft()
+            if event.kind == "sent" and event.receiver in self.replicas:  # else nobody is there
+                self._sent_now.append(event)
+            elif event.kind == "lost":
+                self._lost.add(event.number)
+
     def _messages(self) -> Iterator[str]:
         """What was sent, each thing once, and how often."""
         count: dict[str, int] = {}
-        for event in self._events:
+        for event in self._sent_now:
             if isinstance(event.message, self._watched) and (words := said(event.message)):
                 lost = " (lost)" if event.number in self._lost else ""
                 line = f"{event.sender} to {event.receiver}: {words}{lost}"

@@ -113,7 +113,7 @@ class Subject:
 
     def faults(self) -> None:
         network = self.cluster.network
-        network.observe(lambda event: None)()
+        network.observe()
         network.isolate(1)
         network.stall((2, 3))
         network.pause()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ondisk.errors import PortInUse
-from ondisk.net.memory import Event, MemoryNetwork
+from ondisk.net.memory import MemoryNetwork
 from ondisk.net.reach import reaches_leader
 from ondisk.raft.messages import Message, Origin, ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 
@@ -159,22 +161,29 @@ def test_paused_nothing_moves_and_each_step_delivers_the_oldest_message() -> Non
     assert numbers(two.receive()) == [4]
 
 
-def test_observers_see_each_message_sent_and_then_delivered_or_lost() -> None:
-    """With one number for all its events, until they stop observing."""
+def test_who_watches_finds_each_message_sent_and_then_delivered_or_lost() -> None:
+    """With one number for all its events, in a queue of its own that keeps all, or the newest."""
     _, network, one, _ = pair()
-    seen: list[Event] = []
-    stop = network.observe(seen.append)
     one.send(2, message(1))
-    network.cut((1, 2))
+    everything, newest = network.observe(), network.observe(3)
     one.send(2, message(2))
-    stop()
+    network.cut((1, 2))
     one.send(2, message(3))
-    assert [(event.number, event.kind) for event in seen] == [
-        (1, "sent"),
-        (1, "delivered"),
-        (2, "sent"),
-        (2, "lost"),
-    ]
+    seen = [(event.number, event.kind) for event in everything]
+    assert seen == [(2, "sent"), (2, "delivered"), (3, "sent"), (3, "lost")]
+    assert [(event.number, event.kind) for event in newest] == seen[1:]
+
+
+def test_who_drops_the_queue_watches_no_more_and_disturbs_nobody() -> None:
+    _, network, one, two = pair()
+    dropped, kept = network.observe(), network.observe()
+    one.send(2, message(1))
+    gone = weakref.ref(dropped)
+    del dropped
+    gc.collect()
+    one.send(2, message(2))
+    assert gone() is None and len(network._watched) == 1
+    assert [event.number for event in kept] == [1, 1, 2, 2] and numbers(two.receive()) == [1, 2]
 
 
 @pytest.mark.parametrize(

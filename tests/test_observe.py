@@ -183,6 +183,21 @@ def test_the_messages_of_one_put_tell_its_whole_path(cluster: Cluster) -> None:
     )
 
 
+@pytest.mark.parametrize("look", ["mark", "sample"])
+def test_what_was_sent_before_is_taken_in_by_a_mark_and_by_a_sample(cluster: Cluster, look: str) -> None:
+    """So a mark hides it, although nobody has looked for long; and with each sample its payload is gone."""
+    events = cluster.network.observe()
+    with Recorder(cluster, every=3600) as recorder:
+        cluster.put("k", "v")
+        before = events[-1].number
+        getattr(recorder, look)()
+        assert all(event.number > before for event in list(recorder._events))
+        if look == "mark":
+            cluster.put("k", "w")
+            assert all(seen.number > before for seen in recorder.messages(heartbeats=True))
+        assert recorder.messages(heartbeats=True)
+
+
 def test_the_messages_of_a_request_are_not_pushed_out_by_heartbeats(cluster: Cluster) -> None:
     """They can be looked at long after, although heartbeats never end."""
     with Recorder(cluster, messages=30) as recorder:

@@ -57,9 +57,9 @@ class World(Hosts[Replica]):
         self.latency = latency
         self.machine = machine
         self.machines: dict[int, Callable[[Path], OnDiskStateMachine]] = {}
-        self.sent: list[Event] = []
+        self._unread = self.network.observe()
+        self._sent: list[Event] = []
         self.edit: Edit | None = None  # what the network makes of a message: none, itself, others
-        self.network.observe(lambda event: self.sent.append(event) if event.kind == "sent" else None)
         for member in self.first_members:
             self.start(member)
         if founded:
@@ -129,6 +129,14 @@ class World(Hosts[Replica]):
             self.tick()
 
     # What can be seen
+
+    @property
+    def sent(self) -> list[Event]:
+        """The messages that were sent so far, in order."""
+        while self._unread:
+            if (event := self._unread.popleft()).kind == "sent":
+                self._sent.append(event)
+        return self._sent
 
     def elect(self) -> Replica:
         """Run until somebody leads who has committed an entry of its own term."""

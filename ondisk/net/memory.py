@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -31,7 +32,6 @@ class Event(NamedTuple):
     message: Message
 
 
-Observer = Callable[[Event], None]
 DeliveryPolicy = Callable[[int, int, Message], float | None]  # of a message from one replica to another
 
 
@@ -77,7 +77,7 @@ class MemoryNetwork:
         self._latency = 0.0
         self._stepping = False  # paused: messages move one at a time, when told
         self._count = 0
-        self._observers: tuple[Observer, ...] = ()
+        self._watched: tuple[weakref.ref[deque[Event]], ...] = ()  # the queues of those who watch
 
     def forget_parent(self) -> None:
         """In a child: nobody of the parent's is here, and nobody holds the lock."""
@@ -217,21 +217,15 @@ class MemoryNetwork:
             )
 
     @shielded
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call ``observer`` for every event; the returned function ends that.
+    def observe(self, newest: int | None = None) -> deque[Event]:
+        """Return a queue into which every event is put from now on; it keeps the ``newest`` so many, or all.
 
-        It runs in the thread of the replica that sends or receives, under the network's lock: it must be
-        quick, must not raise, and must not call the network.
+        Take them out at the left, in any thread. Who drops the queue stops watching.
         """
+        events: deque[Event] = deque(maxlen=newest)
         with self._lock:
-            self._observers += (observer,)
-
-        @shielded
-        def stop() -> None:
-            with self._lock:
-                self._observers = tuple(other for other in self._observers if other is not observer)
-
-        return stop
+            self._watched += (weakref.ref(events),)
+        return events
 
     # What the endpoints call
 
@@ -285,11 +279,14 @@ class MemoryNetwork:
             self._report("lost", pair, waited.number, waited.message)
 
     def _report(self, kind: str, pair: tuple[int, int], number: int, message: Message) -> Event | None:
-        if not (self._observers or self._stepping):
+        if not (self._watched or self._stepping):
             return None
         event = Event(number, self.clock(), kind, *pair, message)
-        for observer in self._observers:
-            observer(event)
+        for each in self._watched:
+            if (events := each()) is not None:
+                events.append(event)
+            else:
+                self._watched = tuple(other for other in self._watched if other is not each)
         return event
 
     def _wake(self, replica_ids: Iterable[int]) -> None:

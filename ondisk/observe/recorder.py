@@ -1,25 +1,25 @@
 """Recorder: a bounded record of views, messages and notes.
 
 Nothing here holds a replica up. A ``View`` is put together from what the replicas left behind after their
-last step, and messages are noted down by a callback that only appends to a bounded queue. Records carry no
-payload, so that they stay small whatever the commands are.
+last step, and the network puts messages into a bounded queue, which is emptied with each sample. Records
+carry no payload, so that they stay small whatever the commands are.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from dataclasses import replace
 
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError
 from ondisk.interrupts.shielded import shielded
-from ondisk.net.memory import Event
 from ondisk.observe.commits import Commits, Lag, lags_of
 from ondisk.observe.every import LooksEvery
 from ondisk.observe.messages import News, Seen, describe
 from ondisk.observe.view import Note, View, capture, changes
+
+_BETWEEN_LOOKS = 10_000  # events that are kept between two samples; a busy cluster has some hundreds
 
 
 class Recorder(LooksEvery):
@@ -50,35 +50,33 @@ class Recorder(LooksEvery):
         self._notes: deque[Note] = deque(maxlen=notes)
         self._mark = 0
         self._sampling = threading.Lock()
-        me = weakref.ref(self)  # one that an interrupt lost ends when it is collected
-
-        def on_event(event: Event) -> None:
-            if (recorder := me()) is not None:
-                recorder._on_event(event)
-
         try:
-            self._stop_observing = cluster.network.observe(on_event)
-        except ConfigurationError:
-            self._stop_observing = lambda: None
+            self._events = cluster.network.observe(_BETWEEN_LOOKS)
+        except ConfigurationError:  # TCP, which nobody can look into
+            self._events = deque()
         self._look_every(every, self.sample, "ondisk-recorder")
 
-    def _on_event(self, event: Event) -> None:
-        # In a replica's thread, under the network's lock.
-        seen = describe(event)
-        self._with_heartbeats.append(seen)
-        if self._is_news(seen):
-            self._messages.append(seen)
+    def _take_in(self) -> None:
+        """Describe what has happened to messages since the last time, and drop their payload."""
+        for _ in range(len(self._events)):
+            seen = describe(self._events.popleft())
+            self._with_heartbeats.append(seen)
+            if self._is_news(seen):
+                self._messages.append(seen)
 
     @shielded
     def close(self) -> None:
         """End the record; what was recorded stays readable. A second call does nothing."""
-        self._stop_observing()
         super().close()
+        with self._sampling:
+            self._take_in()
+            self._events = deque()  # the network finds out that nobody takes anything out of the other one
 
     @shielded
     def sample(self) -> View:
         """Look now; keep the view if something changed since the last one."""
         with self._sampling:
+            self._take_in()
             view = self._capture()
             last = self._samples[-1]
             self._commits.see(view.commit_index, view.time)
@@ -101,14 +99,20 @@ class Recorder(LooksEvery):
         with self._sampling:
             return list(self._samples)
 
+    @shielded
     def mark(self) -> None:
         """Whatever is sent from now on is what ``messages`` shows."""
-        self._mark = max((event.number for event in _copy(self._with_heartbeats)), default=self._mark)
+        with self._sampling:
+            self._take_in()
+            self._mark = max((event.number for event in self._with_heartbeats), default=self._mark)
 
+    @shielded
     def messages(self, *, heartbeats: bool = False) -> list[Seen]:
         """The events of all messages sent since ``mark``, in order; see ``without_repeats``."""
-        events = _copy(self._with_heartbeats if heartbeats else self._messages)
-        return [event for event in events if event.number > self._mark]
+        with self._sampling:
+            self._take_in()
+            events = self._with_heartbeats if heartbeats else self._messages
+            return [event for event in events if event.number > self._mark]
 
     @shielded
     def view(self) -> View:
@@ -124,11 +128,3 @@ class Recorder(LooksEvery):
         view = self.sample()
         with self._sampling:
             return lags_of(self._commits, view.statuses, view.time)
-
-
-def _copy(events: deque[Seen]) -> list[Seen]:
-    while True:  # replicas append meanwhile, and a deque refuses to be read while it changes
-        try:
-            return list(events)
-        except RuntimeError:
-            continue

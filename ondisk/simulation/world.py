@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +51,8 @@ class World:
         self.loss = 0.0  # the part of messages that is lost
         self.hosts: dict[int, Host] = {}
         self.tracing = True  # it has no influence on the run, and takes a tenth of its time
-        self.trace: list[TraceEvent] = []
+        self._trace: list[TraceEvent] = []
+        self._events: deque[Event] = deque()  # of messages, which are not in the trace yet
         self.counts: Counter[str] = Counter()  # of faults that had an effect, and of what else is rare
         self._links: dict[tuple[int, int], random.Random] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -86,7 +87,7 @@ class World:
     def showing_violations(self) -> Iterator[None]:
         """Around a run: it is recorded, shown once more if it breaks a rule, and closed."""
         if self.tracing:
-            self.network.observe(self._on_event)
+            self._events = self.network.observe()
         try:
             yield
         except Violation:
@@ -168,8 +169,14 @@ class World:
 
     # The trace
 
-    def _on_event(self, event: Event) -> None:
-        self.note(event.kind, f"{event.sender} -> {event.receiver} {self.describe(event.message)}")
+    @property
+    def trace(self) -> list[TraceEvent]:
+        """Everything that has happened so far, in order."""
+        while self._events:
+            event = self._events.popleft()
+            words = f"{event.sender} -> {event.receiver} {self.describe(event.message)}"
+            self._trace.append(TraceEvent(event.time - BEGINNING, event.kind, words))
+        return self._trace
 
     def note(self, kind: str, words: str) -> None:
         """Write a line into the trace."""

@@ -9,7 +9,7 @@ from ondisk.cluster import Cluster
 from ondisk.lab.experiments.faults import stall
 from ondisk.lab.experiments.load import Load
 from ondisk.net.memory import Event
-from ondisk.observe import Lag, LagRecorder, Seen, describe
+from ondisk.observe import Lag, LagRecorder, describe
 from ondisk.raft.messages import AppendEntries
 
 _CATCH_UP_WITHIN = 20.0  # seconds
@@ -30,6 +30,14 @@ class Absence(NamedTuple):
     seconds: float  # until it had applied everything that was committed when its links worked again
 
 
+def _brings_entries(event: Event, receiver: int) -> bool:
+    return (
+        event.receiver == receiver
+        and isinstance(event.message, AppendEntries)
+        and bool(event.message.entries)
+    )
+
+
 async def go_away(
     cluster: Cluster,
     recorder: LagRecorder,
@@ -45,14 +53,8 @@ async def go_away(
     """
     leader = cluster.wait_for_leader()
     follower = next(i for i in cluster.members if i != leader)
-    entries: list[Seen] = []  # the events of messages that bring it entries
-
-    def keep(event: Event) -> None:
-        if event.receiver == follower and isinstance(event.message, AppendEntries) and event.message.entries:
-            entries.append(describe(event))
-
     network = cluster.network
-    stop_observing = network.observe(keep)
+    observed = network.observe()
     recorder.begin()
     try:
         with Load(cluster, per_second=per_second, value_bytes=value_bytes):
@@ -76,8 +78,9 @@ async def go_away(
             syncs = cluster.status()[follower].log_syncs - syncs
             await asyncio.sleep(0.5)
     finally:
-        stop_observing()
         network.reconnect(follower)
+    events = [observed.popleft() for _ in range(len(observed))]
+    entries = [describe(event) for event in events if _brings_entries(event, follower)]
     sent = {event.number: event for event in entries if event.kind == "sent" and gone <= event.time < back}
     ends = {event.number: event.kind for event in entries if event.kind != "sent"}
     lost = [event for number, event in sent.items() if ends.get(number) == "lost"]
