@@ -7,6 +7,7 @@ Begin with ``statemachine.py`` (the contract), then ``diskkv.py`` (a state machi
 from importlib.metadata import version
 
 from ondisk import moved as _moved  # noqa: F401
+from ondisk.bulk import BulkLoad, LoadFailed
 from ondisk.client import Session
 from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
@@ -44,12 +45,14 @@ from ondisk.statemachine import (
 __version__ = version("ondisk")
 
 __all__ = [
+    "BulkLoad",
     "Cluster",
     "CommandTooLarge",
     "Corrupt",
     "DiskKV",
     "Entry",
     "InvalidCommand",
+    "LoadFailed",
     "NoLeader",
     "Node",
     "NotDone",

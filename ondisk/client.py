@@ -18,7 +18,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ondisk import diskkv, sessions
+from ondisk import bulk, diskkv, sessions
+from ondisk.bulk import BulkLoad, Pairs
 from ondisk.diskkv import Text
 from ondisk.errors import (
     CommandTooLarge,
@@ -232,6 +233,50 @@ class Client(Writes):
     ) -> Future[Result]:
         """Set a key without waiting; have as many under way as you like."""
         return self.propose_async(diskkv.put(key, value), via=via, timeout=timeout)
+
+    def put_many(
+        self,
+        pairs: Pairs,
+        *,
+        via: int | None = None,
+        timeout: float = bulk.TIMEOUT,
+        progress: Callable[[BulkLoad], object] | None = None,
+    ) -> int:
+        """Set many keys, in their order; return how many pairs there were when all of them are stored.
+
+        The same as ``bulk_load(...).run()``. Nothing joins the pairs but the order: others see a part of
+        them meanwhile.
+        """
+        return self.bulk_load(pairs, via=via, timeout=timeout, progress=progress).run()
+
+    def bulk_load(
+        self,
+        pairs: Pairs,
+        *,
+        via: int | None = None,
+        timeout: float = bulk.TIMEOUT,
+        progress: Callable[[BulkLoad], object] | None = None,
+        window_bytes: int = bulk.WINDOW_BYTES,
+        batch_bytes: int = bulk.BATCH_BYTES,
+    ) -> BulkLoad:
+        """Prepare to set many keys: ``run`` of what is returned does it, and says what was done if it fails.
+
+        ``pairs`` are ``(key, value)`` from any iterable, which is consumed as room becomes free: at most
+        ``window_bytes``, and a command of ``batch_bytes`` more, wait in memory to be stored. ``timeout`` is
+        the longest time without any progress, not that of the whole. ``progress`` is called with the load
+        after each command that is stored, by whoever runs it: ``print`` shows how far it is.
+
+        A load has a session of its own, and sends again by itself what failed: see ``bulk.py``.
+        """
+        return BulkLoad(
+            self,
+            pairs,
+            via=via,
+            timeout=checked(timeout),
+            progress=progress,
+            window_bytes=window_bytes,
+            batch_bytes=batch_bytes,
+        )
 
     def get(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,12 @@ class CompareAndSet(_Command, frozen=True, tag="cas"):
     value: bytes
 
 
+class PutMany(_Command, frozen=True, tag="put_many"):
+    """Set many keys, in one step: all of them or, if one is refused, none. Answers ``Result(None)``."""
+
+    pairs: dict[bytes, bytes]
+
+
 class Get(msgspec.Struct, frozen=True):
     """Query: the value of a key, ``None`` if it is missing (an empty value is ``b""``)."""
 
@@ -119,7 +125,7 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet)
+_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet | PutMany)
 
 
 def as_bytes(text: Text, what: str, limit: int) -> bytes:
@@ -147,6 +153,21 @@ def _value(value: Text) -> bytes:
 def put(key: Text, value: Text) -> bytes:
     """The command that sets a key."""
     return _encoder.encode(Put(_key(key), _value(value)))
+
+
+def put_many(pairs: Iterable[tuple[Text, Text]]) -> bytes:
+    """The command that sets many keys. Of a key that is there more than once the last value counts."""
+    return encode_pairs(dict(pair(key, value) for key, value in pairs))
+
+
+def pair(key: Text, value: Text) -> tuple[bytes, bytes]:
+    """A key and a value as they are stored. Raises ``InvalidCommand`` with what is wrong."""
+    return _key(key), _value(value)
+
+
+def encode_pairs(pairs: dict[bytes, bytes]) -> bytes:
+    """The command that sets these keys, of pairs that were checked already."""
+    return _encoder.encode(PutMany(pairs))
 
 
 def delete(key: Text) -> bytes:
@@ -298,9 +319,11 @@ class DiskKV(OnDiskStateMachine):
             decoded = _decoder.decode(command)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Result(error=f"malformed command: {error}")
+        if isinstance(decoded, PutMany):
+            return _set_many(decoded.pairs, changes)
         key = decoded.key
         if len(key) > MAX_KEY_BYTES:
-            return Result(error=f"the key has {len(key):,} bytes; at most {MAX_KEY_BYTES:,} are allowed")
+            return _too_long("key", key, MAX_KEY_BYTES)
         if isinstance(decoded, Put):
             return self._set(key, decoded.value, _DONE, changes)
         present = changes[key] if key in changes else self._open_store.get(key)
@@ -320,9 +343,7 @@ class DiskKV(OnDiskStateMachine):
 
     def _set(self, key: bytes, value: bytes, result: Result, changes: dict[bytes, bytes | None]) -> Result:
         if len(value) > MAX_VALUE_BYTES:
-            return Result(
-                error=f"the value has {len(value):,} bytes; at most {MAX_VALUE_BYTES:,} are allowed"
-            )
+            return _too_long("value", value, MAX_VALUE_BYTES)
         changes[key] = value
         return result
 
@@ -422,6 +443,21 @@ class DiskKV(OnDiskStateMachine):
     def _close_views(self) -> None:
         for view in tuple(self._views):
             view.close()
+
+
+def _set_many(pairs: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> Result:
+    """All or none. Thousands of pairs: so what is done for each of them is done in C."""
+    longest_key, longest_value = max(pairs, key=len, default=b""), max(pairs.values(), key=len, default=b"")
+    if len(longest_key) > MAX_KEY_BYTES:
+        return _too_long("key", longest_key, MAX_KEY_BYTES)
+    if len(longest_value) > MAX_VALUE_BYTES:
+        return _too_long("value", longest_value, MAX_VALUE_BYTES)
+    changes.update(pairs)
+    return _DONE
+
+
+def _too_long(what: str, text: bytes, limit: int) -> Result:
+    return Result(error=f"the {what} has {len(text):,} bytes; at most {limit:,} are allowed")
 
 
 def _check_format(store: Store) -> bool:

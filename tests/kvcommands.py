@@ -12,6 +12,7 @@ from ondisk.diskkv import (
     delete,
     incr,
     put,
+    put_many,
 )
 
 INT64_MAX = 2**63 - 1
@@ -35,6 +36,7 @@ anything = settings(max_examples=60, deadline=None, derandomize=True, database=N
 
 commands = st.one_of(
     st.builds(put, st.binary(max_size=2), st.binary(max_size=3)),
+    st.builds(put_many, st.lists(st.tuples(st.binary(max_size=2), st.binary(max_size=3)), max_size=4)),
     st.builds(delete, st.binary(max_size=2)),
     st.builds(incr, st.binary(max_size=1), st.integers(INT64_MIN, INT64_MAX)),
     st.builds(
@@ -48,7 +50,7 @@ commands = st.one_of(
 
 trees = st.recursive(
     st.none() | st.booleans() | st.integers(INT64_MIN, 2**64 - 1) | st.floats() | st.text()
-    | st.binary() | st.sampled_from(["put", "delete", "incr", "cas"]),
+    | st.binary() | st.sampled_from(["put", "put_many", "delete", "incr", "cas"]),
     lambda inner: st.lists(inner, max_size=5)
     | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )  # fmt: skip

@@ -22,6 +22,7 @@ from ondisk.diskkv import (
     get,
     incr,
     put,
+    put_many,
     scan,
 )
 from ondisk.errors import InvalidCommand
@@ -122,6 +123,34 @@ def test_commands_of_a_batch_see_each_other(kv: DiskKV) -> None:
     apply(kv, delete("k"))
     assert [apply(kv, command)[0] for command in commands] == together
     assert everything(kv) == kept == {b"k": b"z"}
+
+
+def test_many_are_put_in_one_step_the_last_value_of_a_key(kv: DiskKV) -> None:
+    """Later commands of the batch see them, and they replace what earlier ones have set or deleted."""
+    many = put_many([("a", "1"), ("b", b"2"), ("a", "3"), ("", "")])
+    results = apply(kv, put("a", "0"), delete("b"), many, incr("a"), put_many([]))
+    assert results == [Result(), Result(False), Result(), Result(4), Result()]
+    assert everything(kv) == {b"": b"", b"a": b"4", b"b": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({b"k" * (MAX_KEY_BYTES + 1): b"v"}, "the key has 65,537 bytes; at most 65,536 are allowed"),
+        (
+            {b"k": b"v" * (MAX_VALUE_BYTES + 1)},
+            "the value has 1,048,577 bytes; at most 1,048,576 are allowed",
+        ),
+    ],
+)
+def test_of_many_that_are_put_none_is_if_one_is_too_long(
+    kv: DiskKV, bad: dict[bytes, bytes], error: str
+) -> None:
+    """Whoever encoded them has not looked; every replica does."""
+    assert apply(kv, diskkv.encode_pairs({b"a": b"1", **bad, b"z": b"1"})) == [Result(error=error)]
+    assert everything(kv) == {}
+    with pytest.raises(InvalidCommand):
+        put_many(bad.items())
 
 
 @pytest.mark.parametrize("make", [put, compare_and_set, get, delete, incr, scan])

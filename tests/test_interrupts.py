@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ondisk import Cluster, Corrupt, OndiskError
+from ondisk import BulkLoad, Cluster, Corrupt, OndiskError
 from ondisk.client import wait_for
 from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.inspect import inspect
@@ -55,6 +55,7 @@ class Subject:
         wait_until_level(self.cluster)
         self.numbers = itertools.count()
         self.acknowledged: set[str] = set()
+        self.load: BulkLoad | None = None
 
     def put(self) -> None:
         key = f"put {next(self.numbers)}"
@@ -82,6 +83,20 @@ class Subject:
         future = self.cluster.put_async("cancelled", "x")
         if not future.cancel():
             future.result(10)
+
+    def put_many(self) -> None:
+        new = [f"put many {next(self.numbers)}" for _ in range(20)]
+        assert self.cluster.put_many(((key, "x") for key in new), timeout=10) == 20
+        self.acknowledged.update(new)
+
+    def bulk_load(self) -> None:
+        """In several commands; a load that was interrupted goes on with the next call."""
+        if self.load is None:
+            self.new = [f"load {next(self.numbers)}" for _ in range(20)]
+            self.load = self.cluster.bulk_load([(key, "x") for key in self.new], batch_bytes=50, timeout=10)
+        assert self.load.run() == 20
+        self.acknowledged.update(self.new)
+        self.load = None
 
     def asked_again(self) -> None:
         key = f"session {next(self.numbers)}"
@@ -211,6 +226,8 @@ DATA = [
     Subject.many,
     Subject.as_completed,
     Subject.cancelled,
+    Subject.put_many,
+    Subject.bulk_load,
     Subject.asked_again,
     Subject.other_writes,
     Subject.reads,
