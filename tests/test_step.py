@@ -479,3 +479,22 @@ def test_a_leader_is_answered_before_its_entries_are_applied(world: World) -> No
             both += 1
             assert done.index("answered") < done.index("applied")
     assert both
+
+
+def test_a_leader_counts_as_heard_when_its_message_was_taken_out_and_not_before(world: World) -> None:
+    """Between a look at the clock and a look at the inbox any time may pass: no processor, a collection."""
+    leader = world.elect()
+    follower = world.replicas[world.others(leader.id)[0]]
+    receive, clock = follower._endpoint.receive, world.hosts[follower.id].clock
+    taken_out: list[float] = []
+
+    def stand_still() -> Any:
+        world.now += 0.4
+        arrived = receive()
+        if any(isinstance(message, AppendEntries) for _, _, message in arrived):
+            taken_out.append(clock())
+        return arrived
+
+    follower._endpoint.receive = stand_still  # type: ignore[method-assign]
+    world.run_until(lambda: bool(taken_out))
+    assert follower.raft.elections._heard_from_leader >= taken_out[-1]

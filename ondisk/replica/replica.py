@@ -49,6 +49,7 @@ from ondisk.raft.messages import (
     Membership,
     Message,
     MoveReplica,
+    Origin,
     Outcomes,
     Propose,
     ProposeChange,
@@ -312,15 +313,17 @@ class Replica:
         if self.log is None:
             forked.check(self._process, f"replica {self.id}")
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
-        now = self._now = self._clock()
         self._proposals.blocked = False
         try:
+            # Taken out before the clock is looked at: what is in here was sent no later than ``now``.
+            arrived = self._endpoint.receive()
+            now = self._now = self._clock()
             with self.raft.at(now):
                 if self._damage is not None:
                     raise self._damage
                 if (index := self._open_streaming.poll(now)) is not None:
                     self.on_installed(index)
-                self._take_in()
+                self._take_in(arrived)
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
                     return float("inf")
@@ -359,10 +362,10 @@ class Replica:
             return 0.0
         return max(0.0, wakeup - now)
 
-    def _take_in(self) -> None:
+    def _take_in(self, arrived: Sequence[tuple[int, Origin, Message]]) -> None:
         belonging = self._belonging
         belonging.origins.forget_what_is_outdated()
-        for sender, origin, message in self._endpoint.receive():
+        for sender, origin, message in arrived:
             if belonging.hears(sender, origin, message):
                 self._receive(sender, message)
             else:

@@ -19,7 +19,7 @@ from ondisk.raft.leader import Leader
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
 from ondisk.raft.membership import Membership
-from ondisk.raft.messages import AppendEntriesAnswer, Found, Origin, RequestVote, Roster
+from ondisk.raft.messages import AppendEntriesAnswer, Found, Message, Origin, RequestVote, Roster
 from ondisk.raft.records import LogEntry
 from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
@@ -255,9 +255,9 @@ class NumbersFromOne(Replica):
 
 
 class LooksAtTimersFirst(Replica):
-    def _take_in(self) -> None:
+    def _take_in(self, arrived: Sequence[tuple[int, Origin, Message]]) -> None:
         self.raft.tick()
-        super()._take_in()
+        super()._take_in(arrived)
 
 
 class CompactsUnsynced(Compaction):
