@@ -350,7 +350,7 @@ def put_beside_streams(order: Order, subject: Ondisk, network: str) -> None:
 
 def is_fed(cluster: Cluster, member: int, index: int) -> bool:
     status = cluster.status()[member]
-    return status.applied_index >= index and status.error is None and not status.transfers
+    return status.applied_index >= index and status.error is None and not status.streams
 
 
 def two_sizes(order: Order, smaller: int) -> dict[str, Path]:

@@ -439,7 +439,7 @@ class Node(Client):
     def export_snapshot(self, path: Path | str, *, timeout: float = 3600.0) -> SnapshotFile:
         """Write the state as it is now into a file, while everything else goes on.
 
-        ``status.transfers`` tells how far it is, and an exception in this call (Ctrl-C, the timeout) ends it.
+        ``status.streams`` tells how far it is, and an exception in this call (Ctrl-C, the timeout) ends it.
         ``import_snapshot`` makes a group of the file. Raises ``StorageError``, and then there is no file.
         """
         stopped = threading.Event()

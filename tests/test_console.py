@@ -138,7 +138,7 @@ def test_status_shows_why_a_replica_failed() -> None:
 def test_status_shows_snapshots_under_way() -> None:
     """With whom, of which entry, and how far."""
     under_way = (StreamProgress("to", 3, 1000, 5_000_000), StreamProgress("export", 0, 999, 10))
-    statuses = [ReplicaStatus(1, "leader", 2, 1, transfers=under_way)]
+    statuses = [ReplicaStatus(1, "leader", 2, 1, streams=under_way)]
     answer = Console(Refusing(OndiskError()), lambda: statuses).execute("status")
     assert answer.endswith(
         "\nsnapshot of entry 1000 to replica 3: 5,000,000 bytes so far"

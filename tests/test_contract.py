@@ -69,14 +69,14 @@ def test_a_replica_whose_snapshot_does_not_arrive_rests_between_its_steps(world:
     leader.compact()
     world.run(0.1)
     replica = world.start(victim)
-    world.run_until(lambda: replica.status.transfers)
+    world.run_until(lambda: replica.status.streams)
     world.network.isolate(victim)
     waits = []
     until = world.now + 3
     while world.now < until:
         world.now += 0.01
         waits.append(replica.step())
-    assert replica.status.transfers  # it still waits for the rest
+    assert replica.status.streams  # it still waits for the rest
     assert sum(wait == 0 for wait in waits) < len(waits) / 10
 
 

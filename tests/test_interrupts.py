@@ -326,7 +326,7 @@ def test_an_interrupted_export_leaves_no_file(subject: Subject) -> None:
         path = subject.path / "interrupted"
         while not button.during(lambda: subject.cluster.export_snapshot(1, path), 0.005):
             path.unlink()
-        wait_until(lambda: not subject.cluster.status()[1].transfers)
+        wait_until(lambda: not subject.cluster.status()[1].streams)
         if path.exists():
             assert inspect(path).damage == []
             path.unlink()

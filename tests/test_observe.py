@@ -35,6 +35,7 @@ from ondisk.raft.messages import (
     AppendEntriesRejection,
     AppendEntriesResponse,
     Message,
+    NewerTerm,
     Outcome,
     Outcomes,
     Propose,
@@ -43,6 +44,7 @@ from ondisk.raft.messages import (
     ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
+    SnapshotNeeded,
 )
 from ondisk.raft.records import LogEntry
 from tests.waiting import wait_until
@@ -83,16 +85,18 @@ def view(time: float = 0.0, **applied_and_commit: Any) -> View:
         (append(17), "append_entries 17..17"),
         (append(17, 18, 19), "append_entries 17..19"),
         (append(commit=4), "heartbeat, commit 4"),
-        (AppendEntriesResponse(1, 17, 16, 0), "reply ok 17"),
-        (AppendEntriesRejection(1, 12, 16, 0), "reply no, try 12"),
+        (AppendEntriesResponse(1, 17, 16, 0), "response ok 17"),
+        (AppendEntriesRejection(1, 12, 16, 0), "rejection, try 12"),
+        (SnapshotNeeded(1, 0), "snapshot needed"),
+        (NewerTerm(4), "it is term 4"),
         (RequestVote(3, 0, 0, pre=True), "pre_vote for term 3"),
         (RequestVote(3, 0, 0, pre=False), "request_vote for term 3"),
         (RequestVoteResponse(3, pre=False), "vote yes in term 3"),
         (Propose(1, [b"a", b"b"]), "propose 2"),
         (Outcomes([Outcome(1, "applied", Result())]), "outcome: 1 of 1 done"),
-        (ReadIndexRequest(1), "ask_read_index"),
-        (ReadIndexResponse(1, 17), "read_index 17"),
-        (ReadIndexRejection(1), "read_index: not leader"),
+        (ReadIndexRequest(1), "read_index_request"),
+        (ReadIndexResponse(1, 17), "read_index_response 17"),
+        (ReadIndexRejection(1), "read_index_rejection"),
     ],
 )
 def test_a_message_is_described_without_its_payload(message: Message, label: str) -> None:
@@ -108,6 +112,14 @@ def test_repeated_heartbeats_are_left_out_and_news_is_kept() -> None:
     events = [describe(event(message, number)) for number, message in enumerate(messages)]
     events[4] = events[4]._replace(time=3.01)  # before its time: somebody wants to read
     assert [seen.number for seen in without_repeats(events)] == [1, 2, 4, 5]
+
+
+def test_an_answer_that_says_something_else_than_the_one_before_is_news() -> None:
+    """Also if it names the same index."""
+    equal, rejected = AppendEntriesResponse(1, 7, 7, 0), AppendEntriesRejection(1, 7, 9, 0)
+    messages = [equal, equal, rejected, equal, equal]
+    events = [describe(event(message, number)) for number, message in enumerate(messages)]
+    assert [seen.number for seen in without_repeats(events)] == [2, 3]
 
 
 def test_the_delivery_of_a_message_that_is_left_out_is_left_out_too() -> None:
@@ -165,7 +177,7 @@ def test_a_record_can_be_closed_twice_and_read_afterwards(cluster: Cluster) -> N
 
 
 def test_the_messages_of_one_put_tell_its_whole_path(cluster: Cluster) -> None:
-    """Entries to both followers, a reply, and the commit index, in this order; nothing before the mark."""
+    """Entries to both followers, a response, and the commit index, in this order; nothing before the mark."""
     wait_until_level(cluster)
     with Recorder(cluster) as recorder:
         cluster.put("k", "v")
@@ -178,9 +190,8 @@ def test_the_messages_of_one_put_tell_its_whole_path(cluster: Cluster) -> None:
     labels = [seen.label for seen in sent]
     entries = f"append_entries {index}..{index}"
     assert labels.count(entries) == 2
-    assert (
-        labels.index(entries) < labels.index(f"reply ok {index}") < labels.index(f"heartbeat, commit {index}")
-    )
+    response, commit = f"response ok {index}", f"heartbeat, commit {index}"
+    assert labels.index(entries) < labels.index(response) < labels.index(commit)
 
 
 @pytest.mark.parametrize("look", ["mark", "sample"])

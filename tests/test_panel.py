@@ -154,21 +154,23 @@ def test_the_table_holds_the_same_numbers() -> None:
 
 def test_the_diagram_says_what_each_message_carries_proves_and_whether_it_was_lost() -> None:
     """One row per event; a lost message is crossed out and named."""
-    reply = Seen(9, 1.3, "sent", 2, 1, "reply", "reply ok 17", last=17, success=True)
+    response = Seen(9, 1.3, "sent", 2, 1, "response", "response ok 17", last=17)
     events = [
         ENTRIES,
         ENTRIES._replace(number=8, receiver=3),
         ENTRIES._replace(number=8, receiver=3, kind="lost"),
         ENTRIES._replace(time=1.2, kind="delivered"),
-        reply,
+        response,
+        Seen(10, 1.4, "delivered", 1, 2, "read_index_response", "read_index_response 17", last=17),
     ]
     html = message_diagram(events, STATUSES)
     said = texts(svg_of(html))
     assert "append_entries 17..17" in said
     assert "append_entries 17..17 — lost" in said
-    assert "reply ok 17 — under way" in said
+    assert "response ok 17 — under way" in said
     assert "1 has entry 17 durable in its log" in said
     assert "2 has entry 17 durable in its log" in said
+    assert "2 may answer once it has applied entry 17" in said
     assert {"0 ms", "200 ms", "300 ms"} <= set(said)
     assert "l10 10m0 -10l-10 10" in html
 
@@ -382,7 +384,7 @@ def test_what_was_recorded_can_be_walked_through_back_and_forward(on_panel: OnPa
 
 
 def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPanel) -> None:
-    """Message by message; the answer comes with one of the replies."""
+    """Message by message; the answer comes with one of the responses."""
 
     async def act(panel: Panel) -> None:
         panel.pause.click()
@@ -394,7 +396,7 @@ def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPane
             panel.step.click()
             steps += panel.last_answer.endswith("delivered")
             await asyncio.sleep(0.01)
-        assert steps >= 2  # the entry to a follower, and its reply
+        assert steps >= 2  # the entry to a follower, and its response
         panel.resume.click()
         await panel.idle()
         assert not panel.cluster.network.paused

@@ -224,7 +224,7 @@ def test_an_export_to_another_file_system_works_and_one_to_a_full_one_leaves_not
     with unchanged(small_disk), pytest.raises(StorageError, match="No space left"):
         cluster.export_snapshot(1, small_disk / "backup")
     cluster.put("k", "w")
-    assert cluster.status()[1].running and cluster.status()[1].transfers == ()
+    assert cluster.status()[1].running and cluster.status()[1].streams == ()
 
 
 def test_an_export_to_a_file_system_that_is_read_only_changes_nothing(

@@ -92,7 +92,7 @@ def test_an_export_for_which_there_is_no_thread_is_refused_and_leaves_nothing(
         cluster.export_snapshot(1, tmp_path / "backup")
     assert not list((cluster.data_dir / "replica-1" / "state").glob("view-*"))
     cluster.put("k", "2")
-    assert cluster.status()[1].transfers == () and not (tmp_path / "backup").exists()
+    assert cluster.status()[1].streams == () and not (tmp_path / "backup").exists()
     threads.room = True
     cluster.export_snapshot(1, tmp_path / "backup")
 

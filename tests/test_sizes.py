@@ -175,7 +175,7 @@ STATUSES = {
         last_index=5_101,
         applied_index=5_101,
         first_index=4_001,
-        transfers=(StreamProgress("from", 1, 5_201, CHUNK_BYTES + 1),),
+        streams=(StreamProgress("from", 1, 5_201, CHUNK_BYTES + 1),),
     ),
 }
 MOMENT = Moment(1.5, STATUSES, CHUNK_BYTES + 1, Answers(574, 3, 0, 0, 0.009))

@@ -393,7 +393,7 @@ def test_the_status_says_where_everything_is(world: World) -> None:
     assert status.waiting == 3  # two proposals, one read
     assert status.match_index.keys() == set(world.others(leader.id))
     assert status.first_index == log.base_index + 1
-    assert (status.voters, status.learners, status.transfers) == ((1, 2, 3), (), ())
+    assert (status.voters, status.learners, status.streams) == ((1, 2, 3), (), ())
     assert (status.group, status.disk) == (raft.members.group.hex(), log.disk_id.hex())
     assert leader.configuration == log.configuration and leader.running
     leader.close()

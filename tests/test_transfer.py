@@ -75,12 +75,12 @@ def test_the_group_goes_on_while_a_snapshot_is_under_way(world: World) -> None:
     leader, late, _ = lagging(world)
     world.network.heal()
     until_chunk(world, 5)
-    assert late.status.transfers[0].kind == "from" and leader.status.transfers[0].kind == "to"
+    assert late.status.streams[0].kind == "from" and leader.status.streams[0].kind == "to"
     assert late.lookup(diskkv.get("old1")) is not None and late.lookup(diskkv.get("k1")) is None
     fill(world, leader, 5, key="meanwhile")
     compact(world, leader)
     assert late.raft.recovering and not late.raft.may_lead
-    assert leader.log.base_index == late.status.transfers[0].index  # what follows is still needed
+    assert leader.log.base_index == late.status.streams[0].index  # what follows is still needed
     world.run_until(caught_up(late, leader))
     assert len(world.assert_equal()) == 115
     assert len({message.stream for message in chunks(world)}) == 1

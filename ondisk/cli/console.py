@@ -158,17 +158,17 @@ class Console:
         numbers = ["id", "role", "term", "leader", "last", "durable", "commit", "applied", "synced"]
         rows = [[*numbers, "group", "disk"]]
         errors: list[str] = []
-        transfers = []
+        streams = []
         for status in self._status():
             names = [name[:_SHORT_NAME] or "-" for name in (status.group, status.disk)]
             rows.append(["-" if field is None else str(field) for field in status[: len(numbers)]] + names)
             if status.error is not None:
                 errors.append(f"replica {status.id}: {status.error}")
-            for under_way in status.transfers:
-                transfers.append(_describe(under_way))
+            for under_way in status.streams:
+                streams.append(_describe(under_way))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        lines += transfers
+        lines += streams
         return "\n".join(lines + errors)
 
     def _members(self) -> str:

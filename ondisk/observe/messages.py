@@ -21,6 +21,8 @@ from ondisk.raft.messages import (
     SnapshotNeeded,
 )
 
+_ANSWERS = ("response", "rejection", "snapshot_needed", "newer_term")  # to entries, and to heartbeats
+
 
 class Seen(NamedTuple):
     """One event of one message, without its payload.
@@ -36,18 +38,19 @@ class Seen(NamedTuple):
     receiver: int
     name: str
     label: str
-    first: int = 0  # entries first..last; in a reply, last is the index that is answered
+    first: int = 0  # entries first..last; in an answer, last is the index that it names
     last: int = 0
     commit: int = 0
     round: int = 0  # of a leader's check that it still leads
-    success: bool = False
     empty: bool = False  # a heartbeat, or the answer to one
     term: int = 0
 
     @property
-    def news(self) -> tuple[int, ...]:
+    def news(self) -> tuple[str, int, int]:
         """What it tells its receiver: two messages on one link with the same news are as good as one."""
-        return self.term, self.last if self.name == "reply" else self.commit, self.success
+        if self.name in _ANSWERS:
+            return self.name, self.term, self.last
+        return "entries", self.term, self.commit
 
 
 def describe(event: Event) -> Seen:
@@ -67,16 +70,16 @@ def describe(event: Event) -> Seen:
                 what = what._replace(first=first, last=last)
             return what._replace(term=m.term, commit=m.commit_index, round=m.round, empty=empty)
         case AppendEntriesResponse() as m:
-            what = seen("reply", f"reply ok {m.index}")
+            what = seen("response", f"response ok {m.index}")
             empty = m.index == m.prev_index
-            return what._replace(term=m.term, last=m.index, round=m.round, success=True, empty=empty)
+            return what._replace(term=m.term, last=m.index, round=m.round, empty=empty)
         case AppendEntriesRejection() as m:
-            what = seen("reply", f"reply no, try {m.hint}")
+            what = seen("rejection", f"rejection, try {m.hint}")
             return what._replace(term=m.term, last=m.hint, round=m.round)
         case SnapshotNeeded() as m:
-            return seen("reply", "reply no, snapshot needed")._replace(term=m.term, round=m.round)
+            return seen("snapshot_needed", "snapshot needed")._replace(term=m.term, round=m.round)
         case NewerTerm() as m:
-            return seen("reply", f"reply no, it is term {m.term}")._replace(term=m.term)
+            return seen("newer_term", f"it is term {m.term}")._replace(term=m.term)
         case RequestVote() as m:
             name = "pre_vote" if m.pre else "request_vote"
             return seen(name, f"{name} for term {m.term}")
@@ -88,11 +91,11 @@ def describe(event: Event) -> Seen:
             done = sum(outcome.result is not None for outcome in outcomes)
             return seen("outcomes", f"outcome: {done} of {len(outcomes)} done")
         case ReadIndexRequest():
-            return seen("ask_read_index", "ask_read_index")
+            return seen("read_index_request", "read_index_request")
         case ReadIndexRejection():
-            return seen("read_index", "read_index: not leader")
+            return seen("read_index_rejection", "read_index_rejection")
         case ReadIndexResponse(index=index):
-            return seen("read_index", f"read_index {index}")._replace(last=index)
+            return seen("read_index_response", f"read_index_response {index}")._replace(last=index)
         case other:
             name = type(other).__name__
             return seen(name, name)
@@ -107,7 +110,7 @@ class News:
     """Tells, message by message, which ones are worth keeping: see ``without_repeats``."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[int, int], tuple[int, ...]] = {}  # on each link
+        self._told: dict[tuple[int, int], tuple[str, int, int]] = {}  # on each link
         self._told_at: dict[tuple[int, int], float] = {}
         self._under_way: set[int] = set()  # kept, and not yet delivered or lost
 
@@ -116,7 +119,7 @@ class News:
             known = event.number in self._under_way
             self._under_way.discard(event.number)
             return known
-        if event.name in ("append_entries", "heartbeat", "reply"):
+        if event.name in ("append_entries", "heartbeat", *_ANSWERS):
             link = event.sender, event.receiver
             before = self._told.get(link, event.news)
             self._told[link] = event.news

@@ -28,7 +28,7 @@ class View:
     """The whole cluster at one moment, as near to one as can be had without stopping it.
 
     ``time`` is in seconds of the cluster's clock, which stands still while the network is paused;
-    ``latency`` is in seconds. ``cut`` and ``held`` are one-way links as (sender, receiver).
+    ``latency`` is in seconds. ``cut`` and ``stalled`` are one-way links as (sender, receiver).
     ``in_flight`` (the oldest first, at most ``MAX_IN_FLIGHT``), ``messages`` and ``notes`` are in order.
     """
 
@@ -41,7 +41,7 @@ class View:
     in_flight: tuple[Seen, ...] = ()
     messages: tuple[Seen, ...] = ()
     notes: tuple[Note, ...] = ()
-    held: frozenset[tuple[int, int]] = frozenset()
+    stalled: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def commit_index(self) -> int:
@@ -64,7 +64,7 @@ def capture(cluster: Cluster, describe: Callable[[Event], Seen] = describe) -> V
         network.latency,
         network.paused,
         tuple(describe(event) for event in under_way),
-        held=network.stalled_links(),
+        stalled=network.stalled_links(),
     )
 
 

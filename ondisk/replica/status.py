@@ -31,7 +31,7 @@ class ReplicaStatus(NamedTuple):
     first_index: int = 1  # the first entry that is still in the log, or would be
     voters: tuple[int, ...] = ()  # the members that count, as far as this replica knows
     learners: tuple[int, ...] = ()  # those that catch up until they can
-    transfers: tuple[StreamProgress, ...] = ()  # snapshots under way
+    streams: tuple[StreamProgress, ...] = ()  # snapshots under way
     group: str = ""  # the id of its group, in hexadecimal digits; empty while it belongs to none
     disk: str = ""  # the id of its directory
 

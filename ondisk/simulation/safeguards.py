@@ -1,7 +1,7 @@
 """What each safeguard is good for: take one away, and see what goes wrong.
 
 Each is taken away by classes (``weakened``) that stand in the place of parts of a replica: of Raft, the log,
-the transfer of snapshots. Nothing outside the simulator and its notebook uses them.
+the streaming of snapshots. Nothing outside the simulator and its notebook uses them.
 """
 
 from __future__ import annotations

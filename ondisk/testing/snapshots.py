@@ -35,7 +35,7 @@ class SnapshotTests(Samples):
         assert self.state(machine) == states[20], "saving a view changed the machine"
 
     def test_a_view_gives_the_same_bytes_each_time(self, harness: Harness) -> None:
-        """Also with updates in between: a transfer that broke off can begin again."""
+        """Also with updates in between: a stream that broke off can begin again."""
         machine = harness.filled("a", 10)
         with harness.view(machine) as view:
             first = harness.saved(machine, view)

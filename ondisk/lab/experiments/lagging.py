@@ -134,7 +134,7 @@ class Watch:
     def poll(self) -> Moment:
         """What can be seen now; it is kept in ``moments``."""
         statuses = self._cluster.status()
-        arriving = [move.bytes for move in statuses[self.replica_id].transfers if move.kind == "from"]
+        arriving = [move.bytes for move in statuses[self.replica_id].streams if move.kind == "from"]
         now = time.perf_counter() - self._began
         self.moments.append(Moment(now, statuses, arriving[0] if arriving else None, self._answers))
         return self.moments[-1]

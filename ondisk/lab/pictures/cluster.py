@@ -129,7 +129,7 @@ def _link_word(view: View, sender: int, receiver: int) -> str:
         return "down"
     if (sender, receiver) in view.cut:
         return "cut"
-    return "stalled" if (sender, receiver) in view.held else "ok"  # a cut link swallows, a stalled one keeps
+    return "stalled" if (sender, receiver) in view.stalled else "ok"  # that keeps what a cut one swallows
 
 
 def _lane(view: View, sender: int, receiver: int, x1: int, x2: int, y: int) -> str:

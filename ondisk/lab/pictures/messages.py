@@ -88,7 +88,7 @@ def _meaning(event: Seen, known: dict[int, tuple[int, int]]) -> str:
         return f"{receiver} will never see this one"
     if event.name == "append_entries" and sent:
         return f"{sender} has {_entries(event)} durable in its log"
-    if event.name == "reply" and sent and event.success:
+    if event.name == "response" and sent:
         return f"{sender} " + (
             f"still follows {receiver}" if event.empty else f"has entry {last} durable in its log"
         )
@@ -105,7 +105,7 @@ def _meaning(event: Seen, known: dict[int, tuple[int, int]]) -> str:
         return f"the command has reached replica {receiver}"
     if event.name == "outcomes" and not sent:
         return f"replica {receiver} can answer its client"
-    if event.name == "read_index" and not sent and last:
+    if event.name == "read_index_response" and not sent:
         return f"{receiver} may answer once it has applied entry {last}"
     return ""
 
