@@ -83,7 +83,7 @@ MUTANTS = (
         "replica/opening.py",
         "    if opened_index >= log.installing[0]:",
         "    if opened_index > log.installing[0] + 1000:",
-        "test_transfer.py::test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new",
+        "test_group_snapshots.py::test_a_power_cut_at_any_point_of_an_installation_leaves_the_old_or_the_new",
     ),
     # Raft
     Mutant(
@@ -170,7 +170,7 @@ MUTANTS = (
         "raft/log.py",
         "        if self.term_at(index) == term and index <= self.synced_index:",
         "        if False:",
-        "test_transfer.py::test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
+        "test_group_snapshots.py::test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
     ),
     # The state machine
     Mutant(
@@ -230,7 +230,7 @@ MUTANTS = (
         "snapshot/stream.py",
         "        if chunk.checksum != _checksum(chunk, self._before):",
         "        if False:",
-        "test_transfer_damage.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
+        "test_snapshot_damage.py::test_a_reader_reports_every_damage_whatever_the_state_machine_thinks_of_it",
     ),
     Mutant(
         "a frame is believed whoever has sealed it",

@@ -29,9 +29,9 @@ from ondisk.simulation.run import run
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
 _RAFT = "engine engine_leader progress instants legacy raft members reads"
-_STATE = "contract limits transfer compaction"
+_STATE = "contract limits group_snapshots compaction"
 _GROUP = "founding lost_disks copies evidence"
-_STREAMS = "streams transfer transfer_damage compaction"
+_STREAMS = "streams group_snapshots snapshot_damage compaction"
 # The tests for each file, those that need a few milliseconds first.
 TESTS = {
     "raft/changes.py": f"{_RAFT} {_GROUP}",

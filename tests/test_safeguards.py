@@ -14,7 +14,7 @@ from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import SAFEGUARDS
 from tests.lengths import LONG
 
-RAFT, MEMBERS, TRANSFER = "test_raft.py::", "test_members.py::", "test_transfer.py::"
+RAFT, MEMBERS, SNAPSHOTS = "test_raft.py::", "test_members.py::", "test_group_snapshots.py::"
 FOUNDING, LOST_DISKS = "test_founding.py::", "test_lost_disks.py::"
 COPIES, EVIDENCE = "test_copies.py::", "test_evidence.py::"
 
@@ -23,11 +23,11 @@ TESTS = {
     "keep-matching-entries": RAFT + "test_messages_that_repeat_known_entries_never_truncate_the_log",
     "match-before-commit": RAFT + "test_a_message_that_does_not_match_commits_nothing",
     "commit-what-is-proven": RAFT + "test_a_follower_commits_no_further_than_the_message_proved",
-    "refuse-failed-install": TRANSFER
+    "refuse-failed-install": SNAPSHOTS
     + "test_the_stream_of_a_deposed_leader_ends_and_the_receiver_keeps_its_old_state",
     "terms-in-replies": RAFT + "test_a_reply_from_another_term_counts_for_nothing",
-    "install-keeps-tail": TRANSFER + "test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
-    "restart-keeps-log": TRANSFER + "test_a_power_cut_at_any_point_of_a_compaction_loses_nothing",
+    "install-keeps-tail": SNAPSHOTS + "test_a_snapshot_replaces_no_more_of_the_log_than_it_must",
+    "restart-keeps-log": SNAPSHOTS + "test_a_power_cut_at_any_point_of_a_compaction_loses_nothing",
     "one-vote-a-voter": RAFT + "test_one_voter_cannot_elect_a_leader_by_voting_twice",
     "sync-the-log": RAFT + "test_a_vote_survives_a_power_cut_after_it_was_given",
     "remember-the-vote": RAFT + "test_a_vote_survives_a_power_cut_after_it_was_given",
@@ -43,7 +43,7 @@ TESTS = {
     "confirm-reads": MEMBERS + "test_a_learner_is_counted_neither_for_a_commit_nor_for_a_read",
     "own-term-first": MEMBERS
     + "test_a_new_leader_changes_no_members_before_it_has_committed_an_entry_of_its_own",
-    "wait-for-state": TRANSFER + "test_a_lost_state_is_reported_and_fetched_from_the_leader",
+    "wait-for-state": SNAPSHOTS + "test_a_lost_state_is_reported_and_fetched_from_the_leader",
     "sync-before-compaction": MEMBERS + "test_a_removal_survives_compaction_and_restart",
     "up-to-date-leader": RAFT + "test_acknowledged_writes_survive_a_leader_that_dies_while_it_resends",
     "commit-own-term": RAFT + "test_an_entry_of_an_earlier_term_is_not_committed_by_counting_replicas",
