@@ -159,11 +159,17 @@ class Client(Writes):
         """
 
     @abstractmethod
-    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
+    def read(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Any:
         """A linearizable read: it sees every write that was acknowledged, anywhere, before this call.
 
         Any replica can answer: it asks the leader how far it must have applied, and looks there.
         Raises ``NoLeader`` if nobody can confirm that in time.
+
+        ``lease``: the leader need not ask the others while it has a lease. That is quicker, and right only
+        as long as no clock of the group drifts more than ``Timing.clock_drift`` says: see docs/leases.md.
+        Raises ``ConfigurationError`` if that says nothing.
         """
 
     @abstractmethod
@@ -278,9 +284,11 @@ class Client(Writes):
             batch_bytes=batch_bytes,
         )
 
-    def get(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
+    def get(
+        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> bytes | None:
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""
-        value: bytes | None = self.read(diskkv.get(key), via=via, timeout=timeout)
+        value: bytes | None = self.read(diskkv.get(key), via=via, timeout=timeout, lease=lease)
         return value
 
     def stale_get(self, key: Text, *, via: int | None = None) -> bytes | None:
@@ -296,10 +304,11 @@ class Client(Writes):
         limit: int = 100,
         via: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        lease: bool = False,
     ) -> list[tuple[bytes, bytes]]:
         """Pairs in key order, from one point in time. Linearizable: see ``read``."""
         query = diskkv.scan(prefix, start, limit)
-        pairs: list[tuple[bytes, bytes]] = self.read(query, via=via, timeout=timeout)
+        pairs: list[tuple[bytes, bytes]] = self.read(query, via=via, timeout=timeout, lease=lease)
         return pairs
 
 

@@ -25,6 +25,7 @@ from ondisk.errors import (
 )
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import pause, shielded, still_wanted
+from ondisk.net.clock import since_boot
 from ondisk.net.endpoint import Network
 from ondisk.net.memory import MemoryNetwork
 from ondisk.node import Node, StateMachineFactory
@@ -102,7 +103,7 @@ class Cluster(Client):
             self.data_dir,
             self._network,
             state_machine=self._state_machine,
-            clock=self._network.clock if isinstance(self._network, MemoryNetwork) else time.monotonic,
+            clock=self._network.clock if isinstance(self._network, MemoryNetwork) else since_boot,
             disk=self._disks.get(replica_id),
             timing=self._timing,
         )
@@ -381,9 +382,13 @@ class Cluster(Client):
         """Replicate a command and wait. Asks again elsewhere while it is certain that nothing happened."""
         return self._while_not_done(via, timeout, lambda node, left: node.propose(command, timeout=left))
 
-    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
+    def read(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Any:
         """A linearizable read, through the leader unless ``via`` names a replica."""
-        return self._while_not_done(via, timeout, lambda node, left: node.read(query, timeout=left))
+        return self._while_not_done(
+            via, timeout, lambda node, left: node.read(query, timeout=left, lease=lease)
+        )
 
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What one replica's own state says: the leader's, unless ``via`` names another."""

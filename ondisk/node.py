@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -28,7 +27,7 @@ from ondisk.errors import (
 )
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import shielded, still_wanted
-from ondisk.net.clock import Clock
+from ondisk.net.clock import Clock, since_boot
 from ondisk.net.endpoint import Endpoint, Network
 from ondisk.net.reach import reaches_leader
 from ondisk.raft import Timing
@@ -124,7 +123,7 @@ class Node(Client):
         network: Network,
         *,
         state_machine: StateMachineFactory | None = None,
-        clock: Clock = time.monotonic,
+        clock: Clock = since_boot,
         disk: Disk | None = None,
         timing: Timing | None = None,
     ) -> None:
@@ -334,11 +333,13 @@ class Node(Client):
         """Replicate a command, through this replica."""
         return self._running_replica(via).propose(command, self._clock() + checked(timeout))
 
-    def read(self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Any:
+    def read(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
         try:
-            wait_for(replica.read_barrier(self._clock() + checked(timeout)), timeout)
+            wait_for(replica.read_barrier(self._clock() + checked(timeout), lease=lease), timeout)
         except Timeout:  # it was just about to be answered; a read changes nothing, so nothing is unknown
             raise NoLeader("no majority confirmed a leader before the deadline; try again") from None
         return replica.lookup(query)

@@ -261,7 +261,7 @@ def test_who_is_asked_to_take_over_stands_at_once_and_only_for_its_leader(
         engine.receive(sender, TimeoutNow(term))
         assert engine.tick() == [] and engine.raft.role == "follower"
     engine.receive(2, TimeoutNow(1))
-    assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False)) for other in (2, 3)]
+    assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False, handed_over=True)) for other in (2, 3)]
     assert engine.raft.role == "candidate" and engine.raft.leader_id is None
 
 
@@ -275,7 +275,7 @@ def test_entries_that_arrive_with_the_word_to_take_over_do_not_take_it_back(
     engine.heartbeat(2)
     engine.receive(2, TimeoutNow(1))
     engine.heartbeat(2)
-    assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False)) for other in (2, 3)]
+    assert engine.tick() == [(other, RequestVote(2, 0, 0, pre=False, handed_over=True)) for other in (2, 3)]
     engine.heartbeat(3, term=3)
     engine.receive(3, TimeoutNow(3))
     engine.heartbeat(2, term=4)

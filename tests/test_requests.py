@@ -121,7 +121,13 @@ class Told:
 class Reading(Told):
     def __init__(self) -> None:
         super().__init__()
-        self.reads = Reads(self.raft, send=self.send, answer=self.answer, first_request=FIRST)  # type: ignore[arg-type]
+        self.reads = Reads(
+            self.raft,  # type: ignore[arg-type]
+            send=self.send,
+            answer=self.answer,
+            first_request=FIRST,
+            clock=lambda: 0.0,
+        )
 
 
 class Proposing(Told):

@@ -10,6 +10,16 @@ from ondisk.interrupts.shielded import shielded
 
 Clock = Callable[[], float]
 
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
+
+
+def since_boot() -> float:
+    """Seconds since some fixed moment; those in which the machine slept, too, where the system counts them.
+
+    A leader that wakes up must know that its lease is over, and that the others have elected somebody else.
+    """
+    return time.monotonic() if _SINCE_BOOT is None else time.clock_gettime(_SINCE_BOOT)
+
 
 class PausableClock:
     """Real time that can be stopped, so that an experiment can be looked at message by message."""

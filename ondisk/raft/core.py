@@ -90,14 +90,14 @@ class Raft(Engine):
         self.follower = self.follower_type(self, self.membership, self.elections)
         self.leader = self.leader_type(self, self.membership)
         self.changes = self.changes_type(self, self.membership, self.leader)
-        self.handover = Handover(self, self.membership)
+        self.handover = Handover(self, self.membership, self.leader)
         # The state is older than the log begins (its directory was lost or rolled back): ask for a snapshot.
         self.needs_state = self._lacks_state(applied_index)
         self.recovering = False  # the state machine is busy with a snapshot: nothing is applied meanwhile
         self.start(applied_index, now)
         with self.at(now):
             self.membership.start()
-            self.elections.wait_briefly_for_leader()
+            self.elections.begin_life()
 
     def _check_quorum_seconds(self, timing: Timing) -> float:
         """How long a leader goes on that a majority does not answer (CheckQuorum)."""
@@ -278,6 +278,9 @@ class Raft(Engine):
         self.leader.begin_term_of_office()
         self.changes.begin_term_of_office()
         self.handover.give_up()
+
+    def _is_handed_over(self, term: int) -> bool:
+        return self.elections.is_handed_over(term)
 
     def committed_entries(self) -> list[LogEntry]:
         """The next entries for the state machine, one batch of them; none while it has to do with a snapshot.

@@ -1,4 +1,10 @@
-"""Elections: who leads (paper, 5.2 and 5.4.1; PreVote and CheckQuorum: thesis, 6.2, 6.4 and 9.6)."""
+"""Elections: who leads (paper, 5.2 and 5.4.1; PreVote and CheckQuorum: thesis, 6.2, 6.4 and 9.6).
+
+With leases on (``Timing.clock_drift``) a voter that answers a leader promises to help nobody else to lead for
+``election_min``: it votes for nobody, and does not stand (thesis, 6.4.1). It keeps that although the
+connection to the leader ends, and although it is started again in between; only the leader itself can release
+it, when it tells another one to stand.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,8 @@ class Elections:
 
     Invariants: a vote is given once in a term, and only to a log that ends no earlier than one's own. No term
     begins before a majority has said that it would take part. PySyncObj stands for election when it finds
-    the deadline passed, so the deadline has passed only if that is wanted.
+    the deadline passed, so the deadline has passed only if that is wanted. No vote is given, and no deadline
+    lies, before ``_bound_until``, unless the leader wants it.
     """
 
     def __init__(self, engine: Engine, membership: Membership) -> None:
@@ -21,7 +28,28 @@ class Elections:
         self._prevotes: tuple[int, set[int]] = (0, set())  # term that is asked about, who would vote
         self._votes: tuple[int, set[int]] = (0, set())  # term, who has voted for this replica
         self._heard_from_leader = float("-inf")
+        self._bound_until = float("-inf")  # so long a leader counts on this voter
         self._told_to_stand: int | None = None  # the term whose leader wants this replica to lead
+
+    def begin_life(self) -> None:
+        """The replica starts. What it had promised before it was stopped, it does not remember."""
+        log = self._engine.log
+        if self._may_have_promised():
+            self._bound_until = time_of_step() + self._engine.timing.election_min
+        elif self.promise and log.identity is not None:
+            log.identify(promises=True)  # with the next sync, before any promise leaves
+        self.wait_briefly_for_leader()
+
+    def _may_have_promised(self) -> bool:
+        """Whether leases were ever on here, as far as this disk knows."""
+        identity = self._engine.log.identity
+        return identity is not None and identity.promises
+
+    @property
+    def promise(self) -> int:
+        """For how many milliseconds an answer to the leader is a promise to help nobody else."""
+        timing = self._engine.timing
+        return int(1000 * timing.election_min) if timing.clock_drift is not None else 0
 
     # The timer
 
@@ -44,7 +72,8 @@ class Elections:
     def wait_briefly_for_leader(self) -> None:
         """No leader is known: no reason to wait as long as for one that may be slow."""
         wait = self._engine.timing.first_election
-        self._engine.election_deadline = time_of_step() + self._engine.rng.uniform(wait, 3 * wait)
+        since = max(time_of_step(), self._bound_until)
+        self._engine.election_deadline = since + self._engine.rng.uniform(wait, 3 * wait)
 
     def _wait(self) -> None:
         self._engine.election_deadline = time_of_step() + self._engine.random_election_timeout()
@@ -54,6 +83,8 @@ class Elections:
         self._engine.follow(leader, term)
         self._prevotes = (0, set())  # late answers to a PreVote must not depose it
         self._heard_from_leader = time_of_step()
+        if self.promise:
+            self._bound_until = self._heard_from_leader + self._engine.timing.election_min
         if self._told_to_stand != term:  # entries that come behind the word to stand do not take it back
             self._wait()
 
@@ -96,6 +127,10 @@ class Elections:
             engine.election_deadline = ELECT_NOW
             self._told_to_stand = message.term
 
+    def is_handed_over(self, term: int) -> bool:
+        """Whether the leader of the term before wants this replica to lead ``term``."""
+        return self._told_to_stand == term - 1
+
     # Giving
 
     def on_request_vote(self, sender: int, message: RequestVote) -> None:
@@ -104,11 +139,20 @@ class Elections:
         if message.term < engine.term:
             engine.send(sender, NewerTerm(engine.term))
         elif not message.pre:
-            engine.consider_vote(sender, message)
-        elif not self._leader_is_alive():
+            if self._is_free_to_vote(message):
+                engine.consider_vote(sender, message)
+        elif not self._leader_is_alive() and not self._is_bound():
             ends_with = (message.last_term, message.last_index)
             if ends_with >= (engine.log.last_term, engine.log.last_index):
                 engine.send(sender, RequestVoteResponse(message.term, pre=True))
+
+    def _is_free_to_vote(self, message: RequestVote) -> bool:
+        """Only the leader to which it was given takes a promise back."""
+        return message.handed_over or not self._is_bound()
+
+    def _is_bound(self) -> bool:
+        """Whether a leader counts on this voter not to help anybody else."""
+        return time_of_step() < self._bound_until
 
     def _leader_is_alive(self) -> bool:
         recently = time_of_step() < self._heard_from_leader + self._engine.timing.election_min

@@ -128,14 +128,18 @@ class _NoSockets:
 class _Wire(Transport):
     """What PySyncObj itself sends (requests for votes, and votes), as our messages."""
 
-    def __init__(self, send: Callable[[int, Message], None]) -> None:
+    def __init__(self, send: Callable[[int, Message], None], handed_over: Callable[[int], bool]) -> None:
+        """``handed_over``: whether the leader before wants this replica to lead a term."""
         super().__init__(None, None, [])
         self._send = send
+        self._handed_over = handed_over
 
     def send(self, node: Node, message: dict[str, Any]) -> bool:
         if message["type"] == "request_vote":
             last_index, last_term = message["last_log_index"], message["last_log_term"]
-            self._send(node.id, RequestVote(message["term"], last_index, last_term, pre=False))
+            term = message["term"]
+            handed_over = self._handed_over(term)
+            self._send(node.id, RequestVote(term, last_index, last_term, pre=False, handed_over=handed_over))
         elif message["type"] == "response_vote":
             self._send(node.id, RequestVoteResponse(message["term"], pre=False))
         else:
@@ -195,8 +199,8 @@ class _Column:
 class Engine(SyncObj):
     """One engine of PySyncObj: no thread, no socket, no clock. Members are numbers, as everywhere in here.
 
-    Built upon by ``core.Raft``, which says what happens in the two hooks: ``_on_elected`` and
-    ``_on_heartbeat_due``.
+    Built upon by ``core.Raft``, which says what happens in the hooks: ``_on_elected``,
+    ``_on_heartbeat_due`` and ``_is_handed_over``.
     """
 
     _state: int = _private("raftState")
@@ -262,7 +266,7 @@ class Engine(SyncObj):
                 _Member(self.id),
                 [self._node(voter) for voter in self.log.members.voters if voter != self.id],
                 conf,
-                transport=_Wire(self.send),
+                transport=_Wire(self.send, self._is_handed_over),
             )
             self._poller = _NoSockets()
             self._journal = _Journal(self.log)
@@ -367,6 +371,10 @@ class Engine(SyncObj):
         due: float = now + self.timing.heartbeat
         self._SyncObj__newAppendEntriesTime = due
         return due
+
+    def _is_handed_over(self, term: int) -> bool:
+        """Hook: whether the leader of the term before wants this replica to lead ``term``."""
+        return False
 
     def _on_elected(self) -> None:
         """Hook: this replica leads from now on, and appends its first entry next."""

@@ -36,9 +36,10 @@ class Follower:
             self._tell_deposed(sender)
             return
         self._elections.on_leader_contact(sender, message.term)
+        promise = self._elections.promise
         engine.leader_commit = message.commit_index
         if lacks_state:
-            engine.send(sender, SnapshotNeeded(engine.term, message.round))
+            engine.send(sender, SnapshotNeeded(engine.term, message.round, promise))
             return
 
         entries, prev_index = message.entries, message.prev_index
@@ -50,14 +51,19 @@ class Follower:
         elif log.term_at(prev_index) != message.prev_term:
             self._refuse_other_history(prev_index, message.prev_term)
             hint = self._conflict_hint(prev_index)
-            engine.send(sender, AppendEntriesRejection(engine.term, hint, message.prev_index, message.round))
+            engine.send(
+                sender,
+                AppendEntriesRejection(engine.term, hint, message.prev_index, message.round, promise),
+            )
             return
         last = prev_index + len(entries)
         if entries := self._cut_conflict(prev_index, entries):
             log.append(entries)
             self._membership.adopt()
         engine.commit_index = max(engine.commit_index, self._proven_commit(message.commit_index, last))
-        engine.send(sender, AppendEntriesResponse(engine.term, last, message.prev_index, message.round))
+        engine.send(
+            sender, AppendEntriesResponse(engine.term, last, message.prev_index, message.round, promise)
+        )
 
     def _tell_deposed(self, sender: int) -> None:
         """Tell a deposed leader that its term is over."""

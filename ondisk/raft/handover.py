@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ondisk.errors import ConfigurationError
 from ondisk.raft.engine import Engine, time_of_step
+from ondisk.raft.leader import Leader
 from ondisk.raft.membership import Membership
 from ondisk.raft.messages import TimeoutNow
 
@@ -12,12 +13,14 @@ class Handover:
     """Waits until the successor has the whole log, then tells it to stand for election.
 
     Invariant: while it is under way, the leader takes no requests, so the log ends somewhere. It is given up
-    after an election timeout.
+    after an election timeout. But the word to stand may still arrive, at any time in this term: so a leader
+    that has said it has no lease any more.
     """
 
-    def __init__(self, engine: Engine, membership: Membership) -> None:
+    def __init__(self, engine: Engine, membership: Membership, leader: Leader) -> None:
         self._engine = engine
         self._membership = membership
+        self._leader = leader
         self._successor: tuple[int, float] | None = None  # who shall lead, and until when that is tried
         self._ask_again_at = 0.0
 
@@ -51,4 +54,5 @@ class Handover:
             self._successor = None
         elif engine.progress[successor].match == engine.log.last_index and now >= self._ask_again_at:
             self._ask_again_at = now + engine.timing.heartbeat
+            self._leader.end_lease()
             engine.send(successor, TimeoutNow(engine.term))

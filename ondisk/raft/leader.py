@@ -28,7 +28,7 @@ class Leader:
     Invariants: nothing is committed by counting but what is of its own term, and held durably by a majority
     of the voters, itself among them, each with the disk that the members name. A read is answered after a
     majority has confirmed, by answers to what was sent later than it was asked, that this replica still
-    leads.
+    leads; or, if the caller wants that, while a majority keeps a promise to help nobody else (a lease).
     """
 
     rounds_type: type[Rounds] = Rounds
@@ -40,6 +40,7 @@ class Leader:
         self.rounds = self.rounds_type(engine.check_quorum_seconds)
         self.must_send = False
         self.next_send = 0.0  # when followers must hear of something, in the clock's seconds
+        self._lease_ended = False  # for the rest of this term of office
         self._next_probe = 0.0
 
     def begin_term_of_office(self) -> None:
@@ -49,6 +50,7 @@ class Leader:
         for member in self._membership.others | self._membership.learners:
             progress[member] = Progress(next_index, now)
         self.rounds.forget_times()
+        self._lease_ended = False
 
     def append(self, commands: list[bytes]) -> int:
         """Put entries into the log; return the index of the first one."""
@@ -157,6 +159,8 @@ class Leader:
             return None
         progress.last_response = max(progress.last_response, self.rounds.sent_at(message.round))
         progress.acked_round = max(progress.acked_round, self._round_of(message))
+        promised_until = self.rounds.sent_at(message.round) + self._counted_on(message.promise / 1000)
+        progress.promised_until = max(progress.promised_until, promised_until)
         return progress
 
     def _of_this_term(self, message: AppendEntriesAnswer) -> bool:
@@ -241,6 +245,33 @@ class Leader:
         progress = self._engine.progress
         answering = sum(progress[voter].last_response > since for voter in self._membership.others)
         return answering + 1 >= self._membership.majority
+
+    def has_lease(self, now: float) -> bool:
+        """Whether no other replica can lead ``now``, by this replica's clock (thesis, 6.4.1).
+
+        ``now`` must have been looked at after whoever reads had asked: a step may take longer than a lease.
+        """
+        if not self._engine.is_leader or not self._membership.is_voter or self._lease_ended:
+            return False
+        progress, counted = self._engine.progress, self._membership.counted
+        ends = [
+            progress[voter].promised_until if voter in counted else float("-inf")
+            for voter in self._membership.others
+        ]
+        ends = sorted([float("inf"), *ends])  # a leader votes for nobody else while it is one
+        return now < ends[(len(ends) - 1) // 2]
+
+    def _counted_on(self, promised: float) -> float:
+        """How long, by this clock, a voter certainly keeps a promise of so many seconds of its own clock.
+
+        A clock whose drift has no stated bound is not trusted at all.
+        """
+        drift = self._engine.timing.clock_drift
+        return promised / (1 + drift) if drift is not None else float("-inf")
+
+    def end_lease(self) -> None:
+        """Another replica is told to stand at once: from now on in this term, there is no lease."""
+        self._lease_ended = True
 
     def committed_in_current_term(self) -> bool:
         """Whether an entry of its own term has committed, and with it all before (thesis, 6.4)."""

@@ -76,6 +76,9 @@ def largest_messages(timing: Timing) -> dict[str, int]:
 def check_timing(timing: Timing) -> None:
     """Raise ``ConfigurationError``, which names the fields, for what no group could work with."""
     for field, value in timing._asdict().items():
+        if field == "clock_drift":
+            _check_drift(value)
+            continue
         kinds = int if field.endswith("_bytes") else (int, float)
         right = isinstance(value, kinds) and not isinstance(value, bool)
         if not right or not math.isfinite(value) or value <= 0:
@@ -103,6 +106,15 @@ def check_timing(timing: Timing) -> None:
             f"timing: with window_bytes {timing.window_bytes:,} and batch_bytes {timing.batch_bytes:,} there "
             f"could be {unsent:,} bytes under way to one follower, and a connection holds "
             f"{MAX_UNSENT_BYTES:,}"
+        )
+
+
+def _check_drift(drift: object) -> None:
+    right = isinstance(drift, int | float) and not isinstance(drift, bool) and 0 < drift <= 1
+    if drift is not None and not right:
+        raise ConfigurationError(
+            f"timing: clock_drift is a part of a second, above 0 and at most 1, by which one clock may count "
+            f"more than another in each second (None: no leases), not {drift!r:.60}"
         )
 
 

@@ -74,12 +74,15 @@ class RequestVote(_Message, frozen=True, tag="request_vote"):
 
     With ``pre`` it only asks "would you?" and changes nothing (PreVote, Raft thesis 9.6): a replica that
     was cut off for a while then cannot depose a leader that the others still hear.
+
+    ``handed_over``: the leader of the term before has told me to stand, so a promise to it binds nobody.
     """
 
     term: Natural
     last_index: Natural
     last_term: Natural
     pre: bool
+    handed_over: bool = False
 
 
 class RequestVoteResponse(_Message, frozen=True, tag="request_vote_response"):
@@ -110,12 +113,16 @@ class AppendEntries(_Message, frozen=True, tag="append_entries"):
 
 
 class AppendEntriesResponse(_Message, frozen=True, tag="append_entries_response"):
-    """My log equals the leader's up to ``index``, durably. The rest repeats what it answers."""
+    """My log equals the leader's up to ``index``, durably. The next two repeat what it answers.
+
+    ``promise``: for so many milliseconds since I heard the leader I help nobody else to lead.
+    """
 
     term: Natural
     index: Natural
     prev_index: Natural
     round: Natural
+    promise: Natural = 0
 
 
 class AppendEntriesRejection(_Message, frozen=True, tag="append_entries_rejection"):
@@ -125,6 +132,7 @@ class AppendEntriesRejection(_Message, frozen=True, tag="append_entries_rejectio
     hint: Natural
     prev_index: Natural
     round: Natural
+    promise: Natural = 0
 
 
 class SnapshotNeeded(_Message, frozen=True, tag="snapshot_needed"):
@@ -132,6 +140,7 @@ class SnapshotNeeded(_Message, frozen=True, tag="snapshot_needed"):
 
     term: Natural
     round: Natural
+    promise: Natural = 0
 
 
 class Propose(_Message, frozen=True, tag="propose"):
@@ -160,13 +169,17 @@ class Outcomes(_Message, frozen=True, tag="outcomes"):
 
 
 class ReadIndexRequest(_Message, frozen=True, tag="read_index_request"):
-    """Which index must I have applied before a read that starts now is linearizable?"""
+    """Which index must I have applied before a read that starts now is linearizable?
+
+    ``lease``: whoever reads would take the leader's word for it, if that has a lease.
+    """
 
     request: Natural
+    lease: bool = False
 
 
 class ReadIndexResponse(_Message, frozen=True, tag="read_index_response"):
-    """A read that was asked for is linearizable once ``index`` is applied: a majority has confirmed it."""
+    """A read that was asked for is linearizable once ``index`` is applied: by a round, or a lease."""
 
     request: Natural
     index: Natural

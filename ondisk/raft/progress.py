@@ -43,6 +43,7 @@ class Progress:
         "match",
         "next",
         "probe_sent",
+        "promised_until",
         "state",
     )
 
@@ -55,6 +56,7 @@ class Progress:
         self.in_flight = 0  # bytes sent beyond ``match``
         self.acked_round = 0
         self.last_response = last_response
+        self.promised_until = float("-inf")  # as far as clocks can be trusted, it helps nobody else to lead
         self.lag_at_last_check = 0  # in entries
 
     def is_ready(self, window_bytes: int) -> bool:

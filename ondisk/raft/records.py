@@ -45,6 +45,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     nonces: tuple[Natural, ...] = ()  # of this life and of some before, the newest first
     existing: DiskId = b""  # the directory was erased on purpose: it found no group, but joins this one
     refused: str = ""  # why the others will never hear this disk again
+    promises: bool = False  # it may have promised a leader to help nobody else (``raft/elections.py``)
 
 
 class Base(msgspec.Struct, frozen=True, array_like=True):

@@ -10,6 +10,9 @@ class Timing(NamedTuple):
 
     A follower waits between ``election_min`` and ``election_max`` for its leader. The shorter one must
     exceed a heartbeat plus the longest stall of a disk (700 ms are not rare on shared machines).
+
+    ``clock_drift`` is a bound that you state, and with it leases are on (docs/leases.md): while one clock of
+    the group counts a second, another one counts ``1 + clock_drift`` at most, stops and sleep included.
     """
 
     heartbeat: float = 0.1
@@ -19,3 +22,4 @@ class Timing(NamedTuple):
     commit_notice: float = 0.005  # followers learn of a commit from the next entries, or after this long
     batch_bytes: int = 1 << 20
     window_bytes: int = 8 << 20
+    clock_drift: float | None = None  # no bound, no leases

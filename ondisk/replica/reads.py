@@ -1,8 +1,11 @@
-"""Linearizable reads without the log: ReadIndex (Raft thesis, section 6.4).
+"""Linearizable reads without the log: ReadIndex, and reads by a lease (Raft thesis, sections 6.4 and 6.4.1).
 
 A leader notes its commit index, confirms with one round of messages that it still leads, and whoever asked
 waits until that index is applied. Many reads share one round. Any other replica asks the leader for the
 index, and looks at its own state.
+
+Whoever asks for it by name spares the round while the leader has a lease: no message on the leader, and one
+question with one answer elsewhere. Without a lease there is a round all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import NamedTuple
 
 from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.interrupts.futures import Future
+from ondisk.net.clock import Clock
 from ondisk.raft import Raft
 from ondisk.raft.messages import ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 from ondisk.replica.requests import Answer, Remote, Send, answer_due, begin, drain, refuse
@@ -21,14 +25,16 @@ from ondisk.replica.requests import Answer, Remote, Send, answer_due, begin, dra
 class _Read(NamedTuple):
     deadline: float
     reply: Future[None] | Remote
+    lease: bool  # whether the leader's lease is good enough for it
 
 
 class Reads:
     """Those of this replica's callers, and of the replicas that take it for the leader."""
 
-    def __init__(self, raft: Raft, *, send: Send, answer: Answer, first_request: int) -> None:
+    def __init__(self, raft: Raft, *, send: Send, answer: Answer, first_request: int, clock: Clock) -> None:
         """``first_request`` numbers what the leader is asked, and differs from that of an earlier life."""
         self._raft = raft
+        self._clock = clock
         self._send = send
         self._tell = answer
         self._next_request = first_request
@@ -44,10 +50,10 @@ class Reads:
         """How many have not been answered yet; those that share a round count as one."""
         return len(self._waiting) + len(self._confirming) + len(self._asked) + len(self._catching_up)
 
-    def ask(self, deadline: float) -> Future[None]:
+    def ask(self, deadline: float, *, lease: bool = False) -> Future[None]:
         """A caller wants to read, from any thread."""
         future: Future[None] = Future()
-        self._waiting.append(_Read(deadline, future))
+        self._waiting.append(_Read(deadline, future, lease))
         return future
 
     def receive(
@@ -55,7 +61,7 @@ class Reads:
     ) -> None:
         """Another replica asks, or answers."""
         if isinstance(message, ReadIndexRequest):
-            self._waiting.append(_Read(float("inf"), Remote(sender, message.request)))
+            self._waiting.append(_Read(float("inf"), Remote(sender, message.request), message.lease))
         elif message.request in self._asked:
             # Who asked this one had waited for the earlier ones, too: it is an answer to all of them.
             answered = [request for request in self._asked if request <= message.request]
@@ -68,19 +74,20 @@ class Reads:
                 self._ask_again_at = now + self._raft.timing.heartbeat
 
     def take(self, now: float) -> None:
-        """Begin a round for those that wait, or ask the leader."""
+        """Answer those that wait by the lease, begin a round for them, or ask the leader."""
         leader = self._raft.leader_id
         if self._asked and now >= self._answer_due and leader is not None:
             newest = max(self._asked)
             # It, or its answer, may have been lost.
-            self._send(self._asked[newest][0], ReadIndexRequest(newest))
+            self._send(self._asked[newest][0], ReadIndexRequest(newest, self._a_lease_will_do()))
             self._answer_due = answer_due(now, self._raft.timing)
         if not self._waiting or leader is None or now < self._ask_again_at:
             return
         if self._raft.is_leader:
             if self._raft.leader.committed_in_current_term():
-                batch = drain(self._waiting)
-                self._confirming.append((self._raft.leader.start_round(), self._raft.commit_index, batch))
+                batch = self._answer_by_lease(drain(self._waiting))
+                if batch:
+                    self._confirming.append((self._raft.leader.start_round(), self._raft.commit_index, batch))
             return
         batch = []
         for read in drain(self._waiting):
@@ -90,9 +97,32 @@ class Reads:
                 batch.append(read)
         if batch:
             self._asked[self._next_request] = leader, batch
-            self._send(leader, ReadIndexRequest(self._next_request))
+            self._send(leader, ReadIndexRequest(self._next_request, self._a_lease_will_do()))
             self._next_request += 1
             self._answer_due = answer_due(now, self._raft.timing)
+
+    def _a_lease_will_do(self) -> bool:
+        """For all that wait for the leader's word: the answer to the newest question is for all of them."""
+        return all(read.lease for _, batch in self._asked.values() for read in batch)
+
+    def _answer_by_lease(self, batch: list[_Read]) -> list[_Read]:
+        """Answer those for whom the lease is good enough, if there is one; return the others.
+
+        The clock is looked at now, after all of them have asked: since the step began much may have happened.
+        """
+        by_lease = [read for read in batch if read.lease]
+        if not by_lease or not self._raft.leader.has_lease(self._clock()):
+            return batch
+        self._tell_index(self._raft.commit_index, by_lease)
+        return [read for read in batch if not read.lease]
+
+    def _tell_index(self, index: int, batch: list[_Read]) -> None:
+        """These may read what is applied when this index is."""
+        for read in batch:
+            if isinstance(read.reply, Remote):
+                self._send(read.reply.replica_id, ReadIndexResponse(read.reply.request, index))
+            else:
+                self._catching_up.append((index, read))
 
     def serve(self) -> None:
         """Answer those whose round is confirmed, and whose index is applied."""
@@ -105,11 +135,7 @@ class Reads:
                 confirmed = self._raft.leader.confirmed_round()
                 while self._confirming and self._confirming[0][0] <= confirmed:
                     _, index, batch = self._confirming.popleft()
-                    for read in batch:
-                        if isinstance(read.reply, Remote):
-                            self._send(read.reply.replica_id, ReadIndexResponse(read.reply.request, index))
-                        else:
-                            self._catching_up.append((index, read))
+                    self._tell_index(index, batch)
         if self._catching_up:
             applied = self._raft.applied_index
             waiting = []

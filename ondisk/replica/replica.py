@@ -189,7 +189,9 @@ class Replica:
         self._proposals = Proposals(
             replica_id, self.raft, send=self._send, answer=self._answer, first_request=first_request
         )
-        self._reads = Reads(self.raft, send=self._send, answer=self._answer, first_request=first_request)
+        self._reads = Reads(
+            self.raft, send=self._send, answer=self._answer, first_request=first_request, clock=clock
+        )
         self._compaction = self.compaction_type(
             self.raft,
             machine,
@@ -263,9 +265,18 @@ class Replica:
     def _ask(self, command: bytes | Change, deadline: float) -> Future[Result]:
         return self._handed_over(self._proposals.ask(command, deadline))
 
-    def read_barrier(self, deadline: float) -> Future[None]:
-        """A future that ends when a ``lookup`` here would see every write acknowledged before this call."""
-        return self._handed_over(self._reads.ask(deadline))
+    def read_barrier(self, deadline: float, *, lease: bool = False) -> Future[None]:
+        """A future that ends when a ``lookup`` here would see every write acknowledged before this call.
+
+        ``lease``: the leader's lease is good enough for that. Raises ``ConfigurationError`` if no bound on
+        the clocks is stated here.
+        """
+        if lease and self.raft.timing.clock_drift is None:
+            raise ConfigurationError(
+                "a read by lease needs a bound on the drift of the clocks: state it for all replicas, "
+                "Timing(clock_drift=...)"
+            )
+        return self._handed_over(self._reads.ask(deadline, lease=lease))
 
     def compact(self) -> Future[int]:
         """Drop the log up to what the state holds durably; the future ends with the index of its base."""
