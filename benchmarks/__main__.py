@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import etcd, report
-from benchmarks.report import LARGE, LINEARIZABLE, LOADS, SUBJECTS, Figures, Round, Subject
+from benchmarks.report import LARGE, LOADS, SUBJECTS, Figures, Round, Subject, is_asked
 from benchmarks.worker import free_ports
 
 READY_WITHIN = 30.0  # seconds; stock tries a lost connection again after 5
@@ -87,7 +87,7 @@ class Running:
 
     def __init__(self, name: str, subject: Subject, directory: Path) -> None:
         self.name = name
-        self.linearizable = subject.kind in LINEARIZABLE
+        self.kind = subject.kind
         members = [1, 2, 3] if subject.layout == "processes" else [None]
         order = {
             "kind": subject.kind,
@@ -226,7 +226,7 @@ class Benchmark:
         for load in LOADS:
             do, at_once = load.split("-")
             for running in self._running:
-                if do == "get" and not running.linearizable:
+                if not is_asked(running.kind, load):
                     continue
                 time.sleep(min(SETTLE, self._seconds))
                 try:

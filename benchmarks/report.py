@@ -21,7 +21,7 @@ class Subject(NamedTuple):
     """Something that is measured. ``kind`` and ``layout`` say how the workers build it."""
 
     title: str
-    kind: str  # ondisk, stock, stock-nobatch, etcd
+    kind: str  # ondisk, one-thread, stock, stock-nobatch, etcd
     layout: str  # memory, tcp, processes
 
 
@@ -29,6 +29,7 @@ SUBJECTS = {
     "memory": Subject("Cluster in memory", "ondisk", "memory"),
     "tcp": Subject("Cluster on TCP", "ondisk", "tcp"),
     "processes": Subject("Node, three processes", "ondisk", "processes"),
+    "one-thread": Subject("One thread, nothing else", "one-thread", "memory"),
     "stock": Subject("PySyncObj", "stock", "tcp"),
     "stock-nobatch": Subject("PySyncObj, no batching", "stock-nobatch", "tcp"),
     "stock-processes": Subject("PySyncObj, three processes", "stock", "processes"),
@@ -37,8 +38,20 @@ SUBJECTS = {
     ),
     "etcd": Subject("etcd, three processes", "etcd", "tcp"),
 }
+LOADS = ("put-1", "put-64", "put-256", "bulk-1", "get-1", "get-64", "stale-1")  # what, how many at once
 LINEARIZABLE = ("ondisk", "etcd")  # the kinds that are asked to get
-LOADS = ("put-1", "put-64", "put-256", "get-1", "get-64", "stale-1")  # what, how many at once
+
+
+def is_asked(kind: str, load: str) -> bool:
+    """Whether a load is for a kind of subject."""
+    do = load.partition("-")[0]
+    if kind == "one-thread":
+        return do == "bulk"
+    if do == "bulk":
+        return kind == "ondisk"
+    return do != "get" or kind in LINEARIZABLE
+
+
 LARGE = {
     "snapshots": "A state machine saves and recovers its state; beside it a copy of the same bytes",
     "streams": "A cluster with 64 puts in flight, while a replica exports its state or is fed with another's",
@@ -52,7 +65,8 @@ DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority
   etcd       on disk, fsynced, in the Raft logs of a majority
-  PySyncObj  written to the journals of a majority (a mapped file), never fsynced"""
+  PySyncObj  written to the journals of a majority (a mapped file), never fsynced
+The one thread writes what a bulk load writes: to three logs with fsync and to three states, in turn."""
 
 
 def file_system(path: Path) -> str:
@@ -151,6 +165,7 @@ def tables(rounds: Sequence[Round], names: Sequence[str], seconds: float) -> str
         ("1: p99 ms", "put-1", "p99_ms"),
         ("64 in flight: per s", "put-64", "per_second"),
         ("256 in flight: per s", "put-256", "per_second"),
+        ("bulk load: per s", "bulk-1", "per_second"),
     ]
     gets = [
         ("linearizable: p50 ms", "get-1", "p50_ms"),
@@ -215,21 +230,24 @@ def large_verdicts(large: dict[str, Figures]) -> list[Verdict]:
     ]
 
 
-class AgainstEtcd(NamedTuple):
-    """What one figure of ours shall be, as a multiple of etcd's in the same round."""
+class Against(NamedTuple):
+    """What one figure of ours shall be, as a multiple of another one's in the same round."""
 
     subject: str
     load: str
     figure: str
     at_most: float | None = None
     at_least: float | None = None
+    other: str = "etcd"
+    other_load: str | None = None  # if it is not the same
 
     def verdict(self, rounds: Sequence[Round]) -> Verdict | None:
         """``None`` if the two were not measured beside each other."""
+        other_load = self.other_load or self.load
         found = [
-            of[self.subject][self.figure] / of["etcd"][self.figure]
+            cells[self.load][self.subject][self.figure] / cells[other_load][self.other][self.figure]
             for cells in rounds
-            if {self.subject, "etcd"} <= (of := cells.get(self.load, {})).keys()
+            if self.subject in cells.get(self.load, {}) and self.other in cells.get(other_load, {})
         ]
         if not found:
             return None
@@ -239,25 +257,28 @@ class AgainstEtcd(NamedTuple):
         else:
             assert self.at_least is not None
             bar, met = f">= {self.at_least:g}x", middle >= self.at_least
-        return Verdict(SUBJECTS[self.subject].title, f"{self.load}, {self.figure} {bar} etcd's", met, found)
+        than = self.other if other_load == self.load else f"{self.other}'s {other_load}"
+        return Verdict(SUBJECTS[self.subject].title, f"{self.load}, {self.figure} {bar} {than}", met, found)
 
 
-AGAINST_ETCD = (
-    AgainstEtcd("memory", "put-1", "p50_ms", at_most=0.7),
-    AgainstEtcd("memory", "put-64", "per_second", at_least=4),
-    AgainstEtcd("memory", "put-256", "per_second", at_least=5),
-    AgainstEtcd("memory", "get-1", "p50_ms", at_most=0.4),
-    AgainstEtcd("memory", "get-64", "per_second", at_least=4),
-    AgainstEtcd("processes", "put-1", "p50_ms", at_most=0.9),
-    AgainstEtcd("processes", "put-64", "per_second", at_least=2.5),
-    AgainstEtcd("processes", "put-256", "per_second", at_least=3),
+AGAINST = (
+    Against("memory", "put-1", "p50_ms", at_most=0.7),
+    Against("memory", "put-64", "per_second", at_least=4),
+    Against("memory", "put-256", "per_second", at_least=5),
+    Against("memory", "get-1", "p50_ms", at_most=0.4),
+    Against("memory", "get-64", "per_second", at_least=4),
+    Against("processes", "put-1", "p50_ms", at_most=0.9),
+    Against("processes", "put-64", "per_second", at_least=2.5),
+    Against("processes", "put-256", "per_second", at_least=3),
+    Against("memory", "bulk-1", "per_second", at_least=8, other_load="put-256"),
+    Against("memory", "bulk-1", "per_second", at_least=0.7, other="one-thread"),
 )
 
 
 def verdicts(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:
     """Ours against the others, round by round."""
-    against_etcd = [against.verdict(rounds) for against in AGAINST_ETCD]
-    return [*_against_stock(rounds, names), *(each for each in against_etcd if each is not None)]
+    against = [each.verdict(rounds) for each in AGAINST]
+    return [*_against_stock(rounds, names), *(each for each in against if each is not None)]
 
 
 def _against_stock(rounds: Sequence[Round], names: Sequence[str]) -> list[Verdict]:

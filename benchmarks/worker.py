@@ -69,6 +69,68 @@ class Ondisk:
 
         self._client.put_async(key, value, timeout=ANSWER_WITHIN).add_done_callback(on_done)
 
+    def bulk(self, pairs: Iterator[tuple[bytes, bytes]]) -> int:
+        """Load all pairs; return how many."""
+        return self._client.put_many(pairs)
+
+
+class OneThread:
+    """What no group can do without: each command of a bulk load to three logs, and its pairs to three states.
+
+    In turn, in the thread that has the pairs: no messages, no other threads, and only the disk is waited for.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from ondisk.storage.store import Store
+
+        self._logs = [Store(directory / f"log-{number}") for number in (1, 2, 3)]
+        self._states = [Store(directory / f"state-{number}") for number in (1, 2, 3)]
+        self._index = 0
+
+    def look(self) -> dict[str, bool]:
+        """There is nothing to wait for."""
+        return {"ready": True, "leads": True}
+
+    def bulk(self, pairs: Iterator[tuple[bytes, bytes]]) -> int:
+        """Write all pairs; return how many."""
+        from ondisk.bulk import BATCH_BYTES
+        from ondisk.diskkv import encode_pairs
+
+        count = 0
+        while True:
+            part, size = {}, 0
+            for key, value in pairs:
+                part[key] = value
+                size += len(key) + len(value)
+                if size >= BATCH_BYTES:
+                    break
+            if not part:
+                break
+            self._write(encode_pairs(part), part)
+            count += len(part)
+        for state in self._states:
+            state.sync()
+        return count
+
+    def _write(self, command: bytes, part: dict[bytes, bytes]) -> None:
+        self._index += 1
+        index = self._index.to_bytes(8, "big")
+        for log in self._logs:
+            batch = log.batch()
+            batch.put(index, command)
+            log.write(batch)
+            log.sync()
+        for state in self._states:
+            batch = state.batch()
+            for key, value in part.items():
+                batch.put(key, value)
+            state.put_meta(batch, b"applied_index", index)
+            state.write(batch)
+
+    def close(self) -> None:
+        for store in (*self._logs, *self._states):
+            store.close()
+
 
 class Stock:
     """PySyncObj as it comes, with a journal: all three replicas, or one of three processes.
@@ -226,12 +288,30 @@ def gets(read: Callable[[bytes], object], threads: int, seconds: float) -> dict[
     return measured(latencies, time.perf_counter() - start)
 
 
-def answer(subject: Ondisk | Stock | Etcd, do: str, at_once: int, seconds: float) -> dict[str, Any]:
+def bulk_load(subject: Ondisk | OneThread, seconds: float) -> dict[str, float]:
+    """Load pairs for so many seconds, each key once and in scattered order, until all are stored."""
+    start = time.perf_counter()
+
+    def pairs() -> Iterator[tuple[bytes, bytes]]:
+        for number, value in enumerate(itertools.cycle(VALUES)):
+            if time.perf_counter() - start >= seconds:
+                return
+            yield b"%016d" % (number * 982_451_653 % 10**12), value
+
+    count = subject.bulk(pairs())
+    return {"per_second": count / (time.perf_counter() - start)}
+
+
+def answer(
+    subject: Ondisk | OneThread | Stock | Etcd, do: str, at_once: int, seconds: float
+) -> dict[str, Any]:
     """Do what one line of the input asks."""
     if do == "look":
         return subject.look()
     if isinstance(subject, Etcd):
         return subject.measure(do, at_once, seconds)
+    if isinstance(subject, OneThread) or do == "bulk":
+        return bulk_load(subject, seconds)  # type: ignore[arg-type]
     if do == "fill":
         return puts(subject, at_once, lambda took, count: took >= seconds and count >= len(KEYS))
     if do == "put":
@@ -244,9 +324,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # break off, but close
     order = json.loads(sys.argv[1])
     where = Path(order["directory"]), order["member"], order["ports"][:3]
-    subject: Ondisk | Stock | Etcd
+    subject: Ondisk | OneThread | Stock | Etcd
     if order["kind"] == "ondisk":
         subject = Ondisk(*where)
+    elif order["kind"] == "one-thread":
+        subject = OneThread(where[0])
     elif order["kind"] == "etcd":
         subject = Etcd(Path(order["directory"]), order["ports"][:3], order["ports"][3:])
     else:

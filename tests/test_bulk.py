@@ -25,6 +25,7 @@ from ondisk.statemachine import Entry
 from tests.interrupts import bytecodes, interrupt_at
 from tests.lengths import short_and_long
 from tests.stores import FullDisk
+from tests.waiting import wait_until
 
 Pair = tuple[bytes, bytes]
 SMALL = {"batch_bytes": 60, "window_bytes": 200}  # three pairs in a command, some four commands
@@ -52,7 +53,7 @@ class Group:
 
         def exception(self, timeout: float | None = None) -> BaseException | None:
             self.group.decide()
-            return super().exception(timeout)
+            return super().exception(0.0 if self.group.silent else timeout)
 
     def __init__(self, seed: int = 0, *, faults: float = 0.0) -> None:
         self.random = random.Random(seed)
@@ -60,6 +61,7 @@ class Group:
         self.data: dict[bytes, bytes] = {}
         self.asked: deque[tuple[bytes, Group.Reply]] = deque()
         self.late: list[bytes] = []
+        self.silent = False  # whether nothing is decided
         self.commands: list[dict[bytes, bytes]] = []  # with pairs, that were proposed
         self.most_in_flight = 0
         self._sessions = sessions.Sessions()
@@ -93,7 +95,7 @@ class Group:
 
     @shielded  # it is no part of what is interrupted
     def decide(self) -> None:
-        while self.asked:
+        while self.asked and not self.silent:
             command, reply = self.asked.popleft()
             while self.late and self.random.random() < 0.3:
                 self.apply(self.late.pop(self.random.randrange(len(self.late))))
@@ -512,11 +514,42 @@ def test_a_session_that_was_pushed_out_is_followed_by_another_one(
     assert cluster.scan("k", limit=10_000) == list(some(6000))
 
 
-def test_two_threads_that_run_one_load_store_it_once(group: Group) -> None:
-    load = group.load(iter(pairs(200)))
-    threads = [threading.Thread(target=load.run) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(map(len, group.commands)) == 200
+def test_a_second_thread_that_runs_a_load_waits_for_the_first(group: Group) -> None:
+    """And then finds it done."""
+    stored: list[int] = []
+    second = threading.Thread(target=lambda: stored.append(load.run()))
+
+    def slow() -> Iterator[Pair]:
+        for number, pair in enumerate(pairs(100)):
+            if number == 50:
+                second.start()
+                wait_until(lambda: len(load._turn._line) == 2 or not second.is_alive())
+                assert second.is_alive()
+            yield pair
+
+    load = group.load(slow())
+    assert load.run() == 100
+    second.join()
+    assert stored == [100]
+    assert sum(map(len, group.commands)) == 100
+
+
+def test_what_nobody_has_taken_in_is_not_done_and_never_will_be(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that gives up takes back what still waits for a leader: its outcome is not unknown."""
+    passing = count()
+    monkeypatch.setattr(bulk, "time", SimpleNamespace(monotonic=lambda: next(passing) * 0.1))
+
+    once = iter([True])
+
+    def fall_silent(load: BulkLoad) -> None:
+        group.silent = load.stored > 20 and next(once, False)
+
+    load = group.load(iter(pairs(100)), progress=fall_silent)
+    with pytest.raises(LoadFailed):
+        load.run()
+    assert [part.outcome for part in load.outcomes()] == ["stored", "not done"]
+    group.silent = False
+    assert group.end() == dict(pairs(load.stored))
+    assert load.run() == 100
