@@ -4,6 +4,7 @@
 ``command``   the command: what goes wrong is one line and a status
 ``serve``     ``ondisk``: opens a replica and serves it
 ``inspect``   ``ondisk inspect``: prints what a stopped replica holds
+``check``     ``ondisk check perf``: is this machine fast enough?
 ``console``   a line into a request, and its outcome into text
 ``input``     where lines come from: a prompt, a pipe, or nowhere
 ``waiting``   what is said while a replica waits for others
@@ -12,7 +13,7 @@
 
 After Dragonboat's ``ondisk`` example, whose flags and answers it keeps.
 
-Imports ``node``, ``inspect`` and what is below. Imported by nobody but ``python -m ondisk``.
+Imports ``node``, ``inspect``, ``perf`` and what is below. Imported by nobody but ``python -m ondisk``.
 
 Invariant: whatever goes wrong is said in one line, and no stored value can move the cursor.
 """

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from ondisk.cli.check import check_command
 from ondisk.cli.inspect import inspect_command
 from ondisk.cli.process import keep_standard_streams
 from ondisk.cli.serve import run
@@ -16,9 +17,12 @@ from ondisk.errors import ConfigurationError, OndiskError
 def main() -> None:
     """Run the command; whatever goes wrong becomes one line on stderr and an exit status."""
     keep_standard_streams()
-    command, arguments = run, sys.argv[1:]
+    command: click.Command = run
+    arguments = sys.argv[1:]
     if arguments[:1] == ["inspect"]:
         command, arguments = inspect_command, arguments[1:]
+    elif arguments[:1] == ["check"]:
+        command, arguments = check_command, arguments[1:]
     try:
         sys.exit(command(arguments, standalone_mode=False))
     except click.Abort:  # Ctrl-C
