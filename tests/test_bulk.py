@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future as StandardFuture
 from itertools import count, islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ondisk import BulkLoad, Cluster, DiskKV, LoadFailed, Result, bulk, diskkv, sessions
+from ondisk import BulkLoad, Cluster, DiskKV, LoadFailed, Node, Result, bulk, diskkv, sessions
 from ondisk.diskkv import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from ondisk.errors import ConfigurationError, InvalidCommand, NoLeader, OutcomeUnknown, ReplicaStopped
 from ondisk.interrupts.futures import Future
 from ondisk.interrupts.shielded import shielded
+from ondisk.net.memory import MemoryNetwork
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.statemachine import Entry
 from tests.interrupts import bytecodes, interrupt_at
@@ -162,6 +164,28 @@ def test_through_any_replica(cluster: Cluster) -> None:
     for via in (1, 2, 3):
         assert cluster.put_many([(b"k%d" % via, b"v")] * 3, via=via) == 3
     assert len(cluster.scan("k")) == 3
+
+
+def test_through_a_node(tmp_path: Path) -> None:
+    """A replica without a cluster around it; once it is stopped, that is said at once."""
+    node = Node(1, [1], tmp_path, MemoryNetwork())
+    node.start()
+    try:
+        assert node.put_many(pairs(2000), timeout=60) == 2000
+        assert node.get("k1999") == b"v1999"
+    finally:
+        node.stop()
+    with pytest.raises(LoadFailed, match="replica 1 is stopped"):
+        node.put_many(pairs(3), timeout=1000)
+
+
+def test_in_a_session_many_are_put_by_one_command(cluster: Cluster) -> None:
+    """A session has no load: it has one of its own. Its command can be proposed there."""
+    with cluster.session() as session:
+        assert session.propose(diskkv.put_many(pairs(300))) == Result()
+        session.incr("n")
+        assert not hasattr(session, "put_many")
+    assert cluster.get("k299") == b"v299"
 
 
 def test_no_pairs_are_no_command(group: Group) -> None:
