@@ -6,15 +6,16 @@
 ``raft_state``  the state of the next: disks, members, logs, what was said
 ``raft``        elections, the log, its members and their disks
 ``reads``       what an answer proves, and when
+``leases``      for how long a leader may answer reads without asking: the only one with clocks
 ``lives``       copies of one disk
 ``cases``       what is explored, within which bounds
 ==============  ==============================================================
 
-No bytes, no clocks, no threads: a state is a tuple, a step is one thing that a replica does, a message that
+No bytes, no threads: a state is a tuple, a step is one thing that a replica does, a message that
 arrives, or a fault. Each rule has a name and can be switched off: without it there should be a way to a
 broken invariant, or the rule is not needed for safety (``NOT_FOR_SAFETY`` says what for).
 
-Four small models instead of a big one, each with what the others leave out. Messages are not kept one by one.
+Five small models instead of a big one, each with what the others leave out. Messages are not kept one by one.
 What was once said can arrive at any later time, or never, or twice; so a vote or an acknowledgement stays in
 the state for ever, and a replica may act on it or not. That is more than FIFO links allow, hence what holds
 here holds there. A partition is a message that does not arrive.

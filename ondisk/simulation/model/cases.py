@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ondisk.simulation.model.explorer import Model
 from ondisk.simulation.model.founding import Founding
+from ondisk.simulation.model.leases import Leases
 from ondisk.simulation.model.lives import Lives
 from ondisk.simulation.model.raft import Raft
 from ondisk.simulation.model.reads import Reads
@@ -76,6 +77,12 @@ CASES = (
         long=True,
     ),
     Case("a read of who was deposed", Reads(), ("E1", "O2")),
+    Case(
+        "reads by a lease",
+        Leases(),
+        ("R1", "R1-vote", "R2", "R2-sent", "R3", "R4", "R5"),
+        long=True,
+    ),
     Case("copies", Lives(), ("O4",)),
 )
 
