@@ -298,6 +298,20 @@ MUTANTS = (
         "test_simulation.py::test_a_violation_that_happens_once_is_told_all_the_same",
     ),
     Mutant(
+        "an iterator that was interrupted is taken for one that has ended",
+        "bulk.py",
+        "        iterator, self._iterator = self._iterator, None",
+        "        iterator = self._iterator",
+        "test_bulk.py::test_an_interrupt_at_any_bytecode_leaves_claims_that_hold_and_a_load_that_goes_on",
+    ),
+    Mutant(
+        "what is sent again may undo what is called stored",
+        "bulk.py",
+        '            if batch.fate == "stored":\n',
+        '            if batch.fate == "none":\n',
+        "test_bulk.py::test_whatever_is_lost_or_late_the_last_values_stay_and_every_claim_holds",
+    ),
+    Mutant(
         "an innocent answer is accused",
         "linearizability/checker.py",
         "    answer = verdict.answer if verdict.smallest else None  #",
