@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ondisk import Cluster, diskkv
-from ondisk.errors import ConfigurationError
+from ondisk.errors import ConfigurationError, ReplicaStopped
 from ondisk.raft import Timing
 from ondisk.raft.messages import (
     AppendEntriesResponse,
@@ -81,14 +81,13 @@ def leases(make: Callable[..., LeaseWorld]) -> LeaseWorld:
 # What a read costs
 
 
-def test_a_leader_with_a_lease_answers_in_its_next_step_and_asks_nobody(leases: LeaseWorld) -> None:
+def test_a_leader_with_a_lease_answers_at_once_and_asks_nobody(leases: LeaseWorld) -> None:
     leader = leases.elect()
     fill(leases, 1)
     leases.run(0.05)
     leases.network.isolate(leader.id)  # nobody could confirm anything
     rounds = leader.raft.leader.rounds.newest
-    by_lease = leader.read_barrier(FOREVER, lease=True)
-    leases.tick()
+    by_lease = leader.read_barrier(FOREVER, lease=True)  # in the thread of whoever asks: no step is made
     assert by_lease.done() and by_lease.exception() is None
     assert leader.lookup(diskkv.get("k0")) == b"v"
     assert leader.raft.leader.rounds.newest == rounds
@@ -96,6 +95,58 @@ def test_a_leader_with_a_lease_answers_in_its_next_step_and_asks_nobody(leases: 
     leases.tick()
     assert by_lease.done() and not by_round.done()
     assert leader.raft.leader.rounds.newest == rounds + 1
+
+
+def test_who_reads_beside_the_steps_is_not_answered_by_a_lease_that_is_over(leases: LeaseWorld) -> None:
+    leader = leases.elect()
+    leases.run(0.05)
+    end = leader.raft.leader.lease_until
+    assert leader.read_barrier(FOREVER, lease=True).done()
+    leases.now += end - leases.hosts[leader.id].clock()  # and no step is made meanwhile
+    assert not leader.read_barrier(FOREVER, lease=True).done()
+
+
+def test_who_reads_beside_the_steps_waits_for_what_is_committed(leases: LeaseWorld) -> None:
+    """A follower may have heard of it already, and shown it."""
+    leader = leases.elect()
+    leases.run(0.05)
+    update, reads, early = leader.machine.update, [], []
+
+    def look_before(entries: Any) -> Any:
+        reads.append(leader.read_barrier(FOREVER, lease=True))
+        early.append((leader.raft.applied_index, leader.raft.commit_index, reads[-1].done()))
+        return update(entries)
+
+    leader.machine.update = look_before  # type: ignore[method-assign]
+    put(leader, "k")
+    leases.run_until(lambda: bool(reads) and reads[0].done(), 0.1)
+    assert reads[0].exception() is None
+    assert [(applied < committed, done) for applied, committed, done in early] == [(True, False)]
+
+
+def test_a_lease_is_given_up_before_anybody_is_told_to_stand(leases: LeaseWorld) -> None:
+    """Who reads beside the steps sees that first."""
+    leader = leases.elect()
+    leases.run(0.05)
+    send, early = leader._endpoint.send, []
+
+    def look_before(to: int, message: Message) -> bool:
+        if isinstance(message, TimeoutNow):
+            early.append(leader.read_barrier(FOREVER, lease=True).done())
+        return send(to, message)
+
+    leader._endpoint.send = look_before  # type: ignore[method-assign]
+    assert leader.read_barrier(FOREVER, lease=True).done()
+    leader.propose_change(TransferLeadership(leases.others(leader.id)[0]), FOREVER)
+    leases.run(0.3)
+    assert early and not any(early)
+
+
+def test_a_replica_that_has_ended_answers_nobody_by_its_lease(leases: LeaseWorld) -> None:
+    leader = leases.elect()
+    leases.run(0.05)
+    leader.close()
+    assert isinstance(leader.read_barrier(FOREVER, lease=True).exception(0), ReplicaStopped)
 
 
 def test_a_follower_needs_one_question_and_one_answer(leases: LeaseWorld) -> None:
@@ -135,6 +186,7 @@ def test_who_did_not_ask_for_the_lease_waits_for_a_round_though_others_did(lease
 def test_without_a_lease_there_is_a_round(leases: LeaseWorld) -> None:
     leader = leases.elect()
     leader.raft.leader.end_lease()
+    leader.step()
     read = leader.read_barrier(FOREVER, lease=True)
     leases.tick()
     assert not read.done()
@@ -153,6 +205,7 @@ def test_a_new_leader_answers_by_its_lease_only_after_an_entry_of_its_own_term(l
     assert leader is not None
     for progress in leader.raft.progress.values():
         progress.promised_until = FOREVER
+    leader.step()
     assert leases.has_lease(leader) and not leader.raft.leader.committed_in_current_term()
     read = leader.read_barrier(FOREVER, lease=True)
     leases.run(0.1)

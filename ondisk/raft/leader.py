@@ -251,15 +251,20 @@ class Leader:
 
         ``now`` must have been looked at after whoever reads had asked: a step may take longer than a lease.
         """
+        return now < self.lease_until
+
+    @property
+    def lease_until(self) -> float:
+        """When the lease ends, by this replica's clock; minus infinity if there is none."""
         if not self._engine.is_leader or not self._membership.is_voter or self._lease_ended:
-            return False
+            return float("-inf")
         progress, counted = self._engine.progress, self._membership.counted
         ends = [
             progress[voter].promised_until if voter in counted else float("-inf")
             for voter in self._membership.others
         ]
         ends = sorted([float("inf"), *ends])  # a leader votes for nobody else while it is one
-        return now < ends[(len(ends) - 1) // 2]
+        return ends[(len(ends) - 1) // 2]
 
     def _counted_on(self, promised: float) -> float:
         """How long, by this clock, a voter certainly keeps a promise of so many seconds of its own clock.

@@ -116,6 +116,15 @@ class Reads:
         self._tell_index(self._raft.commit_index, by_lease)
         return [read for read in batch if not read.lease]
 
+    @property
+    def lease_until(self) -> float:
+        """Up to when this replica, as leader, may answer by its lease; minus infinity if it may not.
+
+        A lease says that nobody else leads, and an entry of one's own term what was committed before.
+        """
+        leader = self._raft.leader
+        return leader.lease_until if leader.committed_in_current_term() else float("-inf")
+
     def _tell_index(self, index: int, batch: list[_Read]) -> None:
         """These may read what is applied when this index is."""
         for read in batch:

@@ -205,6 +205,7 @@ class Replica:
         self._now = clock()  # the time of the present step
         self._damage: Corrupt | None = None  # met by a lookup
         self._removed = False  # whether it has been told so
+        self._lease_until = float("-inf")  # for who asks beside the steps
         self.status = self._present_status()
 
     _finish_install = staticmethod(finish_install)
@@ -276,7 +277,22 @@ class Replica:
                 "a read by lease needs a bound on the drift of the clocks: state it for all replicas, "
                 "Timing(clock_drift=...)"
             )
+        if lease and self._state_is_the_newest():
+            answered: Future[None] = Future()
+            answered.set_result(None)
+            return answered
         return self._handed_over(self._reads.ask(deadline, lease=lease))
+
+    def _state_is_the_newest(self) -> bool:
+        """Whether a lease says so, as it was known before the last messages left. From any thread.
+
+        The order counts. When the lease is looked at it is one, if it has not ended when the clock is looked
+        at, which comes last: a step that gives it up says so here before anybody can hear of it. And nobody
+        else knows of an entry as committed before this leader does.
+        """
+        lease_until = self._lease_until
+        committed = self.raft.commit_index
+        return self.raft.applied_index >= committed and self._clock() < lease_until
 
     def compact(self) -> Future[int]:
         """Drop the log up to what the state holds durably; the future ends with the index of its base."""
@@ -408,6 +424,8 @@ class Replica:
     def _flush(self) -> None:
         """Make the log durable, and only then let messages leave, but for a leader's entries."""
         assert self.log is not None
+        if self.raft.timing.clock_drift is not None:
+            self._lease_until = self._reads.lease_until
         self._proposals.send_outcomes()
         if self._outbox and self.raft.is_leader and self.log.only_entries_unsynced:
             self._belonging.before_sending()
@@ -532,6 +550,7 @@ class Replica:
         self._stop("failed", reason)
 
     def _stop(self, role: str, reason: str | None) -> None:
+        self._lease_until = float("-inf")
         if self.log is not None:
             status = self._present_status()
             self.status = status._replace(role=role, leader_id=None, match_index={}, waiting=0, error=reason)
