@@ -460,6 +460,73 @@ def test_a_promise_is_on_record_before_it_leaves(make: Callable[..., LeaseWorld]
         assert replica.log.identity.promises
 
 
+# Elections around a lease: ``LeaseWorld.tick`` looks whether two lead in one
+
+
+def _soon(world: World, *members: int) -> None:
+    """These stand as soon as no promise holds them."""
+    bound = max(world.replicas[member].raft.elections._bound_until for member in members)
+    for member in members:
+        world.replicas[member].raft.election_deadline = bound + 0.01 * member
+
+
+def test_a_lease_is_over_before_the_promises_are_however_clocks_drift_within_the_bound(
+    leases: LeaseWorld,
+) -> None:
+    """The leader's clock is too slow, all others are too fast."""
+    leader = leases.elect()
+    others = leases.others(leader.id)
+    leases.hosts[leader.id].clock.run_at((1 + DRIFT) ** -0.5)
+    for member in others:
+        leases.hosts[member].clock.run_at((1 + DRIFT) ** 0.5)
+    leases.run(2)
+    leases.network.isolate(leader.id)
+    leases.run(0.02)
+    _soon(leases, *others)
+    began = leases.now
+    leases.run_until(lambda: leases.leader is not leader, 3)
+    assert leases.now - began < 1.0 and leader.raft.is_leader
+
+
+def test_a_connection_that_ends_ends_no_promise(leases: LeaseWorld) -> None:
+    """All see that the leader is gone, and it is not: its cable has a loose contact."""
+    leader = leases.elect()
+    leases.run(0.05)
+    leases.network.isolate(leader.id)
+    leases.connections.break_off(leader.id)
+    began = leases.now
+    leases.run_until(lambda: leases.leader is not leader, 3)
+    assert LEASE < leases.now - began < 1.7
+
+
+def test_a_vote_that_was_promised_before_is_not_given_in_a_lease(leases: LeaseWorld) -> None:
+    """Two have agreed to elect one of them, when the leader is heard again."""
+    leader = leases.elect()
+    candidate, voter = leases.others(leader.id)
+    leases.run(0.05)
+    from_leader = (leader.id, candidate), (leader.id, voter)
+    leases.network.stall(*from_leader)
+    leases.replicas[voter].raft.election_deadline = FOREVER
+    leases.run_until(lambda: bool(_pre(leases, voter)), 3)
+    assert leader.raft.is_leader
+    leases.network.cut((candidate, leader.id))
+    leases.network.heal((leader.id, voter))  # what was held back arrives before the request for the vote
+    leases.run_until(lambda: leases.has_lease(leader), 0.1)
+    leases.network.cut((voter, leader.id))
+    leases.run(0.5)
+    asked = [each for each in leases.messages(RequestVote, candidate) if isinstance(each, RequestVote)]
+    assert not asked[-1].pre and leader.raft.is_leader  # it was asked for
+
+
+def _pre(world: World, member: int) -> list[RequestVoteResponse]:
+    """The votes that it has promised."""
+    return [
+        each
+        for each in world.messages(RequestVoteResponse, member)[-1:]
+        if isinstance(each, RequestVoteResponse) and each.pre
+    ]
+
+
 # The handover
 
 

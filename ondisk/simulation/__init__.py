@@ -14,6 +14,7 @@
 ``inject``              faults of hosts, disks, clocks and the network; load
 ``inject_directories``  faults of directories: lost, copied, moved
 ``inject_processes``    second processes under one number
+``leases``              clocks that drift, and what hurts a lease
 ``operator``            what a person does: adds, removes, rebuilds, imports
 ``clients``             who puts and gets, and remembers the answers
 ``machine``             the state machine of the simulated replicas

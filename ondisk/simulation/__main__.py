@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install 'ondisk[cli]'")
 
 from ondisk.simulation.group import SECONDS
+from ondisk.simulation.leases import CLOCK_DRIFT
 from ondisk.simulation.run import Ended, Report, Setting, end_cleanly, reduce, run, run_all
 from ondisk.simulation.safeguards import SAFEGUARDS
 
@@ -69,6 +70,11 @@ def _progress(length: int, label: str) -> Any:
     type=click.Choice(sorted(SAFEGUARDS)),
     help="Take a safeguard away. Repeatable.",
 )
+@click.option(
+    "--drift",
+    type=click.FloatRange(min=0, max=9),
+    help=f"Read by leases, with clocks that drift so much. The replicas are told {CLOCK_DRIFT}.",
+)
 @click.option("--stock", is_flag=True, help="Put stock PySyncObj to the test.")
 @click.option("--replay", type=int, metavar="SEED", help="Show all that happens in one run.")
 @click.option("--replicas", type=click.Choice(["1", "3", "5", "all"]), default="all", show_default=True)
@@ -79,6 +85,7 @@ def _progress(length: int, label: str) -> Any:
 def main(
     seeds: range | None,
     without: tuple[str, ...],
+    drift: float | None,
     stock: bool,
     replay: int | None,
     replicas: str,
@@ -93,12 +100,12 @@ def main(
     says otherwise. The status is 1 if there was
     a violation, 2 if there was none and the history of a run could not be decided.
     """
-    if stock and without:
-        raise click.UsageError("--stock has none of the safeguards that --without takes away")
+    if stock and (without or drift is not None):
+        raise click.UsageError("--stock has neither the safeguards that --without takes away nor leases")
     if replay is not None and (seeds is not None or first):
         raise click.UsageError("--replay is about one run, --seeds and --first are about many")
     end_cleanly()
-    setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock)
+    setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock, drift)
     if replay is not None:
         report = run(replay, setting)
         for event in report.trace:

@@ -59,6 +59,8 @@ class CheckedHosts(Hosts[WatchedReplica]):
         self.violation: Violation | None = None  # found in the middle of a step
         self.replica_type = watched(replica_type)
         self.double_in: dict[int, Path] = {}  # by host: the directory of a second process
+        self.by_leases = False  # whether clients read by leases
+        self.broken_lease: str | None = None  # the first that did not exclude another leader
         self._shown: dict[int, tuple[object, ...]] = {}
 
     @property
@@ -226,8 +228,29 @@ class CheckedHosts(Hosts[WatchedReplica]):
         elif host.member in self.doubles:
             self.invariants.stepped(replica, host.clock())
             host.wake(self.now + seconds / host.clock.rate)
+        if self.by_leases and self.broken_lease is None:
+            self._look_at_leases()
         self.look_what_is_waited_for()
         self.show()
+
+    def _look_at_leases(self) -> None:
+        """Note a leader that would answer by its lease while another one leads a newer term of its group.
+
+        That is told at the end, unless a client was told something stale, which is worse.
+        """
+        leaders = [replica for replica in self.replicas.values() if replica.raft.is_leader]
+        for old in leaders:
+            for new in leaders:
+                if (
+                    old.raft.term < new.raft.term
+                    and old.raft.members.group == new.raft.members.group
+                    and old.raft.leader.has_lease(self.hosts[old.id].clock())
+                ):
+                    self.broken_lease = (
+                        f"replica {old.id} has a lease in term {old.raft.term}, and replica {new.id} leads "
+                        f"term {new.raft.term}"
+                    )
+                    self.note("violation", self.broken_lease)
 
     def _has_stopped(self, replica: Replica, host: Host) -> None:
         """For a reason that the schedule knows, or it is a violation."""

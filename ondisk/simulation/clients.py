@@ -18,6 +18,7 @@ from ondisk.statemachine import Result
 REQUEST_SECONDS = 2.0  # the deadline that a client gives
 _PATIENCE = 4.0  # then it goes on, answered or not: a replica that gets no processor answers nobody
 _THINK_SECONDS = 1.0  # at most, between an answer and the next question
+_BY_LEASE = 0.8  # the part of the reads that ask for it, in a world with leases
 _NEW_KEYS_EVERY = 10.0  # seconds, so that no key's history becomes long
 
 
@@ -78,11 +79,15 @@ class Epochs(History):
 class Client:
     """Asks one thing after the other, on few keys, so that operations meet."""
 
-    def __init__(self, number: int, world: World, service: Service, history: History) -> None:
+    def __init__(
+        self, number: int, world: World, service: Service, history: History, *, leases: bool = False
+    ) -> None:
+        """``leases``: most of its reads are content with a leader's lease."""
         self._world = world
         self._service = service
         self._history = history
         self._rng = world.rng("client", number)
+        self._leases = world.rng("leases of a client", number) if leases else None
         self._number = number
         self._lives = 0
         self._asked = 0  # which question is waited for
@@ -135,7 +140,8 @@ class Client:
         def look(_: None) -> Any:
             return replica.lookup(diskkv.get(key))
 
-        self._wait(replica.read_barrier(deadline), begun, look)
+        lease = self._leases is not None and self._leases.random() < _BY_LEASE
+        self._wait(replica.read_barrier(deadline, lease=lease), begun, look)
 
     def _wait(self, future: Future[Any], begun: int, answer: Callable[[Any], Any]) -> None:
         asked = self._asked

@@ -29,6 +29,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._reached: dict[tuple[int, int], int] = {}  # by calling host and number
+        self._broken: set[int] = set()  # numbers to and from which no connection lasts
 
     def reached(self, caller: int, number: int) -> int:
         """The host that this one reaches under a number."""
@@ -41,6 +42,22 @@ class Connections:
     def hang_up(self, host: int) -> None:
         """Nobody reaches this one any more, if there is another one under its number."""
         self._reached = {pair: reached for pair, reached in self._reached.items() if reached != host}
+
+    def break_off(self, number: int) -> None:
+        """All connections to and from this number end, which both ends notice, and no new one is made."""
+        self._broken.add(number)
+
+    def mend(self, number: int) -> None:
+        """There can be connections again."""
+        self._broken.discard(number)
+
+    def mend_all(self) -> None:
+        """With everybody."""
+        self._broken.clear()
+
+    def lasting(self, caller: int, numbers: frozenset[int]) -> frozenset[int]:
+        """With which of these a host is connected."""
+        return frozenset() if number_of(caller) in self._broken else numbers - self._broken
 
 
 class ConnectedEndpoint:
@@ -83,4 +100,5 @@ class ConnectedEndpoint:
 
     def connected(self) -> frozenset[int]:
         """The numbers of the others that seem reachable."""
-        return frozenset(map(number_of, self._endpoint.connected())) - {number_of(self._host)}
+        numbers = frozenset(map(number_of, self._endpoint.connected())) - {number_of(self._host)}
+        return self._connections.lasting(self._host, numbers)

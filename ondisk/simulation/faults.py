@@ -29,7 +29,7 @@ class Fault(NamedTuple):
     size: float = 0.0
 
     def __str__(self) -> str:
-        words = KINDS[self.kind].words.format(
+        words = (KINDS.get(self.kind) or LEASE_KINDS[self.kind]).words.format(
             who=_name(self.who),
             other=_name(self.other),
             size=self.size,
@@ -114,6 +114,29 @@ KINDS: Mapping[str, Kind] = {
         (3.0, 8.0),
     ),
     "late start": Kind(0, "start {who} for the first time later than the others", (0.1, 8.0)),
+}
+
+# Only where clients read by leases: ``leases`` says how often.
+LEASE_KINDS: Mapping[str, Kind] = {
+    "left behind": Kind(0, "nobody hears the leader any more, and it hears nobody", (2.5, 3.5)),
+    "hang up": Kind(0, "all connections to the leader end, and it hears nobody", (2.5, 3.5)),
+    "restart around": Kind(
+        0,
+        "all but the leader lose power for {size:.2f} s, and it hears nobody",
+        (2.5, 3.5),
+        between(0.01, 0.1),
+    ),
+    "late entries": Kind(
+        0,
+        "nobody hears the leader until somebody stands, and soon after that it hears nobody",
+        (4.0, 5.0),
+    ),
+    "late handover": Kind(
+        0,
+        "{other} is told to lead, and hears it {size:.2f} s later, when the leader hears nobody any more",
+        (5.0, 6.0),
+        between(0.0, 3.0),
+    ),
 }
 
 # What goes wrong at nearly the same time, and whether it happens to the same replica.

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ondisk.raft import Timing
 from ondisk.replica import Replica
-from ondisk.simulation import inject, inject_directories, inject_processes, verdict
+from ondisk.simulation import inject, inject_directories, inject_processes, leases, verdict
 from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import Client, SessionClient
 from ondisk.simulation.faults import Fault, draw
@@ -39,20 +40,31 @@ class Simulation(CheckedHosts):
         seconds: float = SECONDS,
         schedule: Sequence[Fault] | None = None,
         replica_type: type[Replica] = Replica,
+        drift: float | None = None,
         observe: Callable[[CheckedHosts], None] | None = None,
     ) -> None:
         """``directory`` is a new one, best on a RAM disk. ``schedule`` is drawn from the seed if not given.
 
-        ``observe`` is called after each step of a replica.
+        With a ``drift`` clients read by leases, and one clock counts at most so much more in a second than
+        another. What the replicas are told is ``leases.CLOCK_DRIFT``. ``observe`` is called after each step
+        of a replica.
         """
         super().__init__(seed, directory, replicas=replicas, replica_type=replica_type, observe=observe)
         self.seconds = seconds
-        self.faults = tuple(draw(self.rng("faults"), seconds) if schedule is None else schedule)
+        self.by_leases = drift is not None
+        if schedule is None:
+            schedule = draw(self.rng("faults"), seconds)
+            if drift is not None:
+                schedule = sorted((*schedule, *leases.draw(self.rng("leases"), seconds, drift)))
+        self.faults = tuple(schedule)
+        if self.by_leases:
+            self.timing = Timing(clock_drift=leases.CLOCK_DRIFT)
         self._operator = Operator(self)
         self._begin = {
             **inject.BEGIN,
             **inject_directories.BEGIN,
             **inject_processes.BEGIN,
+            **leases.BEGIN,
             **self._operator.begin,
         }
 
@@ -64,7 +76,10 @@ class Simulation(CheckedHosts):
                 if member not in late:
                     self.start(member)
             self.clients = [
-                *(Client(number, self, self, self.history) for number in range(_CLIENTS)),
+                *(
+                    Client(number, self, self, self.history, leases=self.by_leases)
+                    for number in range(_CLIENTS)
+                ),
                 SessionClient(0, self, self, self.history),
             ]
             begin_each(self, self.faults, self.begin)

@@ -180,7 +180,7 @@ def late_answers(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     group.after(fault.size + 0.2, partial(group.network.cut, *links))
     begins = fault.size + 1.2
     for ask in range(int(1.5 / _HOT_SECONDS)):
-        both = partial(_ask_both, group, f"{number}.{ask}", member, rng)
+        both = partial(ask_both, group, f"{number}.{ask}", member, rng)
         group.after(begins + ask * _HOT_SECONDS, both)
 
     def end() -> None:
@@ -190,7 +190,7 @@ def late_answers(group: CheckedHosts, number: int, fault: Fault) -> Begun:
     return end
 
 
-def _ask_both(group: CheckedHosts, name: str, member: int, rng: random.Random) -> None:
+def ask_both(group: CheckedHosts, name: str, member: int, rng: random.Random, *, lease: bool = False) -> None:
     """Write by way of who leads the newest term, and read by way of this one."""
     newest, old = group.leader, group.replicas.get(member)
     history, key = group.history, hot_key(group.elapsed, rng.random())
@@ -201,7 +201,7 @@ def _ask_both(group: CheckedHosts, name: str, member: int, rng: random.Random) -
         group.hosts[newest.id].wake(group.now)
     if old is not None:
         begun = history.begin(f"reader {name}", "get", key, at=group.elapsed)
-        barrier = old.read_barrier(group.hosts[member].clock() + REQUEST_SECONDS)
+        barrier = old.read_barrier(group.hosts[member].clock() + REQUEST_SECONDS, lease=lease)
 
         def look(ended: Future[None]) -> None:
             record_outcome(history, begun, ended, lambda _: old.lookup(diskkv.get(key)), group.elapsed)

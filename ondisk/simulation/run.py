@@ -30,12 +30,14 @@ class Setting(NamedTuple):
 
     ``replicas``: 0 means ``replicas_of`` the seed. ``seconds``: of virtual time, while there are faults.
     ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
+    ``drift``: clients read by leases, and one clock counts so much more in a second than another, at most.
     """
 
     replicas: int = 0
     seconds: float = SECONDS
     without: tuple[str, ...] = ()
     stock: bool = False
+    drift: float | None = None
 
 
 def replicas_of(seed: int, *, stock: bool = False) -> int:
@@ -164,6 +166,7 @@ def run(
                 seconds=setting.seconds,
                 schedule=faults,
                 replica_type=replica_without(setting.without),
+                drift=setting.drift,
                 observe=look,
             )
         simulation.tracing = tracing

@@ -22,6 +22,7 @@ from ondisk.raft.rounds import Rounds
 from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction
 from ondisk.simulation import weakened
+from ondisk.simulation.leases import CLOCK_DRIFT
 from ondisk.snapshot.streaming import Streaming
 
 
@@ -29,12 +30,14 @@ class Safeguard(NamedTuple):
     """A safeguard that can be taken away: what it says, and the classes that lack it.
 
     ``why_not``: why chance does not show its absence, if it does not. ``tests/test_safeguards.py`` has a test
-    for each that fails without it, and a seed for those that chance shows.
+    for each that fails without it, and a seed for those that chance shows. ``drift``: it shows only where
+    clients read by leases, and clocks drift so much.
     """
 
     rule: str
     without: tuple[type, ...]
     why_not: str = ""
+    drift: float | None = None
 
 
 SAFEGUARDS: Mapping[str, Safeguard] = {
@@ -199,6 +202,31 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
     "answers-confirm-their-round": Safeguard(
         "A read is confirmed by answers to what was sent after it was asked.",
         (weakened.AnyAnswerConfirms,),
+    ),
+    "lease-margin": Safeguard(
+        "A lease is shorter than the promise that it rests on, by the drift of the clocks.",
+        (weakened.CountsOnPromisesInFull,),
+        drift=CLOCK_DRIFT,
+    ),
+    "lease-ends-at-handover": Safeguard(
+        "A leader that has told another one to stand has no lease any more in its term.",
+        (weakened.KeepsItsLeaseInAHandover,),
+        drift=CLOCK_DRIFT,
+    ),
+    "promise-binds-votes": Safeguard(
+        "Who has promised a leader to help nobody else gives no vote, either.",
+        (weakened.VotesInSpiteOfAPromise,),
+        drift=CLOCK_DRIFT,
+    ),
+    "promise-outlives-connection": Safeguard(
+        "A promise to a leader outlives the connection to it.",
+        (weakened.ForgetsItsPromiseWithTheConnection,),
+        drift=CLOCK_DRIFT,
+    ),
+    "promise-outlives-restart": Safeguard(
+        "A voter that is started again keeps what it may have promised before.",
+        (weakened.ForgetsItsPromiseAtARestart,),
+        drift=CLOCK_DRIFT,
     ),
 }
 

@@ -15,6 +15,7 @@ def end_all_faults(group: CheckedHosts) -> None:
     """From now on nothing is wrong any more but what is lost."""
     group.calm = True
     group.late.clear()
+    group.connections.mend_all()
     group.network.heal()
     group.loss, group.latency = 0.0, LATENCY
     for host in group.hosts.values():
@@ -84,3 +85,5 @@ def conclude(group: CheckedHosts) -> None:
         return
     if not verdict.linearizable:
         raise Violation("linearizability", f"no order explains {verdict.answer} on {verdict.key}")
+    if group.broken_lease is not None:
+        raise Violation("one leader in a lease", group.broken_lease)

@@ -102,6 +102,32 @@ class TrustsItsFirstCommitIndex(Leader):
         return True
 
 
+class CountsOnPromisesInFull(Leader):
+    def _counted_on(self, promised: float) -> float:
+        return promised
+
+
+class KeepsItsLeaseInAHandover(Leader):
+    def end_lease(self) -> None:
+        pass
+
+
+class VotesInSpiteOfAPromise(Elections):
+    def _is_free_to_vote(self, message: RequestVote) -> bool:
+        return True
+
+
+class ForgetsItsPromiseWithTheConnection(Elections):
+    def on_leader_unreachable(self) -> None:
+        self._bound_until = float("-inf")
+        super().on_leader_unreachable()
+
+
+class ForgetsItsPromiseAtARestart(Elections):
+    def _may_have_promised(self) -> bool:
+        return False
+
+
 class ChangesMembersAtAnyTime(Changes):
     def may_change(self) -> bool:
         return True
