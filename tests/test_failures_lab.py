@@ -9,11 +9,24 @@ from collections.abc import Callable
 import pytest
 
 from ondisk import Cluster, NoLeader, OutcomeUnknown, Rejected
-from ondisk.lab import Clients, RecordingClient, fail_the_leader, judge, show_outages, stall, undo_faults
+from ondisk.lab import (
+    Clients,
+    RecordingClient,
+    fail_the_leader,
+    judge,
+    lease_on_a_slow_clock,
+    measure_reads,
+    show_outages,
+    show_reads,
+    stall,
+    undo_faults,
+    what_contradicts,
+)
 from ondisk.lab.exercises.chapter_05 import PUTS, may_answer
 from ondisk.lab.exercises.check import check
 from ondisk.linearizability.history import History, Operation
 from ondisk.observe import wait_until_level
+from ondisk.raft import Timing
 
 MakeCluster = Callable[..., Cluster]
 
@@ -204,3 +217,24 @@ def test_5_4_wants_a_contradiction() -> None:
     assert "Nothing was asked" in check("5.4", ()).text
     assert "Nobody has read" in check("5.4", (BLUE, GREEN)).text
     assert "all 2 operations" in check("5.4", (BLUE, stale)).text
+
+
+# Leases
+
+
+def test_a_read_by_lease_saves_a_round_trip_and_its_cost_is_shown(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(timing=Timing(clock_drift=0.25))
+    costs = measure_reads(cluster, latency=0.05, gets=5)
+    took = {(each.through, each.lease): each.seconds for each in costs}
+    assert took["the leader", False] > took["the leader", True] + 0.05
+    assert took["a follower", False] > took["a follower", True] + 0.05
+    assert "a get through the leader, answered by the leader's lease, takes" in show_reads(costs).words
+
+
+def test_only_a_clock_beyond_the_bound_makes_a_read_stale_and_three_operations_show_it() -> None:
+    for rate, rule in ((1, None), (0.9, None), (0.4, "linearizability")):
+        report = lease_on_a_slow_clock(rate)
+        assert report.rule == rule
+        few = what_contradicts(report.history)
+        assert bool(few) == (rule is not None)
+    assert len(few) < 6 and few[-1].name == "get" and not judge(list(few)).verdict.linearizable

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ondisk.lab.experiments.clients import Clients, RecordingClient
     from ondisk.lab.experiments.failures import fail_the_leader
     from ondisk.lab.experiments.faults import SlowDisk, slow, stall, undo_faults
+    from ondisk.lab.experiments.leases import lease_on_a_slow_clock, measure_reads, what_contradicts
     from ondisk.lab.experiments.load import Load, measure_puts
     from ondisk.lab.lag import LagPanel
     from ondisk.lab.panel import Panel
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ondisk.lab.pictures.failures import show_outages
     from ondisk.lab.pictures.history import judge
     from ondisk.lab.pictures.lag_plot import compare_absences, plot_lag
+    from ondisk.lab.pictures.reads import show_reads
     from ondisk.lab.predict import Prediction
 
     predict = Prediction
@@ -71,19 +73,23 @@ __all__ = [
     "go_away",
     "hint",
     "judge",
+    "lease_on_a_slow_clock",
     "measure_puts",
+    "measure_reads",
     "plot_group_commit",
     "plot_lag",
     "plot_latencies",
     "predict",
     "show_messages",
     "show_outages",
+    "show_reads",
     "show_status",
     "slow",
     "stall",
     "undo_faults",
     "wait_until",
     "wait_until_level",
+    "what_contradicts",
 ]
 
 # Imported when the first of them is used: a child process that is going to be crashed needs no widgets, and
@@ -100,17 +106,21 @@ _WITH_WIDGETS = {
     "fail_the_leader": "experiments.failures.fail_the_leader",
     "go_away": "experiments.absence.go_away",
     "judge": "pictures.history.judge",
+    "lease_on_a_slow_clock": "experiments.leases.lease_on_a_slow_clock",
     "measure_puts": "experiments.load.measure_puts",
+    "measure_reads": "experiments.leases.measure_reads",
     "plot_group_commit": "pictures.costs.plot_group_commit",
     "plot_lag": "pictures.lag_plot.plot_lag",
     "plot_latencies": "pictures.costs.plot_latencies",
     "predict": "predict.Prediction",
     "show_messages": "display.show_messages",
     "show_outages": "pictures.failures.show_outages",
+    "show_reads": "pictures.reads.show_reads",
     "show_status": "display.show_status",
     "slow": "experiments.faults.slow",
     "stall": "experiments.faults.stall",
     "undo_faults": "experiments.faults.undo_faults",
+    "what_contradicts": "experiments.leases.what_contradicts",
 }
 
 

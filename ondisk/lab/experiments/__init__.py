@@ -14,6 +14,7 @@
 ``lagging``      a replica that lags so far that it needs a snapshot
 ``clients``      clients that write down what they ask
 ``failures``     a leader that fails, and what its client hears
+``leases``       reads by a lease: what they cost, and a clock that is too slow
 ``seeds``        many runs of the simulator, and what was found
 ``trace``        what every replica of a run was at each moment
 ``exposure``     how long something committed is in too few logs

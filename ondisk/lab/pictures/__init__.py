@@ -10,6 +10,7 @@
 ``lag_plot``  the same when an experiment is over
 ``costs``     what puts cost
 ``failures``  what clients heard when a leader failed
+``reads``     what reads cost, by rounds and by leases
 ``history``   what clients saw, with the verdict: drawn; ``history_words``: said;
               ``history_layout``: where each operation is
 ``crash``     what crashes left: the index against the data
