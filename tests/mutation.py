@@ -28,7 +28,7 @@ from ondisk.simulation.run import run
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "ondisk"
-_RAFT = "engine engine_leader progress instants legacy raft members reads"
+_RAFT = "engine engine_leader progress instants legacy raft members reads leases"
 _STATE = "contract limits group_snapshots compaction"
 _GROUP = "founding lost_disks copies evidence"
 _STREAMS = "streams group_snapshots snapshot_damage compaction"
@@ -55,7 +55,7 @@ TESTS = {
     "replica/compaction.py": f"compaction_rules step {_STATE}",
     "replica/opening.py": f"step {_STATE} {_GROUP}",
     "replica/proposals.py": "requests instants limits members",
-    "replica/reads.py": "requests instants reads",
+    "replica/reads.py": "requests instants reads leases",
     "replica/replica.py": f"step reads {_STATE} {_GROUP} raft",
     "replica/requests.py": "requests reads",
     "replica/status.py": f"step {_STATE}",
