@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,9 +206,9 @@ def _inspect_log(view: Path, facts: Facts, note: Callable[[BaseException], None]
             members={"since": index, **_members(members)},
             installing=log.installing[0] if log.installing else None,
         )
-        _check_entries(log, log._store, note)
+        _check_entries(log, note)
     finally:
-        log._store.close()  # not the log itself, which would have more to write
+        log.store.close()  # not the log itself, which would have more to write
     witness = view / "witness"
     if not witness.exists() and log.last_index == log.base_index == log.term == 0:
         return  # nothing was ever durable
@@ -218,12 +218,11 @@ def _inspect_log(view: Path, facts: Facts, note: Callable[[BaseException], None]
         lines.decode(witness, stored, "ondisk-witness", 1)
 
 
-def _check_entries(log: RaftLog, store: Store, note: Callable[[BaseException], None]) -> None:
+def _check_entries(log: RaftLog, note: Callable[[BaseException], None]) -> None:
     """Every entry: none is missing, terms never go back, and changes of the members can be read."""
     index, term = log.base_index, log.base_term
-    with store.iterate() as stored:
-        for key, value in stored:
-            entry = log._decode(key, value)
+    with closing(log.store.every_entry()) as entries:
+        for entry in entries:
             if entry.index != index + 1 or entry.term < term:
                 raise Corrupt(
                     f"{log.path}: entry {entry.index} of term {entry.term} follows "

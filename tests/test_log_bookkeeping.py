@@ -10,7 +10,7 @@ import pytest
 
 from ondisk.errors import Corrupt, MembersUnknown, StorageError, UnknownVersion
 from ondisk.raft import log as raftlog
-from ondisk.raft import watermark
+from ondisk.raft import logstore, watermark
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import LEGACY, Members, encode
 from ondisk.raft.records import MEMBERS, REGULAR, Base, LogEntry
@@ -62,7 +62,7 @@ def test_the_newest_entries_are_found_by_number_or_by_size(log: RaftLog) -> None
 
 def in_memory(log: RaftLog) -> int:
     """How many entries are in memory; their size is known."""
-    assert log._tail_bytes == sum(len(entry.command) for entry in log._tail)
+    assert log._tail.bytes == sum(len(entry.command) for entry in log._tail)
     return len(log._tail)
 
 
@@ -168,9 +168,10 @@ def test_an_identity_that_cannot_be_read_says_why(
 ) -> None:
     log = RaftLog(tmp_path / "log", replica_id=1)
     log.sync()
-    batch = log._store.batch()
-    log._store.put_meta(batch, raftlog._IDENTITY, stored)
-    log._store.write(batch)
+    store = log.store._store
+    batch = store.batch()
+    store.put_meta(batch, logstore.IDENTITY, stored)
+    store.write(batch)
     log.close()
     with pytest.raises(error, match=words):
         RaftLog(tmp_path / "log", replica_id=1)
@@ -418,7 +419,9 @@ def test_what_becomes_of_an_installation_is_durable_with_the_next_sync(log: Raft
 
 def stored_installing(log: RaftLog) -> object:
     """What a look at the disk would find, without opening the log a second time."""
-    return msgspec.msgpack.decode(log._store.get_meta(raftlog._BASE) or b"", type=Base).installing
+    base = log.store.base()
+    assert base is not None
+    return base.installing
 
 
 def test_a_log_is_compacted_only_within_what_it_holds_durably(log: RaftLog) -> None:
@@ -441,8 +444,9 @@ def test_a_log_is_compacted_only_within_what_it_holds_durably(log: RaftLog) -> N
 def test_an_entry_is_written_once(log: RaftLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not again with a vote, a compaction, or the entries that follow. Each write has a number, too."""
     sizes: list[int] = []
-    write = log._store.write
-    monkeypatch.setattr(log._store, "write", lambda batch: (sizes.append(len(batch)), write(batch)))
+    store = log.store._store
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda batch: (sizes.append(len(batch)), write(batch)))
     log.append(entries(1, 3))
     log.sync()
     log.set_hard_state(2, 1)

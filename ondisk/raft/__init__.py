@@ -12,8 +12,10 @@
 ``handover``    a leader lets another voter lead
 ``engine``      PySyncObj under plain names
 ``log``         the durable log: entries, term, vote, members, the replica's identity
-``records``     what it consists of, as it is stored and sent
+``tail``        its newest entries, in memory
+``logstore``    what is on disk of it, and whether that is whole
 ``watermark``   how far it was durable, to notice one that has lost its end
+``records``     what it consists of, as it is stored and sent
 ``members``     a configuration: voters, learners, disks, addresses
 ``messages``    what replicas say to each other
 ``limits``      the sizes and times that hang together

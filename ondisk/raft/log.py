@@ -6,9 +6,7 @@ Four promises, and the rest follows from them:
   them as one atomic batch and waits for the disk. The replica syncs before any message leaves, so one wait
   covers however many entries came meanwhile (group commit).
 * **Truncate and append is one step.** A crash leaves the old tail or the new one, never a mixture.
-* **Damage is reported.** A torn tail of something never synced is dropped, as it must be. Anything else that
-  is damaged or missing raises ``Corrupt``, with the place.
-
+* **Damage is reported**, with the place (``logstore``).
 * **Compaction writes metadata only.** Before the first entry stands the *base*: index and term of the entry
   just before it, 0 and 0 at first (Raft paper, section 7: "last included index and term"). To compact is to
   move the base forward and to drop what it passes: the state machine has those outcomes on its own disk.
@@ -25,38 +23,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from ondisk.errors import ConfigurationError, Corrupt, MembersUnknown
 from ondisk.raft import members as encoding
+from ondisk.raft.logstore import MAGIC, VERSION, LogStore
 from ondisk.raft.members import LEGACY, Members, short
 from ondisk.raft.records import MEMBERS, Base, Identity, LogEntry
-from ondisk.raft.watermark import DurableWatermark
-from ondisk.storage import lines
+from ondisk.raft.tail import Tail
 from ondisk.storage.disk import Disk
-from ondisk.storage.store import Store
 
-_HARD_STATE = b"hard_state"
-_BASE = b"base"  # the record of a compaction: base, members there and since, snapshot being installed
-_BATCHES = b"batches"
-_IDENTITY = b"identity"
-_LIVES = b"lives"
-_MAGIC, _VERSION = "ondisk log", 2  # version 1 had no identity
 _NONCES = 128  # so many lives are told apart
-_KEY_END = b"\xff" * 8
-_TERM_BYTES = 8
 # Entries kept in memory, so that sending and applying the newest ones does not read the disk.
 _TAIL_ENTRIES = 8192
 _TAIL_BYTES = 8 << 20
 _READ_ENTRIES = 16  # read from disk at a time; an entry may have 2 MB
-
-_T = TypeVar("_T")
-
-
-def _key(index: int) -> bytes:
-    return index.to_bytes(8, "big")  # big-endian, so that RocksDB's byte order is the log's order
 
 
 class RaftLog:
@@ -79,31 +61,16 @@ class RaftLog:
         if ``members`` is ``None`` and it was written before groups had ids, without a word about the members.
         """
         self.path = path.absolute()
-        self._store = Store(self.path / "rocksdb", disk)
-        self._watermark = DurableWatermark(self.path / "witness")
-        self.term = 0
-        self.voted_for: int | None = None
-        self.base_index = 0
-        self.base_term = 0
-        # A snapshot (index, term, members) that the state machine may be about to install, or just has.
-        self.installing: tuple[int, int, Members] | None = None
-        self._configurations: list[tuple[int, Members]] = [(0, Members(tuple(sorted(members or ()))))]
+        self.store = LogStore(self.path, disk)  # what was synced
         self.syncs = 0  # how often ``sync`` had to wait for the disk
-        self._tail: list[LogEntry] = []  # the newest entries, up to ``last_index``
-        self._tail_bytes = 0
-        self._cut_from: int | None = None  # stored entries from here on are to be deleted
-        self._hard_state_changed = False
-        self._base_changed = False
-        self._drop_to: int | None = None  # stored entries up to here are to be deleted
         self._bytes = 0  # of commands appended since the last compaction or opening
-        self._batches = 0  # how many were ever written
-        self.identity: Identity | None = None
-        self.is_new = True  # whether there was nothing before it was opened this time
-        self._identity_changed = False
-        self.lives: dict[bytes, tuple[int, int]] = {}  # of other disks: the newest boot and its nonce
-        self._lives_changed = False
+        # What the next ``sync`` makes durable, beside the entries after ``synced_index``.
+        self._cut_from: int | None = None  # stored entries from here on are to be deleted
+        self._drop_to: int | None = None  # stored entries up to here are to be deleted
+        self._hard_state_changed = self._base_changed = False
+        self._identity_changed = self._lives_changed = False
         try:
-            self._load()
+            self._load(Members(tuple(sorted(members or ()))))
             if replica_id:
                 if members is None and self._is_older and not self.members.all:
                     raise MembersUnknown(
@@ -112,56 +79,24 @@ class RaftLog:
                     )
                 self._identify(replica_id, rng or random.Random())
         except BaseException:
-            self._store.close()
+            self.store.close()
             raise
         self.synced_index = self.last_index
 
-    def _load(self) -> None:
-        if (stored := self._store.get_meta(_HARD_STATE)) is not None:
-            # Up to version 1 a third field said whether the replica had caught up enough to vote.
-            hard_state = self._stored(stored, tuple[int, int | None, bool], "the record of term and vote")
-            self.term, self.voted_for, _ = hard_state
-        if (stored := self._store.get_meta(_IDENTITY)) is not None:
-            self.identity = self._read_identity(stored)
-        if (stored := self._store.get_meta(_LIVES)) is not None:
-            lives = self._stored(stored, dict[bytes, tuple[int, int]], "the record of other disks' lives")
-            self.lives = lives
-        if (stored := self._store.get_meta(_BASE)) is not None:
-            base = self._stored(stored, Base, "the record of the last compaction")
-            self.base_index, self.base_term, self.installing = base.index, base.term, base.installing
-            self._configurations = base.configurations
-        self._batches = int.from_bytes(self._store.get_meta(_BATCHES) or b"", "big")
-        if (durable := self._watermark.read()) > self._batches:
-            raise Corrupt(
-                f"{self.path}: the end of the log is lost: {durable} writes to it were durable, "
-                f"{self._batches} are left"
-            )
-        newest_first: list[LogEntry] = []
-        with self._store.iterate(backwards=True) as stored_entries:
-            for key, value in stored_entries:
-                newest_first.append(self._decode(key, value))
-                self._tail_bytes += len(newest_first[-1].command)
-                if len(newest_first) >= _TAIL_ENTRIES or self._tail_bytes >= _TAIL_BYTES:
-                    break
-        self._tail = newest_first[::-1]
-        with self._store.iterate() as stored_entries:
-            first_key, _ = next(stored_entries, (_key(self.base_index + 1), b""))
-        expected = range(self.last_index - len(self._tail) + 1, self.last_index + 1)
-        if first_key != _key(self.base_index + 1) or any(
-            entry.index != index for entry, index in zip(self._tail, expected, strict=True)
-        ):
-            raise Corrupt(f"{self.path}: entries are missing between {self.base_index} and {self.last_index}")
+    def _load(self, first_members: Members) -> None:
+        store = self.store
+        self.term, self.voted_for = store.hard_state()
+        self.identity: Identity | None = store.identity()
+        self.lives = store.lives()  # of other disks: the newest boot and its nonce
+        base = store.base() or Base(0, 0, [(0, first_members)], None)
+        self.base_index, self.base_term, self._configurations = base.index, base.term, base.configurations
+        # A snapshot (index, term, members) that the state machine may be about to install, or just has.
+        self.installing: tuple[int, int, Members] | None = base.installing
+        store.check_end()
+        newest = store.newest(base.index, _TAIL_ENTRIES, _TAIL_BYTES)
+        self._tail = Tail(newest[0].index if newest else base.index + 1, newest)
+        # Whether there was nothing before it was opened this time.
         self.is_new = self.identity is None and not self.term and not self.last_index
-
-    def _read_identity(self, stored: bytes) -> Identity:
-        try:
-            magic, version = msgspec.msgpack.decode(stored)[:2]
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
-            magic, version = "", 0
-        if magic != _MAGIC or not isinstance(version, int):
-            raise Corrupt(f"{self.path}: the identity of the log is damaged")
-        lines.check_version(self.path, version, _VERSION)
-        return self._stored(stored, Identity, "the identity of the log")
 
     def _identify(self, replica_id: int, rng: random.Random) -> None:
         """Begin a new life: of the disk that this is, or of a new one."""
@@ -171,7 +106,7 @@ class RaftLog:
             self._configurations = [(self.base_index, Members(()))]  # nobody votes before there is a group
         if self.identity is None:
             disk = rng.getrandbits(128).to_bytes(16, "big")
-            self.identity = Identity(_MAGIC, _VERSION, replica_id, disk, 0)
+            self.identity = Identity(MAGIC, VERSION, replica_id, disk, 0)
         elif self.identity.replica_id != replica_id:
             raise ConfigurationError(
                 f"{self.path.parent}: this directory belongs to replica {self.identity.replica_id} (disk "
@@ -225,30 +160,16 @@ class RaftLog:
         """The newest life of another disk that is noted durably, as the number of its starts; 0: none."""
         return 0 if self._lives_changed else self.lives.get(disk, (0, 0))[0]
 
-    def _stored(self, stored: bytes, kind: type[_T], what: str) -> _T:
-        try:
-            return msgspec.msgpack.decode(stored, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Corrupt(f"{self.path}: {what} is damaged ({error})") from None
-
-    def _decode(self, key: bytes, value: bytes) -> LogEntry:
-        if len(key) != 8 or len(value) < _TERM_BYTES:
-            raise Corrupt(f"{self.path}: entry {key.hex()} is damaged")
-        return LogEntry(
-            int.from_bytes(key, "big"),
-            int.from_bytes(value[:_TERM_BYTES], "big"),
-            value[_TERM_BYTES:],
-        )
-
     @property
     def last_index(self) -> int:
         """Index of the last entry, durable or not; the base's when there is none."""
-        return self._tail[-1].index if self._tail else self.base_index
+        return self._tail.last_index
 
     @property
     def last_term(self) -> int:
         """Term of the last entry; the base's when there is none."""
-        return self._tail[-1].term if self._tail else self.base_term
+        last = self.last_index
+        return self._tail.between(last, last)[0].term if last > self.base_index else self.base_term
 
     @property
     def unsynced(self) -> bool:
@@ -300,10 +221,8 @@ class RaftLog:
             return self.base_term
         if not self.base_index < index <= self.last_index:
             return None
-        position = index - self.last_index - 1  # counted from the end
-        if -position <= len(self._tail):
-            return self._tail[position].term
-        return self.entries(index, index)[0].term
+        found = self._tail.between(index, index) or self.store.entries(index, index)
+        return found[0].term
 
     def entries(self, first: int, last: int, max_bytes: int | None = None) -> list[LogEntry]:
         """Entries ``first`` to ``last``, both included; fewer if their commands exceed ``max_bytes``.
@@ -313,14 +232,13 @@ class RaftLog:
         if not self.base_index < first <= last <= self.last_index:
             raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {first}..{last}")
         last = min(last, first + _TAIL_ENTRIES - 1)
-        tail_first = self.last_index - len(self._tail) + 1
         found: list[LogEntry] = []
         size = 0
         while first <= last:
-            if first >= tail_first:
-                some = self._tail[first - tail_first : last - tail_first + 1]
+            if first >= self._tail.first:
+                some = self._tail.between(first, last)
             else:
-                some = self._read(first, min(last, tail_first - 1, first + _READ_ENTRIES - 1))
+                some = self.store.entries(first, min(last, self._tail.first - 1, first + _READ_ENTRIES - 1))
             size += sum([len(entry.command) for entry in some])
             found += some
             first += len(some)
@@ -328,15 +246,6 @@ class RaftLog:
                 while size > max_bytes and len(found) > 1:
                     size -= len(found.pop().command)
                 break
-        return found
-
-    def _read(self, first: int, last: int) -> list[LogEntry]:
-        keys = [_key(index) for index in range(first, last + 1)]
-        found = []
-        for key, value in zip(keys, self._store.get_many(keys), strict=True):
-            if value is None:
-                raise Corrupt(f"{self.path}: entry {int.from_bytes(key, 'big')} is missing")
-            found.append(self._decode(key, value))
         return found
 
     def append(self, entries: Sequence[LogEntry]) -> None:
@@ -347,10 +256,9 @@ class RaftLog:
             if entry.command.startswith(MEMBERS):
                 self._configurations.append((entry.index, self._of_this_group(entry)))
                 self._base_changed = True
-        self._tail.extend(entries)
-        size = sum(len(entry.command) for entry in entries)
-        self._tail_bytes += size
-        self._bytes += size
+        before = self._tail.bytes
+        self._tail.append(entries)
+        self._bytes += self._tail.bytes - before
 
     def _of_this_group(self, entry: LogEntry) -> Members:
         """The members in an entry; one that was made before the group had an id does not take that back."""
@@ -368,13 +276,11 @@ class RaftLog:
         """Remove the entry at ``index`` and all after it, durably together with the next ``sync``."""
         if not self.base_index < index <= self.last_index:
             raise IndexError(f"the log holds {self.base_index + 1}..{self.last_index}, not {index}")
-        tail_first = self.last_index - len(self._tail) + 1
-        if index <= tail_first:  # keep one entry in memory: the end of the log is asked for all the time
+        if index > self._tail.first:
+            self._tail.cut_from(index)
+        else:  # keep one entry in memory: the end of the log is asked for all the time
             kept = self.entries(index - 1, index - 1) if index - 1 > self.base_index else []
-            self._tail = kept
-        else:
-            del self._tail[index - tail_first :]
-        self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+            self._tail = Tail(index - len(kept), kept)
         if index <= self.synced_index:
             self._cut_from = index  # lower than any before
             self.synced_index = index - 1
@@ -392,12 +298,9 @@ class RaftLog:
             raise IndexError(
                 f"the log holds {self.base_index + 1}..{self.synced_index} durably, not up to {index}"
             )
-        tail_first = self.last_index - len(self._tail) + 1
-        if index >= tail_first:
-            del self._tail[: index - tail_first + 1]
-            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        self._tail.drop_to(index)
         self._set_base(index, term, self.members_at(index))
-        self._bytes = self._tail_bytes
+        self._bytes = self._tail.bytes
 
     def _set_base(self, index: int, term: int, members: Members) -> None:
         self.base_index, self.base_term = index, term
@@ -431,7 +334,7 @@ class RaftLog:
             self._begin_after(index, term, members)
 
     def _begin_after(self, index: int, term: int, members: Members) -> None:
-        self._tail, self._tail_bytes, self._bytes = [], 0, 0
+        self._tail, self._bytes = Tail(index + 1), 0
         self._cut_from = self.base_index + 1
         self.synced_index = index
         self._configurations = []
@@ -446,25 +349,15 @@ class RaftLog:
         """Make everything durable in one atomic write. Does nothing if there is nothing new."""
         if not self.unsynced:
             return
-        batch = self._store.batch()
-        if self._cut_from is not None:
-            batch.delete_range(_key(self._cut_from), _KEY_END)
-        if self._drop_to is not None:
-            batch.delete_range(_key(0), _key(self._drop_to + 1))
-        if self.last_index > self.synced_index:
-            for entry in self._tail[self.synced_index - self.last_index :]:
-                batch.put(_key(entry.index), entry.term.to_bytes(_TERM_BYTES, "big") + entry.command)
-        if self._hard_state_changed:
-            self._store.put_meta(batch, _HARD_STATE, msgspec.msgpack.encode(self._hard_state()))
-        if self._base_changed:
-            self._store.put_meta(batch, _BASE, self.compaction_record())
-        if self._identity_changed:
-            self._store.put_meta(batch, _IDENTITY, msgspec.msgpack.encode(self.identity))
-        if self._lives_changed:
-            self._store.put_meta(batch, _LIVES, msgspec.msgpack.encode(self.lives))
-        self._batches += 1
-        self._store.put_meta(batch, _BATCHES, self._batches.to_bytes(8, "big"))
-        self._store.write(batch)
+        self.store.write(
+            self._tail.between(self.synced_index + 1, self.last_index),
+            cut_from=self._cut_from,
+            drop_to=self._drop_to,
+            hard_state=self._hard_state() if self._hard_state_changed else None,
+            base=self._base() if self._base_changed else None,
+            identity=self.identity if self._identity_changed else None,
+            lives=self.lives if self._lives_changed else None,
+        )
         self._cut_from = self.synced_index + 1  # if the sync fails, the next batch replaces this one
         self._make_durable()
         self.synced_index = self.last_index
@@ -472,47 +365,34 @@ class RaftLog:
         self._hard_state_changed = self._base_changed = False
         self._identity_changed = self._lives_changed = False
         self.syncs += 1
-        self._watermark.write(self._batches)
-        self._trim_tail()
+        self.store.note_durable()
+        self._tail.trim(_TAIL_ENTRIES, _TAIL_BYTES)
 
-    def _hard_state(self) -> tuple[int, int | None, bool]:
-        return self.term, self.voted_for, True
+    def _hard_state(self) -> tuple[int, int | None]:
+        return self.term, self.voted_for
+
+    def _base(self) -> Base:
+        return Base(self.base_index, self.base_term, self._configurations, self.installing)
 
     def _make_durable(self) -> None:
-        self._store.sync()
+        self.store.sync()
 
     def compaction_record(self) -> bytes:
         """All that is stored about the entries that were dropped: some dozens of bytes."""
-        base = Base(self.base_index, self.base_term, self._configurations, self.installing)
-        return msgspec.msgpack.encode(base)
+        return msgspec.msgpack.encode(self._base())
 
     def start_of_last(self, entries: int, max_bytes: int) -> int:
         """Where the last ``entries`` of the log begin, or fewer that have ``max_bytes``."""
-        size = 0
-        for count, entry in enumerate(reversed(self._tail)):
-            size += len(entry.command)
-            if count >= entries or size > max_bytes:
-                return entry.index + 1
-        return self.last_index - len(self._tail) + 1
-
-    def _trim_tail(self) -> None:
-        """Forget the older half of the entries in memory when they are many: the disk has them."""
-        if len(self._tail) > 2 * _TAIL_ENTRIES or (
-            self._tail_bytes > 2 * _TAIL_BYTES and len(self._tail) > 1
-        ):
-            del self._tail[: len(self._tail) // 2]
-            self._tail_bytes = sum(len(entry.command) for entry in self._tail)
+        return self._tail.start_of_last(entries, max_bytes)
 
     def close(self) -> None:
         """Sync and close. A second call does nothing."""
-        if self._store.is_open:
+        if self.store.is_open:
             try:
                 self.sync()
             finally:
-                self._watermark.close()
-                self._store.close()
+                self.store.close()
 
     def crash(self) -> None:
         """Close as a power cut would: what was not synced is gone."""
-        self._watermark.close()
-        self._store.crash()
+        self.store.crash()

@@ -185,8 +185,8 @@ class NeverSyncs(RaftLog):
 
 
 class ForgetsItsVote(RaftLog):
-    def _hard_state(self) -> tuple[int, int | None, bool]:
-        return self.term, None, True
+    def _hard_state(self) -> tuple[int, int | None]:
+        return self.term, None
 
 
 class InstallsOverItsTail(RaftLog):
