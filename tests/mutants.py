@@ -202,6 +202,13 @@ MUTANTS = (
         "        try:\n            pass\n",
         "test_diskkv_snapshots.py",
     ),
+    Mutant(
+        "a write-ahead log that misses its end is taken, though another one follows",
+        "storage/holes.py",
+        "            if number > due:",
+        "            if False:",
+        "test_holes.py::test_a_log_that_was_copied_too_early_is_refused",
+    ),
     # Sessions
     Mutant(
         "a command that a session has seen is applied again",

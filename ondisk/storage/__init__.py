@@ -6,6 +6,7 @@
 ``rocksdb``      how a RocksDB is set up and closed, and what is peculiar about it
 ``calls``        the calls of a database: refused, waited for, their errors typed
 ``records``      what is read of RocksDB's log files without RocksDB
+``holes``        whether a write is missing that came before one that is there
 ``powercut``     what a power cut would leave, made on purpose
 ``watch``        whether a directory that is in use is still there
 ``lock``         the lock of a directory, and who has it

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ondisk.storage.records import HEADER_BYTES, records
+from ondisk.storage.records import beginning, records
 
 
 def copy_files(source: Path, target: Path) -> bool:
@@ -41,11 +41,9 @@ def cut_after(wal: Path, sequence: int, survivors: Callable[[int], int]) -> None
     ``survivors`` says how many of the bytes after it are there all the same, as in a torn write.
     """
     data = wal.read_bytes()
-    for at, end, kind in records(data):
+    for at, _, kind in records(data):
         if kind not in (1, 2):  # neither a batch of its own nor the first of several records
             continue
-        # A block may end within the number: it goes on in the next record.
-        number = (data[at + HEADER_BYTES : end] + data[end + HEADER_BYTES : end + 15])[:8]
-        if int.from_bytes(number, "little") > sequence:
+        if int.from_bytes(beginning(data, at)[:8], "little") > sequence:
             os.truncate(wal, at + survivors(len(data) - at))
             return

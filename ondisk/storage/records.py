@@ -11,14 +11,15 @@ from ondisk.storage.paths import read_regular
 
 _BLOCK_BYTES = 32 << 10
 HEADER_BYTES = 7
+_FULL, _FIRST, _LAST = 1, 2, 4  # what is written at once is one record, or several where a block ends within
+_BEGINNING_BYTES = 64
 
 
-def records(data: bytes) -> Iterator[tuple[int, int, int]]:
+def records(data: bytes, at: int = 0) -> Iterator[tuple[int, int, int]]:
     """Where each record of a write-ahead log or a MANIFEST begins and ends, and of which type it is.
 
     Both are blocks of 32 KB full of records: checksum (4 bytes), length (2), type (1), data.
     """
-    at = 0
     while at + HEADER_BYTES <= len(data):
         left = _BLOCK_BYTES - at % _BLOCK_BYTES
         if left < HEADER_BYTES:
@@ -27,6 +28,29 @@ def records(data: bytes) -> Iterator[tuple[int, int, int]]:
         length, kind = struct.unpack_from("<HB", data, at + 4)
         yield at, at + HEADER_BYTES + length, kind
         at += HEADER_BYTES + length
+
+
+def written(data: bytes) -> Iterator[int]:
+    """Where everything begins that was written at once: a batch in a log, an edit in a MANIFEST.
+
+    What the end of the file cuts off is left out.
+    """
+    begins = 0
+    for at, end, kind in records(data):
+        if kind in (_FULL, _FIRST):
+            begins = at
+        if kind in (_FULL, _LAST) and end <= len(data):
+            yield begins
+
+
+def beginning(data: bytes, at: int) -> bytes:
+    """The first bytes of what was written there at once. A block may end within them."""
+    found = b""
+    for begins, end, kind in records(data, at):
+        found += data[begins + HEADER_BYTES : min(end, begins + HEADER_BYTES + _BEGINNING_BYTES)]
+        if kind in (_FULL, _LAST) or len(found) >= _BEGINNING_BYTES:
+            break
+    return found
 
 
 def refuse_recycled_records(path: Path) -> None:

@@ -20,6 +20,7 @@ from ondisk.storage import rocksdb
 from ondisk.storage.calls import Calls, Walk
 from ondisk.storage.disk import Disk, make_directory
 from ondisk.storage.errors import NOT_THERE, disk_errors, typed
+from ondisk.storage.holes import refuse_hole
 from ondisk.storage.paths import names_in, read_regular, what_it_is
 from ondisk.storage.powercut import copy_files, cut_after
 from ondisk.storage.records import refuse_recycled_records
@@ -82,6 +83,8 @@ class Store:
         for name in names_in(self.path):
             if name.endswith(".log") or name.startswith("MANIFEST-"):
                 refuse_recycled_records(self.path / name)
+        if current.exists():
+            refuse_hole(self.path)
 
     def check(self) -> None:
         """Raise ``StorageError`` unless the files can still be found. Costs a microsecond or two.
