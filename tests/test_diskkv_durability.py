@@ -122,6 +122,11 @@ def model(state: dict[bytes, bytes], command: bytes) -> tuple[Any] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
         return None
     key = parts[0] if parts else None
+    if tag == "put_many" and len(parts) == 1 and isinstance(key, dict):
+        if not all(isinstance(each, bytes) for pair in key.items() for each in pair):
+            return None
+        state.update(key)
+        return (None,)
     if not isinstance(key, bytes):
         return None
     if tag == "put" and len(parts) == 2 and isinstance(parts[1], bytes):
