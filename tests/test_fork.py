@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from ondisk import Cluster, DiskKV, Node, diskkv
 from ondisk.errors import DirectoryInUse, PortInUse, StoreClosed, WrongProcess
 from ondisk.net.memory import MemoryNetwork
 from ondisk.net.tcp import TcpNetwork
+from ondisk.raft import Timing
+from ondisk.replica import Replica
 from ondisk.storage.store import Store
 from tests.lengths import short_and_long
 from tests.processes import free_ports
@@ -99,6 +102,8 @@ OPEN_IN_ANOTHER = """
 import sys
 from pathlib import Path
 from ondisk import Cluster
+from ondisk.raft import Timing
+from ondisk.replica import Replica
 from ondisk.storage.store import Store
 Store(Path(sys.argv[1]) / "store").close()
 with Cluster(Path(sys.argv[1]) / "data") as cluster:
@@ -339,6 +344,27 @@ def test_single_objects_of_the_parent_are_refused_or_closed(tmp_path: Path) -> N
     Store(tmp_path / "store").close()
     node.put("a", "1")
     node.stop()
+
+
+def test_a_child_reads_nothing_by_a_lease_of_its_parent(tmp_path: Path) -> None:
+    """It could be answered without a step, and no step is made in it."""
+    network, forever = MemoryNetwork(), float("inf")
+    replica = Replica(
+        1,
+        (1,),
+        tmp_path,
+        DiskKV(tmp_path / "state"),
+        network.attach(1),
+        clock=network.clock,
+        rng=random.Random(1),
+        timing=Timing(clock_drift=0.1),
+    )
+    answered = replica.read_barrier(forever, lease=True)
+    while not (answered.done() and replica.read_barrier(forever, lease=True).done()):
+        replica.step()
+    assert ended(fork(lambda: refused(lambda: replica.read_barrier(forever, lease=True)))) == 0
+    assert replica.read_barrier(forever, lease=True).done()
+    replica.close()
 
 
 # Dropped without close

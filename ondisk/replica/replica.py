@@ -586,6 +586,7 @@ class Replica:
     def forget_parent(self) -> None:
         """In a child: it is stopped here, and nothing of it is to be closed."""
         forked.leak(self.machine)
+        self._lease_until = float("-inf")
         self.log = None
         self._to_close = []
         if hasattr(self, "status"):
