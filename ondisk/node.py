@@ -1,4 +1,4 @@
-"""Node: one replica with a thread of its own. Three of them make a ``Cluster``, or three processes."""
+"""Node: one replica that runs in the background. Three of them make a ``Cluster``, or three processes."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from ondisk.raft.messages import (
 )
 from ondisk.raft.records import Identity
 from ondisk.replica import Replica, ReplicaStatus
-from ondisk.snapshot.background import start_thread
 from ondisk.snapshot.restore import begin_directory, complete_import
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import OnDiskStateMachine, Result
+from ondisk.stepping import Stepper, wait_for_dropped
 from ondisk.storage.disk import Disk
 from ondisk.storage.lock import DirectoryLock
 from ondisk.storage.paths import resolved
@@ -59,54 +59,10 @@ _running: weakref.WeakSet[Node] = weakref.WeakSet()
 def _stop_all() -> None:
     # The threads are daemons, so that a forgotten cluster cannot keep the interpreter alive; but one that is
     # inside RocksDB while the interpreter goes away would abort the process.
-    _wait_for_dropped()
+    wait_for_dropped()
     for node in list(_running):
         with suppress(Exception):  # the others must be stopped all the same
             node.stop()
-
-
-class _Life:
-    """What a node and its thread share, so that the thread does not keep a dropped node alive."""
-
-    def __init__(self, node: Node, replica: Replica, endpoint: Endpoint) -> None:
-        self.node = weakref.ref(node)
-        self.replica = replica
-        self.endpoint = endpoint
-        self.ending = False
-        self.thread = threading.Thread(target=self.run, name=f"ondisk-{node.id}", daemon=True)
-
-    def run(self) -> None:
-        try:
-            self._step()
-        finally:
-            _lives.discard(self)
-
-    def _step(self) -> None:
-        replica = self.replica
-        try:
-            while not self.ending:
-                seconds = replica.step()
-                if not replica.running:  # it failed, and its status says why
-                    return
-                self.endpoint.wait(seconds)
-                if self.node() is None:  # dropped: no hook of the garbage collector tells: those can be torn
-                    replica.close()
-                    return
-        except BaseException as error:  # whatever it is: without its thread the replica does nothing any more
-            if not replica.running:
-                raise
-            replica.fail(error)
-
-
-_lives: set[_Life] = set()
-
-
-def _wait_for_dropped() -> None:
-    """Return when all nodes that were dropped while they ran have let go of their directories."""
-    for life in tuple(_lives):
-        if life.node() is None and life.thread is not threading.current_thread():
-            life.endpoint.wake()
-            life.thread.join()
 
 
 class Node(Client):
@@ -147,10 +103,7 @@ class Node(Client):
         self._timing = timing
         self._control = threading.Lock()  # one start, stop or crash at a time
         self._controller: threading.Thread | None = None  # who does that now
-        self._endpoint: Endpoint | None = None
-        self._replica: Replica | None = None
-        self._thread: threading.Thread | None = None
-        self._life: _Life | None = None
+        self._stepper: Stepper | None = None  # while there is a replica
         self._process = os.getpid()
         self._last_status = ReplicaStatus(replica_id, "stopped")
 
@@ -163,27 +116,23 @@ class Node(Client):
         Raises ``DirectoryInUse``, ``PortInUse``, ``ResourceError``, ``Corrupt`` or ``StorageError``, and then
         nothing is open.
         """
-        _wait_for_dropped()
+        wait_for_dropped()
         with self._controlling():
-            life = self._life
-            if life is not None and life.replica.running and life.thread.is_alive() and not life.ending:
+            if self._stepper is not None and self._stepper.goes_on:
                 return
             self._end(crash=False)
             still_wanted()
             try:
-                self._replica, endpoint = self._open()
+                replica, endpoint = self._open()
             except StorageError as error:
                 reason = f"{type(error).__name__}: {error}"
                 self._last_status = ReplicaStatus(self.id, "failed", error=reason)
                 raise
-            self._endpoint = endpoint
-            self._life = _Life(self, self._replica, endpoint)
+            self._stepper = Stepper(self, replica, endpoint)
             _running.add(self)
             forked.register(self)
             try:
-                _lives.add(self._life)
-                start_thread(self._life.thread)
-                self._thread = self._life.thread
+                self._stepper.start()
                 still_wanted()
             except BaseException:  # there are too many threads, or nobody wants it any more
                 self._end(crash=False)
@@ -225,7 +174,7 @@ class Node(Client):
         """One at a time, and never from a future's callback: that would wait for itself."""
         self._check_process()
         me = threading.current_thread()
-        if me in (self._thread, self._controller):
+        if me is self._controller or (self._stepper is not None and me is self._stepper.thread):
             raise RuntimeError(f"replica {self.id} cannot be started or stopped from a callback of its own")
         with self._control:
             self._controller = me
@@ -235,22 +184,11 @@ class Node(Client):
                 self._controller = None
 
     def _end(self, *, crash: bool) -> None:
-        if self._replica is None:
+        if self._stepper is None:
             return
-        if self._life is not None:
-            self._life.ending = True
-        if self._endpoint is not None:
-            self._endpoint.wake()
-        if self._thread is not None:
-            self._thread.join()
-        if crash:
-            self._replica.crash()
-        else:
-            self._replica.close()
-        self._last_status = self._replica.status
-        if self._life is not None:
-            _lives.discard(self._life)
-        self._replica = self._thread = self._endpoint = self._life = None
+        self._stepper.end(crash=crash)
+        self._last_status = self._stepper.replica.status
+        self._stepper = None
         _running.discard(self)
 
     def _check_process(self) -> None:
@@ -258,10 +196,10 @@ class Node(Client):
 
     def forget_parent(self) -> None:
         """In a child: nothing runs here, and nothing of it may be closed."""
-        forked.leak(self._replica)
-        if self._life is not None:
-            _lives.discard(self._life)
-        self._replica = self._thread = self._endpoint = self._controller = self._life = None
+        if self._stepper is not None:
+            forked.leak(self._stepper.replica)
+            self._stepper.forget()
+        self._stepper = self._controller = None
         self._control = threading.Lock()
         _running.discard(self)
 
@@ -269,6 +207,11 @@ class Node(Client):
         """Stop this replica, whose status says ``failed`` and why: its directory does not belong here."""
         self.stop()
         self._last_status = self._last_status._replace(role="failed", error=reason)
+
+    @property
+    def _replica(self) -> Replica | None:
+        stepper = self._stepper
+        return None if stepper is None else stepper.replica
 
     @property
     def first_members(self) -> tuple[int, ...]:
@@ -282,7 +225,8 @@ class Node(Client):
 
     @property
     def _identity(self) -> Identity | None:
-        return None if self._replica is None else self._replica.identity
+        replica = self._replica
+        return None if replica is None else replica.identity
 
     @property
     def status(self) -> ReplicaStatus:
@@ -460,7 +404,7 @@ class Node(Client):
         Otherwise one that was the only first member of a group that has grown would found another one.
         """
         with self._controlling():
-            if self._replica is not None and self._replica.running:
+            if (replica := self._replica) is not None and replica.running:
                 raise DirectoryInUse(f"{self.directory}: replica {self.id} is running")
             self._end(crash=False)
             lock = DirectoryLock(self.directory)

@@ -51,8 +51,8 @@ def test_a_replica_whose_stop_was_interrupted_can_be_started_and_stopped(tmp_pat
         future = cluster.put_async("k", "w", timeout=20)
         assert disk.waiting.wait(10)
         node = cluster._nodes[1]
-        thread = node._thread
-        assert thread is not None
+        assert node._stepper is not None
+        thread = node._stepper.thread
 
         def interrupted(timeout: float | None = None) -> None:
             raise KeyboardInterrupt

@@ -57,7 +57,7 @@ def test_every_file_that_a_document_links_exists(document: Path) -> None:
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 WALKS = ("A put", "A get", "A snapshot", "A press of a button in the panel")
-GROUPS = {"cluster": "entrance", "node": "entrance", "client": "entrance"} | dict.fromkeys(
+GROUPS = dict.fromkeys(("cluster", "node", "stepping", "client"), "entrance") | dict.fromkeys(
     ("diskkv", "sessions", "statemachine"), "machine"
 )
 
