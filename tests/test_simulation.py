@@ -421,7 +421,7 @@ def test_a_replay_shows_every_event() -> None:
         (["--seconds", "nan"], "no number of seconds"),
         (["--seconds", "0"], "not in the range"),
         (["--without", "luck"], "'luck' is not one of"),
-        (["--stock", "--without", "pre-vote"], "none of the safeguards"),
+        (["--stock", "--without", "pre-vote"], "neither the safeguards"),
         (["--replay", "1", "--seeds", "0:3"], "--replay is about one run"),
         (["--replay", "1", "--first"], "--replay is about one run"),
     ],

@@ -28,7 +28,7 @@ class Answers:
     def propose(self, command: bytes, deadline: float) -> Future[Any]:
         return self.read_barrier(deadline)
 
-    def read_barrier(self, deadline: float) -> Future[Any]:
+    def read_barrier(self, deadline: float, *, lease: bool = False) -> Future[Any]:
         future: Future[Any] = Future()
         if self.answers:
             future.set_result(self.answers.pop(0))
