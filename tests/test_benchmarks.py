@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import etcd
 from benchmarks.report import AGAINST, BARS, LARGE, LOADS, SUBJECTS, is_asked
+from tests.lengths import short_and_long
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,15 +30,20 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_every_subject_is_measured_under_every_load_and_the_conditions_are_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "subjects", short_and_long([name for name in SUBJECTS if name != "etcd"], [*SUBJECTS])
+)
+def test_every_subject_is_measured_under_every_load_and_the_conditions_are_printed(
+    tmp_path: Path, subjects: list[str]
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     given = ["--seconds", 0.2, "--rounds", 1, "--dir", data, "--json", tmp_path / "out"]
-    with start(*given, "--only", *SUBJECTS) as command:
+    with start(*given, "--only", *subjects) as command:
         output, progress = command.communicate()
     assert command.returncode == 0, output + progress
     measured = json.loads((tmp_path / "out").read_text())
-    there = [name for name in SUBJECTS if name != "etcd" or etcd.missing() is None]
+    there = [name for name in subjects if name != "etcd" or etcd.missing() is None]
     [cells] = measured["rounds"]
     for load in LOADS:
         expected = {name for name in there if is_asked(SUBJECTS[name].kind, load)}
