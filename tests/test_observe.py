@@ -329,12 +329,13 @@ def test_a_peak_that_lasted_one_reading_shows_in_the_short_record() -> None:
 def test_the_short_record_has_one_reading_for_each_step(cluster: Cluster) -> None:
     """However often somebody looks."""
     with LagRecorder(cluster, every=3600) as recorder:
-        began = recorder.read().time
-        wait_until(lambda: recorder.read().time > began + 4 * STEP)
+        wait_until(
+            lambda: recorder.read() and len(recorder.worst(3600)) >= 4
+        )  # a busy machine leaves some out
         short = recorder.worst(3600)
         assert len(recorder.readings) > len(short)
     steps = [int(reading.time / STEP) for reading in short]
-    assert len(set(steps)) == len(steps) >= 4
+    assert len(set(steps)) == len(steps)
 
 
 def test_messages_that_are_held_are_described_once(cluster: Cluster) -> None:

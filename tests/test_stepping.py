@@ -86,10 +86,12 @@ def test_an_end_waits_for_the_step_and_then_closes_or_crashes(crash: bool, how: 
 
 def test_who_is_told_to_end_does_not_go_on_although_the_step_takes_its_time() -> None:
     """So a start after a stop that was interrupted waits for it, and starts another one."""
-    owner, go_on = Owner(), threading.Event()
+    owner, in_step, go_on = Owner(), threading.Event(), threading.Event()
     stepper, replica, endpoint = made(owner)
     assert endpoint.waits.acquire(timeout=PATIENCE)
-    replica.in_step = lambda: go_on.wait(PATIENCE)
+    replica.in_step = lambda: (in_step.set(), go_on.wait(PATIENCE))
+    endpoint.wake()
+    assert in_step.wait(PATIENCE)
     ending = beside(lambda: stepper.end(crash=False))
     wait_until(lambda: not stepper.goes_on)
     assert replica.running
