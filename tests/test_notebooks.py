@@ -136,9 +136,9 @@ def kinds(line: str) -> Counter[str]:
 
 
 def hurry(cells: list[Any]) -> None:
-    """Some cells say how many seconds they may take: a quarter of that. With ``--long`` nothing changes."""
+    """A cell that tries seeds for 20 seconds does it for 5. With ``--long`` nothing changes."""
     for cell in cells:
-        cell.source = re.sub(r"\bseconds=(\d\d)\b", lambda given: f"seconds={int(given[1]) / 4}", cell.source)
+        cell.source = cell.source.replace("seconds=20)", "seconds=5)")
 
 
 def once_and_twice() -> list[Any]:
