@@ -34,12 +34,14 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            number = 0
+            number, value = 0, "{} " + "x" * 300
             while not self._stopped.is_set():
                 futures = []
                 for _ in range(20):
                     number += 1
-                    futures.append(self._cluster.put_async(f"k{number % KEYS}", f"{number} {'x' * 300}"))
+                    futures.append(
+                        self._cluster.put_async(f"k{number % KEYS}", value.format(number), timeout=20)
+                    )
                 for future in futures:
                     future.result(20)
                 self.acknowledged = number
@@ -47,6 +49,10 @@ class Writer:
                     self._cluster.compact(1)
         except BaseException as error:
             self._error = error
+
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
 
     def __enter__(self) -> Writer:
         self._thread.start()
@@ -104,6 +110,7 @@ def test_a_copy_of_a_busy_directory_opens_at_a_state_it_had_meanwhile_or_is_refu
         with Writer(cluster) as writer:
             # So many, and until both have happened: on a slow disk most copies are in time.
             while (number := opened + refused) < rounds or not (opened and refused):
+                assert writer.goes_on
                 target = tmp_path / f"copy-{number}"
                 target.mkdir()
                 before = writer.acknowledged
