@@ -33,6 +33,10 @@ class Rejected(NotDone):
     """The request was refused: by the state machine, or because a new leader discarded its entry."""
 
 
+class Discarded(Rejected):
+    """A new leader discarded its entry before it was committed. Try again."""
+
+
 class CommandTooLarge(Rejected):
     """The command is larger than one log entry may be. Store the value in smaller pieces."""
 

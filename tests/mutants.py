@@ -75,7 +75,7 @@ MUTANTS = (
         "a forwarded command is said to be undone when the leader goes away",
         "replica/proposals.py",
         'proposal.reply, OutcomeUnknown("the leader went',
-        'proposal.reply, Rejected("the leader went',
+        'proposal.reply, NotDone("the leader went',
         "test_raft.py::test_a_forwarded_proposal_fails_as_unknown_when_the_leader_goes_away",
     ),
     Mutant(

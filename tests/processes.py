@@ -53,7 +53,12 @@ class Terminal:
         inherited = {
             k: v for k, v in os.environ.items() if k not in ("ONDISK_SECRET_FILE", "PYTHONUNBUFFERED")
         }
-        terminal = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "120"}
+        terminal = {
+            "TERM": "xterm",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "COLUMNS": "120",
+            "XDG_STATE_HOME": str(cwd),
+        }
         ours, theirs = pty.openpty() if tty else (None, subprocess.PIPE)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ondisk", *arguments],
@@ -128,6 +133,11 @@ class Terminal:
             end = self._output.index(text, start)
             self._seen = end + len(text)
             return self._output[start:end]
+
+    def ready(self) -> None:
+        """Wait until it serves."""
+        self.expect("node address: ")
+        self.expect("\n")
 
     def ask(self, line: str, timeout: float = 20.0) -> str:
         """Send one line and return the next line of output. Over pipes only."""

@@ -12,8 +12,6 @@ import pytest
 
 from tests.processes import Terminal, free_ports
 
-LAST_LINE_OF_USAGE = "\nexit\n"
-
 
 class Terminals:
     """Three replicas in three processes on one data directory, over TCP."""
@@ -41,10 +39,10 @@ def terminals(tmp_path: Path) -> Iterator[Terminals]:
 
 @pytest.fixture
 def three(terminals: Terminals) -> dict[int, Terminal]:
-    """Three replicas that have printed their usage."""
+    """Three replicas that serve."""
     started = {i: terminals.start(i) for i in (1, 2, 3)}
     for terminal in started.values():
-        terminal.expect(LAST_LINE_OF_USAGE)
+        terminal.ready()
     return started
 
 
@@ -64,8 +62,7 @@ def alone(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         def start(*more: str, tty: bool = False) -> Terminal:
             arguments = ("--replica-id", "1", "--members", f"127.0.0.1:{port}", *more)
             terminal = stack.enter_context(Terminal(*arguments, cwd=tmp_path, tty=tty))
-            terminal.expect("\nexit")
-            terminal.expect("\n")
+            terminal.ready()
             return terminal
 
         yield start

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ondisk.cli import USAGE
+from ondisk import __version__
 from tests.processes import Terminal, free_ports
 from tests.terminals import (
-    LAST_LINE_OF_USAGE,
     Terminals,
     alone,
     complaint,
@@ -35,13 +34,13 @@ __all__ = ["alone", "terminals", "three"]  # fixtures
 
 def test_what_one_terminal_puts_the_others_get(three: dict[int, Terminal]) -> None:
     """Also as the very first thing, before a leader is elected."""
-    assert three[1].ask("put k 'a b'") == "ok"
+    assert three[1].ask("put k 'a b'") == "ok: a b"
     assert three[2].ask("get k") == "query key: k, result: a b"
     assert three[3].ask("get k") == "query key: k, result: a b"
     assert three[2].ask("incr n 5") == "5"
     assert three[3].ask("incr n") == "6"
     assert three[1].ask("delete k") == "ok"
-    assert three[3].ask("get k") == "query key: k, result: (none)"
+    assert three[3].ask("get k") == "query key: k, not found"
 
 
 def test_two_terminals_go_on_when_the_leader_is_killed(
@@ -58,7 +57,7 @@ def test_two_terminals_go_on_when_the_leader_is_killed(
     assert other.ask("get after") == "query key: after, result: 2"
 
     back = terminals.start(leader)
-    back.expect(LAST_LINE_OF_USAGE)
+    back.ready()
     assert back.ask("get before") == "query key: before, result: 1"
     assert back.ask("get after") == "query key: after, result: 2"
     assert back.ask("put again 3") == "ok"
@@ -72,7 +71,7 @@ def test_a_fourth_terminal_joins_and_the_first_one_is_removed(
     assert three[1].ask("put k v") == "ok"
     address = f"127.0.0.1:{free_ports(1)[0]}"
     fourth = terminals.start(4, "--addr", address, "--join")
-    fourth.expect(LAST_LINE_OF_USAGE)
+    fourth.ready()
     wait_until(lambda: f"waiting until a member is told: add 4 {address}" in fourth.errors)
     assert three[2].ask(f"add 4 {address}").startswith("ok")
     assert fourth.ask("get k") == "query key: k, result: v"
@@ -86,13 +85,13 @@ def test_a_fourth_terminal_joins_and_the_first_one_is_removed(
     assert fourth.ask("remove 1") == "ok"
     wait_until(lambda: fourth.ask("members") == "voters: " + everybody.partition(", ")[2])
     wait_until(lambda: "removed from the group" in three[1].ask("put x y"))
-    assert three[2].ask(f"add 1 {address}").startswith("not done: replica 1 was removed")
+    assert three[2].ask(f"add 1 {address}").startswith("refused: replica 1 was removed")
     assert three[2].ask("put k w") == "ok"
 
     fourth.end_input()
     assert fourth.wait() == 0
     again = terminals.start(4, "--addr", address)
-    again.expect(LAST_LINE_OF_USAGE)
+    again.ready()
     assert again.ask("get k") == "query key: k, result: w"
 
 
@@ -113,7 +112,7 @@ def test_an_exported_snapshot_is_imported_by_every_member(
         assert importing.output.startswith(f"replica {member} holds the state after entry ")
     copies = [terminals.start(member, "--data-dir", "copy") for member in (1, 2, 3)]
     for copy in copies:
-        copy.expect(LAST_LINE_OF_USAGE)
+        copy.ready()
         assert copy.ask("get k") == "query key: k, result: v"
 
 
@@ -127,14 +126,14 @@ def test_the_data_is_there_after_all_were_closed(terminals: Terminals, three: di
     assert [terminal.wait() for terminal in three.values()] == [0, 0, 0]
     again = terminals.start(1, "--data-dir", "example-data")
     terminals.start(2)
-    again.expect(LAST_LINE_OF_USAGE)
+    again.ready()
     assert again.ask("get k") == "query key: k, result: v"
 
 
 def test_a_pipe_waits_for_the_first_leader_and_says_so(terminals: Terminals) -> None:
     """The command comes when there is no majority, and is answered when there is one."""
     first = terminals.start(1)
-    first.expect(LAST_LINE_OF_USAGE)
+    first.ready()
     first.say("put k v")
     wait_until(lambda: "waiting for replicas 2, 3: " in first.errors)
     terminals.start(2)
@@ -165,8 +164,7 @@ def test_the_original_spelling_works(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     with Terminal("-replicaid", "1", "-addr", address, "--members", "x:1", cwd=tmp_path) as alone:
-        alone.expect(f"node address: {address}\nUsage - \nput key value\nget key\n")
-        alone.expect(LAST_LINE_OF_USAGE)
+        alone.expect(f"node address: {address}\n")
         assert alone.ask("put k v") == "ok"
 
 
@@ -178,11 +176,11 @@ def test_a_shared_secret_admits_those_who_know_it(terminals: Terminals) -> None:
     first = terminals.start(1, "--secret-file", "secret")
     terminals.start(2, environment={"ONDISK_SECRET_FILE": "same"})
     stranger = terminals.start(3, "--secret-file", "other")
-    first.expect(LAST_LINE_OF_USAGE)
+    first.ready()
     wait_until(lambda: first.ask("found 1 2").startswith("ok: "))
     assert first.ask("put k v") == "ok"
     wait_until(lambda: "shared secret" in stranger.errors)
-    stranger.expect(LAST_LINE_OF_USAGE)
+    stranger.ready()
     assert leader_of(stranger) == "-"
 
 
@@ -218,17 +216,35 @@ def test_a_file_of_commands_is_carried_out(tmp_path: Path) -> None:
         "--replica-id", "1", "--members", f"localhost:{port}", cwd=tmp_path, text="put a 1\n\nget a"
     )
     assert done.returncode == 0
-    assert done.stdout == f"node address: localhost:{port}\n{USAGE}\nok\nquery key: a, result: 1\n"
+    assert done.stdout == f"node address: localhost:{port}\nok\nquery key: a, result: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"), [("putt a 1\nput a 1", 2), ("putt\nput a b\nincr a\nget a", 3)], ids=["2", "3"]
+)
+def test_a_script_sees_that_a_command_failed(tmp_path: Path, lines: str, status: int) -> None:
+    """All lines are carried out, each is answered by one, and the worst one gives the status."""
+    (port,) = free_ports(1)
+    done = ondisk("--replica-id", "1", "--members", f"localhost:{port}", cwd=tmp_path, text=lines)
+    assert done.returncode == status
+    assert done.stdout.count("\n") == lines.count("\n") + 2
+    assert done.stderr.replace("waiting for a leader\n", "") == ""
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    """One line, status 0, and nothing is opened."""
+    done = ondisk("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"ondisk {__version__}\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_input_that_is_not_text_ends_nothing(alone: Callable[..., Terminal]) -> None:
     """A line of wrong bytes is refused, the next one is carried out."""
     terminal = alone()
     terminal.type(b"put k \xff\n")
-    assert terminal.expect("\n").startswith("not done: the value is not valid text")
+    assert terminal.expect("\n").startswith("refused: the value is not valid text")
     terminal.type(b"\xff\n")
-    assert terminal.expect("\n") == r"invalid input: '\udcff'"
-    terminal.expect(LAST_LINE_OF_USAGE)
+    assert terminal.expect("\n") == r"invalid input: there is no command '\udcff' (help lists them)"
     assert terminal.ask("put k v") == "ok"
 
 
@@ -255,6 +271,38 @@ def test_a_terminal_has_a_prompt_completion_and_history(alone: Callable[..., Ter
     terminal.expect("2\r\n")
 
 
+def test_history_outlives_the_process_and_is_for_nobody_else(
+    alone: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """The arrow up brings back the last line of the process before; without a place for it nothing fails."""
+    first = alone(tty=True)
+    first.expect("replica 1>")
+    first.type("incr n 41\r")
+    first.expect("\n41\r\n")
+    first.expect("replica 1>")
+    first.end_input()
+    assert first.wait() == 0
+    history = tmp_path / "ondisk" / "history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    second = alone(tty=True)
+    second.expect("replica 1>")
+
+    def brought_back() -> bool:
+        second.type("\x1b[A")
+        return "incr n 41" in second.output
+
+    wait_until(brought_back)  # it is read beside the prompt
+    second.type("\r")
+    second.expect("82\r\n")
+    second.kill()
+    history.unlink()
+    history.mkdir()
+    third = alone(tty=True)
+    third.expect("replica 1>")
+    third.type("incr n 1\r")
+    third.expect("83\r\n")
+
+
 def test_ctrl_c_forgets_the_line_and_then_ends(alone: Callable[..., Terminal]) -> None:
     """As in a shell; on an empty line it closes the replica."""
     terminal = alone(tty=True)
@@ -264,7 +312,7 @@ def test_ctrl_c_forgets_the_line_and_then_ends(alone: Callable[..., Terminal]) -
     terminal.type("\x03")
     terminal.expect("replica 1>")
     terminal.type("get k\r")
-    terminal.expect("result: (none)")
+    terminal.expect("not found")
     terminal.expect("replica 1>")
     terminal.type("\x03")
     assert terminal.wait() == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import pytest
 
 from ondisk.cli import run
 from ondisk.errors import ConfigurationError
 from tests.processes import Terminal, free_ports
-from tests.terminals import LAST_LINE_OF_USAGE, alone, ondisk
+from tests.terminals import alone, complaint, ondisk
 from tests.waiting import wait_until
 
 __all__ = ["alone"]  # fixtures
@@ -56,7 +58,7 @@ def test_services_say_who_is_missing_and_make_a_group(tmp_path: Path) -> None:
             for i in (1, 2)
         )
         third = stack.enter_context(Terminal("--replica-id", "3", "--members", members, cwd=tmp_path))
-        third.expect(LAST_LINE_OF_USAGE)
+        third.ready()
         assert third.ask("put k v") == "ok"
         assert two.end(signal.SIGTERM)[0] == 0
         assert third.ask("get k") == "query key: k, result: v"
@@ -88,6 +90,47 @@ def test_a_service_whose_disk_fails_ends_with_status_1(tmp_path: Path) -> None:
     assert done.returncode == 1, done
     assert "error: replica 1 failed: OSError: the disk is gone" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_in_the_background_of_a_terminal_is_told_to_serve(tmp_path: Path) -> None:
+    """It would be stopped when it reads: status 2 and one line instead."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "ondisk", "--replica-id", "1", "--members", f"127.0.0.1:{port}"]
+    shell = (
+        "import fcntl, subprocess, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        f"sys.exit(subprocess.run({command!r}, process_group=0).returncode)"
+    )
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", shell],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert complaint(done, 2).startswith("error: the terminal belongs to another job: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_replica_ends_with_status_1_also_by_a_signal(tmp_path: Path) -> None:
+    """From a pipe it goes on to say why, at once; a supervisor that ends it sees that it had failed."""
+    (port,) = free_ports(1)
+    with Terminal("--replica-id", "1", "--members", f"127.0.0.1:{port}", cwd=tmp_path) as terminal:
+        terminal.ready()
+        assert terminal.ask("put k v") == "ok"
+        psutil.Process(terminal.pid).rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))
+        while terminal.ask(f"put k {'x' * 1000}") == "ok":
+            pass
+        assert "the disk refused" in terminal.ask("put k v")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait() == 1
+        assert "error: replica 1 failed: " in terminal.errors
 
 
 def test_a_closed_standard_input_needs_serve(tmp_path: Path) -> None:

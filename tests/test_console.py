@@ -11,7 +11,7 @@ import pytest
 from ondisk import Cluster, Node, ReplicaStatus
 from ondisk.cli import COMMANDS, USAGE, Console, show
 from ondisk.client import Client
-from ondisk.errors import OndiskError, ReplicaStopped, StoreClosed, Timeout
+from ondisk.errors import Discarded, OndiskError, Rejected, ReplicaStopped, StoreClosed, Timeout
 from ondisk.net.memory import MemoryNetwork
 from ondisk.snapshot.streaming import StreamProgress
 from tests.waiting import wait_until
@@ -39,17 +39,98 @@ def test_get_answers_as_the_original_does(say: Callable[[str], str]) -> None:
     assert say("stale greeting") == say("get --stale greeting") == say("get greeting")
 
 
-def test_a_missing_key_is_not_an_empty_value(say: Callable[[str], str]) -> None:
-    """An empty value ends the line, a missing one is ``(none)``."""
-    assert say("put empty ''") == "ok"
+def test_a_missing_key_looks_like_no_value(say: Callable[[str], str]) -> None:
+    """An empty value ends the line, and no value makes a line like the one for a missing key."""
+    assert say("put empty ''") == "ok: an empty value"
     assert say("get empty") == "query key: empty, result: "
-    assert say("get missing") == "query key: missing, result: (none)"
+    assert say("put odd not found") == "ok: not found"
+    assert say("get odd") == "query key: odd, result: not found"
+    assert say("get missing") == "query key: missing, not found"
 
 
-def test_words_are_quoted_as_in_a_shell(say: Callable[[str], str]) -> None:
-    """Spaces inside quotes belong to the key or the value."""
-    assert say("put \"two words\" 'x  y'") == "ok"
-    assert say("get 'two words'") == "query key: two words, result: x  y"
+VALUES = [
+    ("v", "v"),
+    ("  two  words  ", "two  words"),
+    ('{"a":1}', '{"a":1}'),
+    ('{"a": "b c"}  ', '{"a": "b c"}'),
+    (r"C:\temp\new", r"C:\temp\new"),
+    ("ends with \\", "ends with \\"),
+    ("it's", "it's"),
+    ("5' 3\"", "5' 3\""),
+    ("' padded '", " padded "),
+    ("''", ""),
+    ("'C:\\\"temp\"'", 'C:\\"temp"'),
+    (r'"say \"hi\", and \\ or \n"', r'say "hi", and \ or \n'),
+    ("--file", "--file"),
+    ("键 \u00a0 e\u0301", "键 \u00a0 e\u0301"),
+]
+
+
+def test_a_value_is_the_rest_of_the_line_as_it_is_typed(say: Callable[[str], str], node: Node) -> None:
+    """Quotes, backslashes and blanks are kept, unless the value is quoted; what was stored is said."""
+    for typed, stored in VALUES:
+        answer = say(f"PUT 'the key' {typed}\r\n")
+        assert node.get("the key") == stored.encode()
+        assert answer in ("ok", f"ok: {show(stored.encode()) or 'an empty value'}")
+        assert say("get 'the key'") == f"query key: the key, result: {stored}"
+
+
+def test_half_a_quote_is_refused(say: Callable[[str], str]) -> None:
+    """Rather than stored: nobody knows what was meant."""
+    for line in ("put k 'v", 'put k "v\\"', "put k 'a' and 'b'", "put k 'a'b", "put 'k v", "get 'k'k"):
+        assert say(line).startswith("invalid input: ") and "quote" in say(line)
+    assert say("scan") == "(no keys)"
+
+
+def test_a_long_line_takes_time_in_proportion_to_its_length(say: Callable[[str], str], node: Node) -> None:
+    """A megabyte in quotes and out of them; with something quadratic this test does not end."""
+    for value in ("x" * 1_000_000, '{"' * 500_000, "\\" * 1_000_000):
+        assert say(f"put k {value}") == f"ok: {value[:60]}... (1,000,000 bytes)"
+        assert node.get("k") == value.encode()
+    assert say("put k '" + "x" * 1_000_000 + "'").startswith("ok: xxx")
+    for half in ("'", '"', '"\\'):
+        answer = say(f"put k {half}" + "x " * 500_000)
+        assert answer.startswith("invalid input: ") and len(answer) < 300
+    assert len(say("x" * 1_000_000)) < 300
+
+
+def test_a_value_is_read_from_a_file(say: Callable[[str], str], node: Node, tmp_path: Path) -> None:
+    """Byte for byte; a file that cannot be read, or is too large for a command, stores nothing."""
+    data = bytes(range(256)) * 4096
+    (tmp_path / "a file").write_bytes(data)
+    assert say(f"put --file '{tmp_path}/a file' k").endswith("... (1,048,576 bytes)")
+    assert node.get("k") == data
+    (tmp_path / "large").write_bytes(bytes(3 << 20))
+    assert say(f"put --file {tmp_path}/large k").startswith("refused: ")
+    assert say(f"put --file {tmp_path}/missing k").startswith(f"error: {tmp_path}/missing: cannot be read")
+    assert say("put --file /dev/zero k").startswith("error: /dev/zero: is a device")
+    assert say("put --file k").startswith("invalid input: usage: put key value, or put --file path key")
+    assert node.get("k") == data
+    assert say("put '--file' v") == "ok"
+    assert node.get("--file") == b"v"
+
+
+def test_an_export_replaces_no_file_unless_told_to(tmp_path: Path, node: Node) -> None:
+    """The first one is kept."""
+    say = Console(node, lambda: [node.status], node).execute
+    file = tmp_path / "backup"
+    file.write_text("mine")
+    assert say(f"export {file}") == f"error: {file} is there already: export --force replaces it"
+    assert file.read_text() == "mine"
+    assert say(f"export --force {file}").startswith("ok: the state after entry ")
+    assert file.read_bytes() != b"mine"
+
+
+def test_the_worst_line_counts_for_the_exit_status(node: Node) -> None:
+    """Misspelt, without effect, unknown: each is worse than the one before, and none is forgotten."""
+    console = Console(node, lambda: [node.status])
+    for line, status in (("put k v", 0), ("get missing", 0), ("", 0), ("putt", 2), ("incr k", 3), ("get", 3)):
+        console.execute(line)
+        assert console.exit_status == status, line
+    console = Console(Refusing(Timeout("too late")), list)
+    console.execute("put k v")
+    console.execute("frobnicate")
+    assert console.exit_status == 4
 
 
 def test_any_text_can_be_a_key_and_a_value(say: Callable[[str], str]) -> None:
@@ -68,15 +149,15 @@ def test_bytes_that_are_not_text_are_escaped(say: Callable[[str], str], node: No
 
 def test_text_that_cannot_be_encoded_is_refused(say: Callable[[str], str]) -> None:
     """Input that was not UTF-8 arrives as lone surrogates."""
-    assert say("put k a\udcff") == "not done: the value is not valid text: surrogates not allowed"
-    assert say("get k\udcff") == "not done: the key is not valid text: surrogates not allowed"
+    assert say("put k a\udcff") == "refused: the value is not valid text: surrogates not allowed"
+    assert say("get k\udcff") == "refused: the key is not valid text: surrogates not allowed"
 
 
 def test_delete_says_whether_the_key_was_there(say: Callable[[str], str]) -> None:
     """And the key is gone afterwards."""
     say("put k v")
     assert say("delete k") == "ok"
-    assert say("get k") == "query key: k, result: (none)"
+    assert say("get k") == "query key: k, not found"
     assert say("delete k") == "ok (there was none)"
 
 
@@ -84,8 +165,8 @@ def test_incr_answers_the_new_number(say: Callable[[str], str]) -> None:
     """By one, by another number, and not on what is no number."""
     assert [say("incr n"), say("incr n 41"), say("incr n -2")] == ["1", "42", "40"]
     say("put word hello")
-    assert say("incr word").startswith("not done: the value of b'word' is not a number")
-    assert say(f"incr n {1 << 63}").startswith("not done: an increment is a whole number")
+    assert say("incr word").startswith("refused: the value of b'word' is not a number")
+    assert say(f"incr n {1 << 63}").startswith("refused: an increment is a whole number")
 
 
 def test_scan_lists_keys_in_order(say: Callable[[str], str]) -> None:
@@ -96,7 +177,9 @@ def test_scan_lists_keys_in_order(say: Callable[[str], str]) -> None:
     assert say("scan") == "a1 = v-a1\na2 = v-a2\nb = v-b"
     assert say("scan a") == "a1 = v-a1\na2 = v-a2"
     assert say("scan '' 2") == "a1 = v-a1\na2 = v-a2\n(stopped at the limit of 2)"
-    assert say("scan '' 0").startswith("not done: a scan's limit")
+    assert say("scan '' 0").startswith("refused: a scan's limit")
+    assert say("scan --from a2") == "a2 = v-a2\nb = v-b"
+    assert say("scan --from a2 a 1") == "a2 = v-a2\n(stopped at the limit of 1)"
 
 
 def test_status_is_an_aligned_table(say: Callable[[str], str], node: Node) -> None:
@@ -202,7 +285,7 @@ def test_replace_says_what_to_do_next(tmp_path: Path) -> None:
         nodes[3].erase()
         nodes[3].start()
         wait_until(lambda: console.execute("members") == "voters: 1, 2, 3")
-        assert console.execute("replace 4").startswith("not done: replica 4 is not a member")
+        assert console.execute("replace 4").startswith("refused: replica 4 is not a member")
     finally:
         for node in nodes.values():
             node.stop()
@@ -212,7 +295,18 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
     """None is missing."""
     answer = say("help")
     assert all(command in answer for command in COMMANDS)
-    assert "(none)" in answer and "outcome unknown" in answer
+    assert "refused" in answer and "outcome unknown" in answer
+    assert say("?") == say("HELP") == answer
+
+
+def test_help_on_a_command_is_about_that_one(say: Callable[[str], str]) -> None:
+    """All its forms, and no others."""
+    assert [line.split("  ")[0] for line in say("help put").split("\n")] == [
+        "put key value",
+        "put --file path key",
+    ]
+    assert say("help quit") == say("help exit")
+    assert say("help frobnicate").startswith("invalid input: there is no command 'frobnicate'")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +315,6 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
         "frobnicate",
         "put",
         "put k",
-        "put k v w",
         "get",
         "get a b",
         "stale",
@@ -232,6 +325,9 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
         "incr n 1 2",
         "scan a b",
         "scan a 1 2",
+        "scan --from k a 1 2",
+        "put --file",
+        "put --file a",
         "status now",
         "add 4",
         "add 4 nowhere",
@@ -245,18 +341,28 @@ def test_help_explains_every_command(say: Callable[[str], str]) -> None:
         "found",
         "found 1 x",
         "export",
-        "PUT k v",
-        "put k 'v",
-        "put k v\\",
+        "put 'k v",
+        "help get put",
         "\x00",
     ],
 )
-def test_invalid_input_is_answered_with_the_usage(say: Callable[[str], str], line: str) -> None:
-    """Nothing is done, the console goes on, and the usage begins as in the original."""
+def test_invalid_input_is_answered_with_the_usage_of_that_command(
+    say: Callable[[str], str], line: str
+) -> None:
+    """In one line. Nothing is done, and the console goes on."""
     answer = say(line)
-    assert answer.startswith("invalid input: ") and answer.endswith(USAGE)
-    assert USAGE.startswith("Usage - \nput key value\nget key\n")
+    assert answer.startswith("invalid input: ") and "\n" not in answer
+    command = line.split(maxsplit=1)[0] if line.strip("\0") else ""
+    if command not in {name.split()[0] for name in COMMANDS}:
+        assert "there is no command" in answer
+    else:
+        assert f"usage: {next(usage for usage in COMMANDS if usage.startswith(command))}" in answer
     assert say("scan") == "(no keys)"
+
+
+def test_the_usage_begins_as_in_the_original() -> None:
+    """That of Dragonboat's example."""
+    assert USAGE.startswith("Usage - \nput key value\nget key\n")
 
 
 def test_an_empty_line_is_nothing(say: Callable[[str], str]) -> None:
@@ -265,9 +371,10 @@ def test_an_empty_line_is_nothing(say: Callable[[str], str]) -> None:
 
 
 def test_exit_is_the_end_of_the_input(say: Callable[[str], str]) -> None:
-    """The only line that raises."""
-    with pytest.raises(EOFError):
-        say("exit")
+    """The only line that raises, under each of its names."""
+    for line in ("exit", "quit", "Exit", " QUIT "):
+        with pytest.raises(EOFError):
+            say(line)
 
 
 class Refusing(Client):
@@ -296,6 +403,8 @@ class Refusing(Client):
             Timeout("too late"),
             "outcome unknown: too late: it may have happened, get the key before trying again",
         ),
+        (Rejected("it makes no sense"), "refused: it makes no sense"),
+        (Discarded("a new leader"), "not done: a new leader"),
         (StoreClosed("closed"), "error: closed"),
     ],
 )

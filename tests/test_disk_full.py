@@ -15,7 +15,6 @@ from ondisk import Cluster, OutcomeUnknown
 from tests.processes import Terminal, free_ports
 from tests.waiting import wait_until
 
-LAST_LINE_OF_USAGE = "\nexit\n"
 VALUE = "x" * 1000
 
 
@@ -28,7 +27,7 @@ def terminals(tmp_path: Path) -> Iterator[Callable[[int], Terminal]]:
         def start(replica_id: int) -> Terminal:
             terminal = Terminal("--replica-id", str(replica_id), "--members", members, cwd=tmp_path)
             stack.enter_context(terminal)
-            terminal.expect(LAST_LINE_OF_USAGE)
+            terminal.ready()
             return terminal
 
         yield start

@@ -48,8 +48,7 @@ def test_one_process_is_killed_and_the_others_go_on(start: Callable[[int], Termi
     """Whichever it is, also the leader; it comes back and has everything."""
     terminals = {replica: start(replica) for replica in (1, 2, 3)}
     for terminal in terminals.values():
-        terminal.expect("get key")
-        terminal.expect("exit")
+        terminal.ready()
     put(terminals[1], "k0", "v")
     for victim in (1, 2, 3):
         terminals[victim].kill()
@@ -57,7 +56,7 @@ def test_one_process_is_killed_and_the_others_go_on(start: Callable[[int], Termi
         for other in others:
             put(terminals[other], f"without-{victim}-through-{other}", "v")
         terminals[victim] = start(victim)
-        terminals[victim].expect("exit")
+        terminals[victim].ready()
     found = [everything(terminals[replica]) for replica in (1, 2, 3)]
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 7
@@ -75,7 +74,7 @@ def test_all_three_are_killed_during_a_load_and_every_acknowledged_put_is_there(
     for round_number in range(rounds):
         terminals = {replica: start(replica) for replica in (1, 2, 3)}
         for terminal in terminals.values():
-            terminal.expect("exit\n")
+            terminal.ready()
         put(terminals[rng.choice((1, 2, 3))], f"first-{round_number}", "v")
         acknowledged[f"first-{round_number}"] = "v"
         before = {replica: len(terminal.output) for replica, terminal in terminals.items()}
@@ -95,7 +94,7 @@ def test_all_three_are_killed_during_a_load_and_every_acknowledged_put_is_there(
             }
     terminals = {replica: start(replica) for replica in (1, 2, 3)}
     for terminal in terminals.values():
-        terminal.expect("exit\n")
+        terminal.ready()
     put(terminals[1], "last", "v")
     found = [everything(terminals[replica]) for replica in (1, 2, 3)]
     assert found[0] == found[1] == found[2]

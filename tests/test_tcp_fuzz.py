@@ -231,7 +231,7 @@ class Group:
                 )
             )
         for terminal in self.terminals.values():
-            terminal.expect("exit\n")
+            terminal.ready()
 
     def __enter__(self) -> Group:
         return self

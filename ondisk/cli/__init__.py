@@ -6,6 +6,7 @@
 ``inspect``   ``ondisk inspect``: prints what a stopped replica holds
 ``check``     ``ondisk check perf``: is this machine fast enough?
 ``console``   a line into a request, and its outcome into text
+``words``     a line into words, and the rest of a line into a value
 ``input``     where lines come from: a prompt, a pipe, or nowhere
 ``waiting``   what is said while a replica waits for others
 ``process``   signals, standard streams and the log of the process

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+from ondisk.cli.words import first_word, value, words
 from ondisk.client import Client
-from ondisk.errors import ConfigurationError, NotDone, OndiskError, OutcomeUnknown
+from ondisk.errors import (
+    ConfigurationError,
+    Discarded,
+    NoLeader,
+    NotDone,
+    OndiskError,
+    OutcomeUnknown,
+    ReplicaStopped,
+    StorageError,
+)
 from ondisk.net.addresses import parse_address
 from ondisk.node import Node
+from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.streaming import StreamProgress
+from ondisk.storage.paths import open_regular
 
 COMMANDS = {
-    "put key value": "set a key",
-    "get key": "what a majority agrees on; (none) if the key is missing",
+    "put key value": "set a key to the rest of the line",
+    "get key": "what a majority agrees on",
+    "put --file path key": "set a key to what a file holds",
     "stale key": "what this replica has now, maybe old; also: get --stale key",
     "delete key": "remove a key",
     "incr key [by]": "add 1, or another whole number, to a number",
     "scan [prefix] [limit]": "keys in order, 100 if no limit is given",
+    "scan --from key [prefix] [limit]": "the same, from this key on",
     "status": "this replica's part in the group, and how far its log has come",
     "members": "who belongs to the group, and where they are",
     "add id host:port": "make a new replica a member; start it with --join",
@@ -28,21 +44,33 @@ COMMANDS = {
     "found id id ...": "found a new group with these only: the other first ones do not come",
     "transfer id": "let another member lead",
     "compact": "drop the log up to what the state of this replica holds",
-    "export file": "write the state of this replica into a file",
-    "help": "this text",
-    "exit": "close the replica; Ctrl-D does it too",
+    "export [--force] file": "write the state of this replica into a file, a new one without --force",
+    "help [command]": "this text; also: ?",
+    "exit": "close the replica; also: quit, Ctrl-D",
 }
 USAGE = "\n".join(["Usage - ", *COMMANDS])
+_WIDTH = max(map(len, COMMANDS)) + 2
 HELP = "\n".join(
-    [f"{command:<23}{what}" for command, what in COMMANDS.items()]
+    [f"{command:<{_WIDTH}}{what}" for command, what in COMMANDS.items()]
     + [
         "",
-        "Quote as in a shell: put 'two words' \"\"",
+        'A value is the rest of the line, as it is typed: put j {"a": 1}. Quote it if it is empty, or begins',
+        "or ends with a blank, and a key that has one: put 'two words' ''. In double quotes \\\" is a quote.",
         "Bytes that are not text, and control characters, are shown as \\xff.",
-        "A request without an answer in 3 s is given up. 'not done' means: it had no effect, try again;",
+        "A request without an answer in 3 s is given up.",
+        "'not done' means: it had no effect, try again, here or at another replica;",
+        "'refused' means: it had no effect, and will have none until what is said has changed;",
         "'outcome unknown' means: it may have happened, get the key before you try again.",
     ]
 )
+_ALIASES = {"?": "help", "quit": "exit"}
+_NAMES = {command.split()[0] for command in COMMANDS}
+
+# Exit statuses: the highest one that a line deserved is that of the process, if the lines come from a pipe.
+MISTAKEN, WITHOUT_EFFECT, UNKNOWN = 2, 3, 4
+
+_SAYS_ITSELF = re.compile(r"[^\s'\"\\]{1,2000}")  # a value that nobody can have meant otherwise
+_SHOWN_OF_VALUE = 60  # characters
 _SHORT_NAME = 8  # digits of a group or a disk, as in messages
 
 # A stored value must not be able to move the cursor, or to look like another line.
@@ -67,30 +95,68 @@ class Console:
         self._client = client
         self._node = node
         self._status = status
+        self.exit_status = 0  # what the worst line so far deserved
 
     def execute(self, line: str) -> str:
         """Carry out one line and return the answer, without a newline at its end.
 
-        Whatever goes wrong is an answer too. Only ``exit`` raises: ``EOFError``, as if the input had ended.
+        Whatever goes wrong is an answer too, of one line, and ``exit_status`` remembers it. Only ``exit``
+        raises: ``EOFError``, as if the input had ended.
         """
         try:
-            return self._execute(shlex.split(line))
+            return self._execute(line)
         except NotDone as error:
-            return f"not done: {error}"
+            may_try_again = isinstance(error, NoLeader | ReplicaStopped | Discarded)
+            return self._failed(WITHOUT_EFFECT, f"{'not done' if may_try_again else 'refused'}: {error}")
         except OutcomeUnknown as error:
-            return f"outcome unknown: {error}: it may have happened, get the key before trying again"
+            return self._failed(
+                UNKNOWN, f"outcome unknown: {error}: it may have happened, get the key before trying again"
+            )
         except OndiskError as error:
-            return f"error: {error}"
+            return self._failed(WITHOUT_EFFECT, f"error: {error}")
         except ValueError as error:  # of the line: a quote without its other half, not a number
-            return f"invalid input: {error}\n{USAGE}"
+            return self._failed(MISTAKEN, f"invalid input: {error}")
 
-    def _execute(self, words: list[str]) -> str:
+    def _failed(self, exit_status: int, answer: str) -> str:
+        self.exit_status = max(self.exit_status, exit_status)
+        return answer
+
+    def _execute(self, line: str) -> str:
+        if not line.strip():
+            return ""
+        name, rest = first_word(line)
+        name = _ALIASES.get(name.lower(), name.lower())
+        if name not in _NAMES:
+            raise ValueError(f"there is no command {name!r:.60} (help lists them)")
+        try:
+            answer = self._put(rest) if name == "put" else self._carry_out([name, *words(rest)])
+        except ValueError as error:
+            if isinstance(error, OndiskError):  # of the group, or of what it stores
+                raise
+            raise ValueError(f"{error} (usage: {_usage(name)})") from None
+        if answer is None:
+            raise ValueError(f"usage: {_usage(name)}")
+        return answer
+
+    def _put(self, rest: str) -> str | None:
+        data: str | bytes
+        if rest.split(maxsplit=1)[:1] == ["--file"]:  # in quotes it is a key
+            match words(rest):
+                case [_, path, key]:
+                    data = _read(path)
+                case _:
+                    return None
+        else:
+            key, rest = first_word(rest)
+            if not rest:
+                return None
+            data = value(rest)
+        self._client.put(key, data)
+        return "ok" if isinstance(data, str) and _SAYS_ITSELF.fullmatch(data) else f"ok: {_described(data)}"
+
+    def _carry_out(self, words: list[str]) -> str | None:
+        """What is answered, ``None`` if this is not how the command is used."""
         match words:
-            case []:
-                return ""
-            case ["put", key, value]:
-                self._client.put(key, value)
-                return "ok"
             case ["get", key]:
                 return self._found(key, self._client.get(key))
             case ["stale", key] | ["get", "--stale", key]:
@@ -101,9 +167,10 @@ class Console:
                 return str(self._client.incr(key).value)
             case ["incr", key, by]:
                 return str(self._client.incr(key, _whole_number(by)).value)
+            case ["scan", "--from", start, *rest] if len(rest) <= 2:
+                return self._scan(rest, start)
             case ["scan", *rest] if len(rest) <= 2:
-                prefix, limit = rest + ["", "100"][len(rest) :]
-                return self._scan(prefix, _whole_number(limit))
+                return self._scan(rest)
             case ["status"]:
                 return self._table()
             case ["members"]:
@@ -127,21 +194,28 @@ class Console:
                 return "ok"
             case ["compact"] if self._node is not None:
                 return f"ok: the log begins after entry {self._node.compact()}"
+            case ["export", "--force", file] if self._node is not None:
+                return _export(self._node, file)
             case ["export", file] if self._node is not None:
-                snapshot = self._node.export_snapshot(file)
-                return f"ok: the state after entry {snapshot.index}, {snapshot.bytes:,} bytes"
+                if os.path.lexists(file):
+                    raise StorageError(f"{file} is there already: export --force replaces it")
+                return _export(self._node, file)
             case ["help"]:
                 return HELP
+            case ["help", command]:
+                return _help(command)
             case ["exit"]:
                 raise EOFError
-        raise ValueError(shlex.join(words))
+        return None
 
     def _found(self, key: str, value: bytes | None) -> str:
-        result = "(none)" if value is None else show(value)
-        return f"query key: {show(key.encode())}, result: {result}"
+        result = "not found" if value is None else f"result: {show(value)}"
+        return f"query key: {show(key.encode())}, {result}"
 
-    def _scan(self, prefix: str, limit: int) -> str:
-        pairs = self._client.scan(prefix, limit=limit)
+    def _scan(self, words: list[str], start: str = "") -> str:
+        prefix, number = words + ["", "100"][len(words) :]
+        limit = _whole_number(number)
+        pairs = self._client.scan(prefix, start=start, limit=limit)
         lines = [f"{show(key)} = {show(value)}" for key, value in pairs]
         if len(pairs) == limit:
             lines.append(f"(stopped at the limit of {limit})")
@@ -187,6 +261,42 @@ class Console:
 def _describe(under_way: StreamProgress) -> str:
     other = f" replica {under_way.peer}" if under_way.peer else ""
     return f"snapshot of entry {under_way.index} {under_way.kind}{other}: {under_way.bytes:,} bytes so far"
+
+
+def _usage(name: str) -> str:
+    return ", or ".join(command for command in COMMANDS if command.split()[0] == name)
+
+
+def _help(name: str) -> str:
+    name = _ALIASES.get(name.lower(), name.lower())
+    if name not in _NAMES:
+        raise ValueError(f"there is no command {name!r:.60}")
+    return "\n".join(
+        f"{command:<{_WIDTH}}{what}" for command, what in COMMANDS.items() if command.split()[0] == name
+    )
+
+
+def _read(path: str) -> bytes:
+    """What a file holds, or so much of it that it is refused. Raises ``StorageError``."""
+    try:
+        with open_regular(Path(path)) as file:
+            return file.read(MAX_COMMAND_BYTES + 1)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error})") from None
+
+
+def _described(value: str | bytes) -> str:
+    """What was stored, or the beginning of it, and how much it is."""
+    data = value.encode() if isinstance(value, str) else value
+    text = show(data[: 4 * _SHOWN_OF_VALUE])[:_SHOWN_OF_VALUE]
+    if not data:
+        return "an empty value"
+    return text if text == show(data) else f"{text}... ({len(data):,} bytes)"
+
+
+def _export(node: Node, file: str) -> str:
+    snapshot = node.export_snapshot(file)
+    return f"ok: the state after entry {snapshot.index}, {snapshot.bytes:,} bytes"
 
 
 def _address(text: str) -> str:

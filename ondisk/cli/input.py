@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from ondisk.cli.console import COMMANDS, Console
 from ondisk.cli.waiting import Hints, wait_for_leader
+from ondisk.errors import StorageError
 from ondisk.node import Node
+from ondisk.storage.paths import open_descriptor
 
 _ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "move", "replace", "transfer")
 
 
 def typed_lines(replica_id: int) -> Iterator[str]:
     """From a person, with history, editing and completion."""
+    names = dict.fromkeys(name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS))
     session: PromptSession[str] = PromptSession(
         f"replica {replica_id}> ",
-        completer=WordCompleter(
-            [name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS)],
-            sentence=True,
-        ),
+        history=_history(),
+        completer=WordCompleter(list(names), sentence=True),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
     )
@@ -41,11 +45,26 @@ def typed_lines(replica_id: int) -> Iterator[str]:
         yield from line.split("\n")  # several, if they were pasted
 
 
+def _history() -> History:
+    """Earlier lines, also those of earlier processes; only of this one if there is no file for them.
+
+    Nobody else may read the file: values may be secret.
+    """
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        path = Path(state) / "ondisk" / "history"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(open_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+    except (OSError, RuntimeError, StorageError):  # RuntimeError: nobody knows of a home
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
 def piped_lines(node: Node, hints: Hints) -> Iterator[str]:
     """From a program or a file, which cannot see the first election going on: wait for its end."""
     waited = False
     for line in sys.stdin:
-        if not waited and line.lstrip().startswith(_ASK_THE_LEADER):
+        if not waited and line.lstrip().lower().startswith(_ASK_THE_LEADER):
             wait_for_leader(node, hints)
             waited = True
         yield line

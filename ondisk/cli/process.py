@@ -42,6 +42,14 @@ def keep_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
+def is_background_job() -> bool:
+    """Whether reading from the terminal would stop this process: a shell has started it with ``&``."""
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:  # it is not the terminal that controls this process
+        return False
+
+
 def speak_utf8() -> None:
     """No input and no value may end the process, whatever bytes it has."""
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):

@@ -11,7 +11,7 @@ import click
 
 from ondisk.cli.console import USAGE, Console
 from ondisk.cli.input import carry_out, piped_lines, typed_lines
-from ondisk.cli.process import end, log_to_stderr, speak_utf8
+from ondisk.cli.process import end, is_background_job, log_to_stderr, speak_utf8
 from ondisk.cli.waiting import Hints, run_until_signal, wait_for_group
 from ondisk.errors import StorageError
 from ondisk.net.addresses import Address, format_address, parse_address
@@ -55,6 +55,7 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="ondisk", prog_name="ondisk", message="%(prog)s %(version)s")
 @click.option("--replica-id", "-replicaid", type=click.IntRange(min=1), required=True, help="1, 2, 3, ...")
 @click.option(
     "--members",
@@ -120,46 +121,53 @@ def run(
     data_dir: Path,
     secret_file: Path | None,
     log_level: str,
-) -> None:
+) -> int:
     """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
 
     Each line of input is a command: `put key value`, `get key`, ...; `help` lists them. The end of input,
-    `exit` and SIGTERM close the replica with status 0, Ctrl-C with 130. Status 2 means wrong use, 1 that it
-    could not start or that its disk failed. A request that fails ends nothing. With --serve no input is read:
-    SIGTERM and SIGINT close the replica with status 0.
+    `exit` and SIGTERM close the replica, Ctrl-C does so with status 130. A command that fails ends nothing;
+    but if commands come from a pipe or a file, the status at the end of the input tells of the worst one: 2 a
+    line was misspelt, 3 something was not done, 4 an outcome is unknown. With --serve no input is read:
+    SIGTERM and SIGINT close the replica. Status 1 means that the replica could not start or has failed, also
+    after a signal, 2 wrong use.
     """
     log_to_stderr(log_level)
     speak_utf8()
     addresses = _addresses(members, replica_id, addr)
     if import_snapshot is not None:
         _import(import_snapshot, data_dir, tuple(addresses), replica_id)
-        return
+        return 0
     if sys.stdin is None and not serve:
         raise click.UsageError("standard input is closed: to run as a service, give --serve")
+    if not serve and is_background_job():
+        raise click.UsageError("the terminal belongs to another job: to run in the background, give --serve")
     secret = _secret(secret_file) if secret_file else None
     options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
     network = TcpNetwork(addresses, secret=secret, **options)
     node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
     for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):
         signal.signal(number, end)
+    started = False
     try:
         node.start()
+        started = True
         hints = Hints()
         address = format_address(addresses[replica_id])
-        print(f"node address: {address}" if serve else f"node address: {address}\n{USAGE}", flush=True)
+        typed = not serve and sys.stdin.isatty() and sys.stdout.isatty()
+        print(f"node address: {address}\n{USAGE}" if typed else f"node address: {address}", flush=True)
         if join and not node.status.group:
             hints.say(f"waiting until a member is told: add {replica_id} {address}")
         elif not serve:
             wait_for_group(node, hints)
         if serve:
             run_until_signal(node, hints)
-        else:
-            typed = sys.stdin.isatty() and sys.stdout.isatty()
-            lines = typed_lines(replica_id) if typed else piped_lines(node, hints)
-            carry_out(Console(node, lambda: [node.status], node), lines, typed=typed)
+            return 0
+        console = Console(node, lambda: [node.status], node)
+        carry_out(console, typed_lines(replica_id) if typed else piped_lines(node, hints), typed=typed)
+        return 0 if typed else console.exit_status  # a person has seen it
     finally:
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
         node.stop()
-    if node.status.role == "failed":
-        raise StorageError(f"replica {replica_id} failed: {node.status.error}")
+        if node.status.role == "failed" and started:  # whatever else has ended it
+            raise StorageError(f"replica {replica_id} failed: {node.status.error}")

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 
 from ondisk.errors import (
     ConfigurationError,
+    Discarded,
     NoLeader,
     NotDone,
     OndiskError,
     OutcomeUnknown,
-    Rejected,
     ReplicaStopped,
     Timeout,
 )
@@ -266,7 +266,7 @@ class Proposals:
             if term == entry.term:
                 self._answer(proposal.reply, sendable(answers.get(entry.index, Result())))
             else:
-                self._refuse(proposal.reply, Rejected(_DISCARDED))
+                self._refuse(proposal.reply, Discarded(_DISCARDED))
 
     def on_installed(self, index: int) -> None:
         """A snapshot took the place of all entries up to ``index``."""
@@ -288,7 +288,7 @@ class Proposals:
                     NoLeader("the leader stepped down before it took the command in: try again")
                 )
             elif outcome.verdict == "discarded":
-                proposal.reply.set_exception(Rejected(_DISCARDED))
+                proposal.reply.set_exception(Discarded(_DISCARDED))
             elif isinstance(proposal.command, TransferLeadership):
                 proposal.reply.set_exception(OutcomeUnknown(_NOT_YET.format(proposal.command.to)))
             else:
