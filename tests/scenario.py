@@ -397,8 +397,8 @@ class Stage(World):
             role = "learner"
         if raft.leader_id not in (None, member):
             role += f" of {raft.leader_id}"
-        if raft._voted_for not in (None, raft.leader_id):
-            role += f", voted for {raft._voted_for}"
+        if raft.log.voted_for not in (None, raft.leader_id):
+            role += f", voted for {raft.log.voted_for}"
         problem = without_path(status.error) if status.error else ""
         if not raft.members.group:
             return f"{name}  without a group: {problem}"

@@ -1,19 +1,21 @@
 """What only the notebooks need.
 
-================  ===============================================================
-``panel/``        a cluster to be clicked on
-``lag``           the lag of its replicas, live
-``player``        a simulated run, step by step, back and forth
-``predict``       the reader's answer before an experiment
-``sizes``         notebook 4: what is measured in bytes, drawn
-``catch_up``      notebook 4: a replica that catches up, watched
-``runs``          notebook 6: many runs of the simulator, with a bar that moves
-``exercises/``    what is asked, and how an answer is looked at
-``display``       pictures as the output of a cell
-``widgets``       what all widgets do alike
-``pictures/``     values go in, SVG comes out
-``experiments/``  what is made to happen; values come out
-================  ===============================================================
+======================  ===============================================================
+``panel/``              a cluster to be clicked on
+``lag``                 the lag of its replicas, live
+``player``              a simulated run, step by step, back and forth
+``predict``             the reader's answer before an experiment
+``sizes``               notebook 4: what is measured in bytes, drawn
+``catch_up``            notebook 4: a replica that catches up, watched
+``runs``                notebook 6: many runs of the simulator, with a bar that moves
+``exercises/``          what is asked, and how an answer is looked at
+``display``             pictures as the output of a cell
+``widgets``             what all widgets do alike
+``pictures/``           values go in, SVG comes out
+``experiments/``        what is made to happen; values come out
+``raft_paper``          figure 2 of the Raft paper, to be read beside it
+``raft_paper_replica``  the same in a real replica, and in the simulator
+======================  ===============================================================
 
 Imports everything else; nothing else imports it, nor ipywidgets, matplotlib or IPython. Inside, experiments
 know no picture, pictures no widget, and neither knows what stands above it.

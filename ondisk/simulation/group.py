@@ -7,7 +7,7 @@ real files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ondisk.raft import Timing
@@ -15,7 +15,7 @@ from ondisk.replica import Replica
 from ondisk.simulation import inject, inject_directories, inject_processes, leases, verdict
 from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import Client, SessionClient
-from ondisk.simulation.faults import Fault, draw
+from ondisk.simulation.faults import KINDS, Fault, Kind, draw
 from ondisk.simulation.host import BEGINNING
 from ondisk.simulation.operator import Operator
 from ondisk.simulation.schedule import begin_each, end_later
@@ -41,9 +41,11 @@ class Simulation(CheckedHosts):
         schedule: Sequence[Fault] | None = None,
         replica_type: type[Replica] = Replica,
         drift: float | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
         observe: Callable[[CheckedHosts], None] | None = None,
     ) -> None:
-        """``directory`` is a new one, best on a RAM disk. ``schedule`` is drawn from the seed if not given.
+        """``directory`` is a new one, best on a RAM disk. ``schedule`` is drawn from the seed if not given,
+        of these ``kinds`` of faults.
 
         With a ``drift`` clients read by leases, and one clock counts at most so much more in a second than
         another. What the replicas are told is ``leases.CLOCK_DRIFT``. ``observe`` is called after each step
@@ -53,7 +55,7 @@ class Simulation(CheckedHosts):
         self.seconds = seconds
         self.by_leases = drift is not None
         if schedule is None:
-            schedule = draw(self.rng("faults"), seconds)
+            schedule = draw(self.rng("faults"), seconds, kinds)
             if drift is not None:
                 schedule = sorted((*schedule, *leases.draw(self.rng("leases"), seconds, drift)))
         self.faults = tuple(schedule)

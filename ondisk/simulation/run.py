@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ondisk.linearizability import Operation
-from ondisk.simulation.faults import Fault
+from ondisk.raft import Raft
+from ondisk.replica import Replica
+from ondisk.simulation.faults import KINDS, Fault
 from ondisk.simulation.group import SECONDS, Simulation
 from ondisk.simulation.invariants import Violation
 from ondisk.simulation.safeguards import replica_without
@@ -31,6 +33,7 @@ class Setting(NamedTuple):
     ``replicas``: 0 means ``replicas_of`` the seed. ``seconds``: of virtual time, while there are faults.
     ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
     ``drift``: clients read by leases, and one clock counts so much more in a second than another, at most.
+    ``raft_type``: another Raft in the place of the engine's. ``kinds`` of faults that are drawn; none: all.
     """
 
     replicas: int = 0
@@ -38,6 +41,14 @@ class Setting(NamedTuple):
     without: tuple[str, ...] = ()
     stock: bool = False
     drift: float | None = None
+    raft_type: type[Raft] | None = None
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def replica_type(self) -> type[Replica]:
+        """What the replicas are."""
+        weak = replica_without(self.without)
+        return type("Replica", (weak,), {"raft_type": self.raft_type}) if self.raft_type is not None else weak
 
 
 def replicas_of(seed: int, *, stock: bool = False) -> int:
@@ -165,7 +176,8 @@ def run(
                 replicas=replicas,
                 seconds=setting.seconds,
                 schedule=faults,
-                replica_type=replica_without(setting.without),
+                replica_type=setting.replica_type,
+                kinds={name: KINDS[name] for name in setting.kinds} or KINDS,
                 drift=setting.drift,
                 observe=look,
             )
