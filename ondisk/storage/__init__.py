@@ -9,6 +9,7 @@
 ``holes``        whether a write is missing that came before one that is there
 ``powercut``     what a power cut would leave, made on purpose
 ``watch``        whether a directory that is in use is still there
+``look``         what the kernel knows of a file, without a change of threads
 ``lock``         the lock of a directory, and who has it
 ``generations``  the databases of a state machine, one live: the pointer file says which
 ``filestream``   the files of a checkpoint as one stream of bytes, and back

@@ -81,7 +81,7 @@ class DirectoryLock:
 
     def check(self) -> None:
         """Raise ``StorageError`` if another owner could get in: the directory or its ``owner`` is gone."""
-        self._watch.check()
+        self._watch.check(durable=False)  # whether it may be written, who writes there finds out
 
     def release(self) -> None:
         """Let the next owner in. A second call does nothing."""

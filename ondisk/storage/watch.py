@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ondisk.errors import StorageError
 from ondisk.storage.errors import typed
+from ondisk.storage.look import look, may_write
 
 # A change time is only as fine as the kernel's tick. A second change within the same tick would not show, so
 # a change that is younger than this is looked at again.
@@ -35,10 +36,10 @@ class Watch:
 
         ``lost`` raises ``OSError``, too, if it cannot find out.
         """
-        found = os.stat(directory)
         self._path = os.fspath(directory)
-        self._identity = found.st_dev, found.st_ino
-        self._owner_writes = found.st_mode & stat.S_IWUSR
+        found = look(self._path)
+        self._identity = found.device, found.inode
+        self._owner_writes = found.mode & stat.S_IWUSR
         self._find_lost = lost
         self._changed = -1
 
@@ -67,20 +68,20 @@ class Watch:
 
     def _what_is_wrong(self, *, durable: bool) -> str | None:
         try:
-            found = os.stat(self._path)
+            found = look(self._path)
         except OSError as error:
             return f"was deleted or moved away ({error.strerror})"
-        if (found.st_dev, found.st_ino) != self._identity:
+        if (found.device, found.inode) != self._identity:
             return "was replaced by another directory"
-        changed = found.st_ctime_ns != self._changed
+        changed = found.changed_ns != self._changed
         if not (changed or durable):
             return None
         # The owner's bit stops everybody but root. Whoever takes it away means root, too.
-        if self._owner_writes > found.st_mode & stat.S_IWUSR or not os.access(self._path, os.W_OK):
+        if self._owner_writes > found.mode & stat.S_IWUSR or not may_write(self._path):
             return "was made read-only"
         if changed:
             if (name := self._find_lost()) is not None:
                 return f"has lost its file {name}"
-            settled = abs(time.time_ns() - found.st_ctime_ns) > _TICK_NS
-            self._changed = found.st_ctime_ns if settled else -1
+            settled = abs(time.time_ns() - found.changed_ns) > _TICK_NS
+            self._changed = found.changed_ns if settled else -1
         return None
