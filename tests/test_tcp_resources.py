@@ -464,6 +464,25 @@ def test_a_wake_that_was_interrupted_takes_nothing_from_the_next(
     assert time.monotonic() - begun < 10.0
 
 
+def test_who_sleeps_gets_one_token_however_many_wake_it(attach: Callable[..., TcpEndpoint]) -> None:
+    """Until its next sleep, which gets one of its own."""
+    waker = attach(TcpNetwork(free_addresses(1)), 1)._waker
+    for _ in range(3):
+        waker.begin()
+        assert not waker.awake
+        for _ in range(10):
+            waker.wake()
+        assert waker.receiver.recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            waker.receiver.recv(1)
+        assert waker.awake
+        waker.end()
+        waker.wake()  # nobody sleeps
+        with pytest.raises(BlockingIOError):
+            waker.receiver.recv(1)
+        waker.end()
+
+
 def test_any_number_of_wakes_blocks_nobody_and_ends_one_wait(attach: Callable[..., TcpEndpoint]) -> None:
     """More than fit into the socket, because nobody waits, or nobody is served."""
     endpoint = attach(TcpNetwork(free_addresses(1)), 1)

@@ -27,6 +27,7 @@ class Connection:
         self.born = time.monotonic()
         self.unsent = deque[bytes | memoryview]()
         self.unsent_bytes = 0
+        self.awaits_room = True  # whether its selector tells when there is room to write: from the beginning
         self.connecting = channel.calling is not None
         if channel.calling is not None:
             self._queue(channel.call())

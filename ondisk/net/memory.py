@@ -74,6 +74,8 @@ class MemoryNetwork:
         forked.register(self)
         self._links: dict[tuple[int, int], _Link] = {}
         self._endpoints: dict[int, _MemoryEndpoint] = {}
+        self._present: frozenset[int] = frozenset()  # those of the endpoints, for who looks without the lock
+        self._under_way = 0  # messages in the queues of all links
         self._latency = 0.0
         self._stepping = False  # paused: messages move one at a time, when told
         self._count = 0
@@ -82,7 +84,8 @@ class MemoryNetwork:
     def forget_parent(self) -> None:
         """In a child: nobody of the parent's is here, and nobody holds the lock."""
         self._lock = threading.Lock()
-        self._endpoints = {}
+        self._endpoints, self._present = {}, frozenset()
+        self._under_way = sum(len(link.queue) for link in self._links.values())
 
     # What a cluster needs
 
@@ -92,6 +95,7 @@ class MemoryNetwork:
             if replica_id in self._endpoints:
                 raise PortInUse(f"replica {replica_id} is already on this network")
             endpoint = self._endpoints[replica_id] = _MemoryEndpoint(self, replica_id)
+            self._present = frozenset(self._endpoints)
             for other in self._endpoints.keys() - {replica_id}:
                 for pair in ((replica_id, other), (other, replica_id)):
                     self._links.setdefault(pair, _Link())
@@ -201,7 +205,7 @@ class MemoryNetwork:
             if not waiting:
                 return None
             pair = min(waiting)[1]
-            waited = self._links[pair].queue.popleft()
+            waited = self._take_next(self._links[pair])
             event = self._deliver(pair, waited.number, waited.origin, waited.message)
         self._wake([pair[1]])
         return event
@@ -233,7 +237,7 @@ class MemoryNetwork:
         with self._lock:
             self._count += 1
             number = self._count
-            link = self._links.setdefault(pair, _Link())
+            link = self._links.get(pair) or self._links.setdefault(pair, _Link())
             receiver = self._endpoints.get(pair[1])
             self._report("sent", pair, number, message)
             delay = self._latency if self._policy is None else self._policy(*pair, message)
@@ -243,6 +247,7 @@ class MemoryNetwork:
             if delay or link.queue or link.stalled or self._stepping:
                 now = self.clock()
                 link.queue.append(_Waiting(now + delay, now, number, origin, message))
+                self._under_way += 1
             else:
                 self._deliver(pair, number, origin, message)
         receiver.wake()
@@ -255,8 +260,14 @@ class MemoryNetwork:
         receiver.inbox.append((pair[0], origin, message))
         return self._report("delivered", pair, number, message)
 
+    def _take_next(self, link: _Link) -> _Waiting:
+        self._under_way -= 1
+        return link.queue.popleft()
+
     def _deliver_due(self, receiver: int) -> float | None:
         """Deliver what is due to one replica; return when the next message is due."""
+        if not self._under_way:  # who is about to add to that wakes the receiver afterwards
+            return None
         next_due = None
         with self._lock:
             if self._stepping:
@@ -267,7 +278,7 @@ class MemoryNetwork:
                 if link is None or link.stalled:
                     continue
                 while link.queue and link.queue[0].due <= now:
-                    waited = link.queue.popleft()
+                    waited = self._take_next(link)
                     self._deliver((sender, receiver), waited.number, waited.origin, waited.message)
                 if link.queue and (next_due is None or link.queue[0].due < next_due):
                     next_due = link.queue[0].due
@@ -275,7 +286,7 @@ class MemoryNetwork:
 
     def _lose_waiting(self, pair: tuple[int, int], link: _Link) -> None:
         while link.queue:
-            waited = link.queue.popleft()
+            waited = self._take_next(link)
             self._report("lost", pair, waited.number, waited.message)
 
     def _report(self, kind: str, pair: tuple[int, int], number: int, message: Message) -> Event | None:
@@ -298,6 +309,7 @@ class MemoryNetwork:
     def _detach(self, replica_id: int) -> None:
         with self._lock:
             self._endpoints.pop(replica_id, None)
+            self._present = frozenset(self._endpoints)
             for pair, link in self._links.items():
                 if replica_id in pair:
                     self._lose_waiting(pair, link)
@@ -309,6 +321,8 @@ class _MemoryEndpoint:
         self._network = network
         self._id = replica_id
         self._next_due: float | None = None
+        self._present: frozenset[int] = frozenset()  # as it was at the last look
+        self._others: frozenset[int] = frozenset()  # the same, without this one
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self.inbox: deque[tuple[int, Origin, Message]] = deque()
         self._origin = Origin(b"", b"", 0, 0)  # until it is introduced
@@ -327,7 +341,9 @@ class _MemoryEndpoint:
         return [inbox.popleft() for _ in range(len(inbox))]
 
     def connected(self) -> frozenset[int]:
-        return frozenset(self._network._endpoints) - {self._id}
+        if (present := self._network._present) is not self._present:
+            self._present, self._others = present, present - {self._id}
+        return self._others
 
     def add_peers(self, addresses: Mapping[int, str]) -> None:
         pass

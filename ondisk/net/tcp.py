@@ -283,13 +283,16 @@ class TcpEndpoint:
         return True
 
     def _flush(self, connection: Connection) -> None:
+        if not connection.unsent and not connection.awaits_room:
+            return
         try:
             connection.flush()
         except OSError:
             self._drop(connection)
             return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
-        if self._selector.get_key(connection.sock).events != events:
+        if connection.awaits_room != bool(connection.unsent):
+            connection.awaits_room = not connection.awaits_room
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.awaits_room else 0)
             self._selector.modify(connection.sock, events, connection)
 
     def _on_end(self, connection: Connection) -> Refused | None:
