@@ -137,6 +137,10 @@ def _do(work: Callable[[], _T], future: Future[_T]) -> None:
 class Future(concurrent.futures.Future[_T]):
     """A future whose end never waits for whoever may have been interrupted in one of its methods."""
 
+    # Each is set once, by ``setdefault`` in the object's dictionary: that is one atomic step.
+    _claimed: str | _Outcome | None = None  # it is under way, or cancelled, or ended before it was under way
+    _ended: _Outcome | None = None  # what came of it, once it was under way
+
     def __init__(self) -> None:
         """It is pending: neither claimed nor ended. (What the base class would make is not needed.)"""
         self._watchers: deque[tuple[Any, Callable[[Future[Any]], object]]] = deque()
@@ -150,8 +154,7 @@ class Future(concurrent.futures.Future[_T]):
 
     @property
     def _outcome(self) -> _Outcome | None:
-        claimed = self.__dict__.get("_claimed")
-        return claimed if isinstance(claimed, _Outcome) else self.__dict__.get("_ended")
+        return self._claimed if isinstance(self._claimed, _Outcome) else self._ended
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         outcome = _Outcome(result, error)
@@ -190,7 +193,7 @@ class Future(concurrent.futures.Future[_T]):
     def _present_state(self) -> str:
         if self._outcome is not None:
             return _FINISHED
-        return self.__dict__.get("_claimed", "PENDING")  # type: ignore[no-any-return]
+        return self._claimed or "PENDING"  # type: ignore[return-value]
 
     @property
     def _seen(self) -> dict[int, str]:
@@ -218,19 +221,19 @@ class Future(concurrent.futures.Future[_T]):
 
     def done(self) -> bool:
         """Whether it has ended or was cancelled."""
-        return self._outcome is not None or self.cancelled()
+        return self._ended is not None or self._outcome is not None or self.cancelled()
 
     def running(self) -> bool:
         """Whether it is under way, and cannot be cancelled any more."""
-        return self._present_state is _RUNNING
+        return self._claimed is _RUNNING and self._ended is None
 
     def cancelled(self) -> bool:
         """Whether it was cancelled before it was under way."""
-        return self.__dict__.get("_claimed") is _CANCELLED
+        return self._claimed is _CANCELLED
 
     def cancel(self) -> bool:
         """Cancel it, unless it is under way; say whether it is cancelled now."""
-        if self.__dict__.get("_claimed") is _RUNNING:
+        if self._claimed is _RUNNING:
             return False
         return self._cancel()
 
@@ -258,7 +261,7 @@ class Future(concurrent.futures.Future[_T]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark it as under way; ``False`` if it was cancelled before."""
-        if "_claimed" in self.__dict__ and not self.cancelled():
+        if self._claimed is not None and not self.cancelled():
             raise InvalidStateError(f"{self._present_state}: {self!r}")
         return self._claim(_RUNNING) is _RUNNING
 
@@ -276,6 +279,8 @@ class Future(concurrent.futures.Future[_T]):
 
     def result(self, timeout: float | None = None) -> _T:
         """What came out, or the error is raised. ``TimeoutError`` after so many seconds."""
+        if self._ended is not None and self._ended.error is None:
+            return self._ended.result  # type: ignore[no-any-return]
         error = self.exception(timeout)
         if error is not None:
             try:
@@ -287,6 +292,8 @@ class Future(concurrent.futures.Future[_T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error it ended with, or ``None``. ``TimeoutError`` after so many seconds."""
+        if self._ended is not None:
+            return self._ended.error
         if not self.done():
             self._wait(timeout)
         if self.cancelled():
