@@ -152,9 +152,10 @@ class Changes:
 
     def take_care(self) -> None:
         """One at a time: give an old group an id, replace lost disks, let learners count."""
-        if not self.may_change():
+        is_legacy = self._membership.members.group == LEGACY
+        if not (is_legacy or self._newcomers or self._membership.learners) or not self.may_change():
             return
-        if self._membership.members.group == LEGACY:
+        if is_legacy:
             self._identify_group()
         elif not self._replace_lost_disks():
             self._promote_learners()

@@ -263,10 +263,11 @@ class Raft(Engine):
         """Run the timers: elections, heartbeats, and what a leader does by itself."""
         if self.is_leader and not self.leader.has_quorum():  # before it acts: it may have been frozen
             self.step_down()
-        self.elections.tick(may_lead=self.may_lead)
         if self.is_leader:
             self.changes.take_care()
             self.handover.go_on()
+        else:
+            self.elections.tick(may_lead=self.may_lead)
         self.run_timers()
         self.elections.after_timers()
 

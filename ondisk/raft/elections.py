@@ -54,9 +54,9 @@ class Elections:
     # The timer
 
     def tick(self, *, may_lead: bool) -> None:
-        """Ask for votes if the leader was silent for too long."""
+        """Who does not lead: ask for votes if the leader was silent for too long."""
         engine = self._engine
-        if not engine.is_leader and ELECT_NOW < engine.election_deadline < time_of_step():
+        if ELECT_NOW < engine.election_deadline < time_of_step():
             if may_lead:
                 self._ask_before_election()
             else:

@@ -2,8 +2,8 @@
 
 What PySyncObj 0.3.17 does here, some 170 of its 1,431 lines: roles and terms, the election timer, becoming a
 candidate, granting and counting votes, becoming a leader with an entry of its own term, the rule for
-commitment once more at each tick, and the heartbeat's timer. What it does not do safely is done by the other
-modules of this room, each in the place that the table names:
+commitment once more as long as something is not committed, and the heartbeat's timer. What it does not do
+safely is done by the other modules of this room, each in the place that the table names:
 
 ==========================  =================================================================  ==============
 stock PySyncObj             here                                                               module
@@ -244,6 +244,7 @@ class Engine(SyncObj):
         self.progress: dict[int, Progress] = {}  # as leader: of all other members
         self.connected: set[int] = set()  # those that seem reachable
         self._member: dict[int, Node] = {}
+        self.is_leader = False  # whether it believes that it leads: another one may lead by now
 
     def start(self, applied_index: int, now: float) -> None:
         """Begin as a follower with the term, the vote and the members that the log holds.
@@ -289,11 +290,6 @@ class Engine(SyncObj):
     def role(self) -> str:
         """``leader``, ``follower`` or ``candidate``."""
         return _ROLES[self._state]
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this replica believes that it leads. Another one may lead by now."""
-        return self._state == _LEADER
 
     @property
     def term(self) -> int:
@@ -363,8 +359,14 @@ class Engine(SyncObj):
     # The tick, and what PySyncObj calls in it
 
     def run_timers(self) -> None:
-        """PySyncObj's tick: stand for election if the deadline has passed; as leader, commit."""
-        self._onTick(0.0)
+        """PySyncObj's tick, if anything is due: stand for election; as leader, commit, send a heartbeat."""
+        now = time_of_step()
+        if self.is_leader:
+            is_due = now > self._SyncObj__newAppendEntriesTime or self.commit_index < self.log.last_index
+        else:
+            is_due = now > self.election_deadline
+        if is_due:
+            self._onTick(0.0)
 
     def heartbeat_sent(self, now: float) -> float:
         """Put off the next heartbeat; return when it is due."""
@@ -384,6 +386,10 @@ class Engine(SyncObj):
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         return self.random_election_timeout()
+
+    def _SyncObj__setState(self, state: int) -> None:
+        super()._SyncObj__setState(state)
+        self.is_leader = state == _LEADER  # asked for many times in a step
 
     def _SyncObj__onBecomeLeader(self) -> None:
         self._on_elected()

@@ -243,8 +243,8 @@ class Leader:
         """Whether a majority has answered what was sent within an election timeout (CheckQuorum)."""
         since = time_of_step() - self._engine.check_quorum_seconds
         progress = self._engine.progress
-        answering = sum(progress[voter].last_response > since for voter in self._membership.others)
-        return answering + 1 >= self._membership.majority
+        answering = [voter for voter in self._membership.others if progress[voter].last_response > since]
+        return len(answering) + 1 >= self._membership.majority
 
     def has_lease(self, now: float) -> bool:
         """Whether no other replica can lead ``now``, by this replica's clock (thesis, 6.4.1).

@@ -95,6 +95,7 @@ class RaftLog:
         store.check_end()
         newest = store.newest(base.index, _TAIL_ENTRIES, _TAIL_BYTES)
         self._tail = Tail(newest[0].index if newest else base.index + 1, newest)
+        self.last_index = self._tail.last_index  # durable or not; the base's if there is no entry
         # Whether there was nothing before it was opened this time.
         self.is_new = self.identity is None and not self.term and not self.last_index
 
@@ -161,15 +162,9 @@ class RaftLog:
         return 0 if self._lives_changed else self.lives.get(disk, (0, 0))[0]
 
     @property
-    def last_index(self) -> int:
-        """Index of the last entry, durable or not; the base's when there is none."""
-        return self._tail.last_index
-
-    @property
     def last_term(self) -> int:
         """Term of the last entry; the base's when there is none."""
-        last = self.last_index
-        return self._tail.between(last, last)[0].term if last > self.base_index else self.base_term
+        return self._tail[self.last_index].term if self.last_index > self.base_index else self.base_term
 
     @property
     def unsynced(self) -> bool:
@@ -217,12 +212,13 @@ class RaftLog:
 
     def term_at(self, index: int) -> int | None:
         """Term of an entry, or of the base; ``None`` where the log holds neither."""
+        if self._tail.first <= index <= self.last_index:  # nearly always
+            return self._tail[index].term
         if index == self.base_index:
             return self.base_term
         if not self.base_index < index <= self.last_index:
             return None
-        found = self._tail.between(index, index) or self.store.entries(index, index)
-        return found[0].term
+        return self.store.entries(index, index)[0].term
 
     def entries(self, first: int, last: int, max_bytes: int | None = None) -> list[LogEntry]:
         """Entries ``first`` to ``last``, both included; fewer if their commands exceed ``max_bytes``.
@@ -258,6 +254,7 @@ class RaftLog:
                 self._base_changed = True
         before = self._tail.bytes
         self._tail.append(entries)
+        self.last_index = self._tail.last_index
         self._bytes += self._tail.bytes - before
 
     def _of_this_group(self, entry: LogEntry) -> Members:
@@ -281,6 +278,7 @@ class RaftLog:
         else:  # keep one entry in memory: the end of the log is asked for all the time
             kept = self.entries(index - 1, index - 1) if index - 1 > self.base_index else []
             self._tail = Tail(index - len(kept), kept)
+        self.last_index = self._tail.last_index
         if index <= self.synced_index:
             self._cut_from = index  # lower than any before
             self.synced_index = index - 1
@@ -335,6 +333,7 @@ class RaftLog:
 
     def _begin_after(self, index: int, term: int, members: Members) -> None:
         self._tail, self._bytes = Tail(index + 1), 0
+        self.last_index = index
         self._cut_from = self.base_index + 1
         self.synced_index = index
         self._configurations = []

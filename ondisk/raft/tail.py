@@ -29,6 +29,10 @@ class Tail:
         """Index of the last entry of the log."""
         return self.first + len(self._entries) - 1
 
+    def __getitem__(self, index: int) -> LogEntry:
+        """The entry at ``index``, which is here."""
+        return self._entries[index - self.first]
+
     def between(self, first: int, last: int) -> list[LogEntry]:
         """Those of the entries ``first`` to ``last`` that are here."""
         return self._entries[max(first - self.first, 0) : max(last - self.first + 1, 0)]

@@ -318,6 +318,8 @@ class Proposals:
 
     def send_outcomes(self) -> None:
         """Tell the other replicas what became of theirs, in one message each, or in several that fit."""
+        if not self._outcomes:
+            return
         for replica_id, outcomes in self._outcomes.items():
             for some in _in_parts(outcomes):
                 self._send(replica_id, Outcomes(some))
@@ -371,6 +373,8 @@ class Proposals:
 
     def give_up_on_former_leader(self) -> None:
         """What was forwarded to who does not lead any more: ask again if that does no harm."""
+        if not self._forwarded:
+            return
         leader = self._raft.leader_id
         for request in [key for key, (asked, _) in self._forwarded.items() if asked != leader]:
             proposal = self._forwarded[request][1]

@@ -171,6 +171,8 @@ class Reads:
 
     def give_up_on_former_leader(self) -> None:
         """A read may be asked again."""
+        if not self._asked:
+            return
         leader = self._raft.leader_id
         for request in [key for key, (asked, _) in self._asked.items() if asked != leader]:
             self._waiting.extend(self._asked.pop(request)[1])

@@ -45,6 +45,7 @@ from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
     AddReplica,
     AppendEntries,
+    AppendEntriesResponse,
     Change,
     Membership,
     Message,
@@ -84,6 +85,7 @@ _STATE_IS_LOST = (
 )
 _ABOUT_PROPOSALS = (Propose, ProposeChange, Outcomes)
 _ABOUT_READS = (ReadIndexRequest, ReadIndexResponse, ReadIndexRejection)
+_MOST = (AppendEntries, AppendEntriesResponse)  # of all messages: looked at first
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +154,7 @@ class Replica:
             self.opened_index = machine.open()
             mark(log, directory / "state", self.opened_index, self._disk)
             self.identity = log.identity  # as it was opened
+            self._disk_name = log.disk_id.hex()
             self._finish_install(log, self.opened_index)
             self.raft = self.raft_type(
                 replica_id,
@@ -340,35 +343,36 @@ class Replica:
         if self.log is None:
             forked.check(self._process, f"replica {self.id}")
             raise ReplicaStopped(f"replica {self.id} is {self.status.role}")
+        raft, streaming, belonging = self.raft, self._open_streaming, self._belonging
         self._proposals.blocked = False
         try:
             # Taken out before the clock is looked at: what is in here was sent no later than ``now``.
             arrived = self._endpoint.receive()
             now = self._now = self._clock()
-            with self.raft.at(now):
+            with raft.at(now):
                 if self._damage is not None:
                     raise self._damage
-                if (index := self._open_streaming.poll(now)) is not None:
+                if (index := streaming.poll(now)) is not None:
                     self.on_installed(index)
                 self._take_in(arrived)
                 if self._removed:
                     self._stop("removed", "this replica was removed from the group")
                     return float("inf")
-                if (refused := self._belonging.refused) is not None:
+                if (refused := belonging.refused) is not None:
                     raise Refusal(refused)
                 # Afterwards: the last message of a leader that is gone must not bring it back.
                 connected = self._endpoint.connected()
-                self._belonging.set_connected(connected)
-                self.raft.set_connected(connected)
-                self._belonging.look_for_a_group(now)
+                belonging.set_connected(connected)
+                raft.set_connected(connected)
+                belonging.look_for_a_group(now)
                 self._flush()
-                self.raft.tick()
+                raft.tick()
                 self._apply_committed()
                 self._take_requests(now)
-                self.raft.replicate()
+                raft.replicate()
                 self._proposals.watch_leadership_transfer(now)
                 self._admin.serve()
-                self._open_streaming.advance(now)
+                streaming.advance(now)
                 self._reads.serve()
                 self._give_up(now)
                 self._tell_callers()
@@ -380,10 +384,9 @@ class Replica:
                 raise
             return float("inf")
         self.status = self._present_status()
-        wakeup = min(self.raft.next_wakeup(), self._compaction.due_at, self._belonging.next_wakeup())
-        if self.status.waiting or self._open_streaming.busy:
+        wakeup = min(raft.next_wakeup(), self._compaction.due_at, belonging.next_wakeup())
+        if self.status.waiting or streaming.busy:
             wakeup = min(wakeup, self._look_at_deadlines)
-        raft = self.raft
         alone = raft.is_leader and not raft.membership.others and raft.commit_index < self.log.last_index
         if self._proposals.more_to_take or alone:
             return 0.0
@@ -399,7 +402,9 @@ class Replica:
                 belonging.receive_from_outside(sender, origin, message)
 
     def _receive(self, sender: int, message: Message) -> None:
-        if isinstance(message, _ABOUT_PROPOSALS):
+        if isinstance(message, _MOST):
+            self.raft.receive(sender, message)
+        elif isinstance(message, _ABOUT_PROPOSALS):
             self._proposals.receive(sender, message)
         elif isinstance(message, _ABOUT_READS):
             self._reads.receive(sender, message, self._now)
@@ -616,7 +621,7 @@ class Replica:
             members.learners,
             self._open_streaming.progress(),
             members.group.hex(),
-            log.disk_id.hex(),
+            self._disk_name,
         )
 
     def _problem(self) -> str | None:
