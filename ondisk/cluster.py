@@ -31,7 +31,7 @@ from ondisk.net.memory import MemoryNetwork
 from ondisk.node import Node, StateMachineFactory
 from ondisk.raft import Timing
 from ondisk.raft.members import check_id, check_ids, short
-from ondisk.replica import ReplicaStatus
+from ondisk.replica import Inside, ReplicaStatus
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import Result
 from ondisk.storage.disk import Disk
@@ -345,6 +345,10 @@ class Cluster(Client):
     def status(self) -> dict[int, ReplicaStatus]:
         """Every replica as it was at the end of its last step."""
         return {member: node.status for member, node in self._nodes.items()}
+
+    def inside(self, replica_id: int, entries: int) -> Inside:
+        """The newest ``entries`` of one replica's log, and its election; nothing of a stopped one."""
+        return self._node(replica_id).inside(entries)
 
     @property
     def leader_id(self) -> int | None:

@@ -39,7 +39,7 @@ from ondisk.storage.disk import Disk
 from ondisk.storage.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
 from ondisk.storage.paths import resolved
-from ondisk.storage.store import Store
+from ondisk.storage.store import Sizes, Store
 
 MAX_KEY_BYTES = 64 << 10
 MAX_VALUE_BYTES = 1 << 20
@@ -199,6 +199,15 @@ def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
     if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:  # type: ignore[redundant-expr]
         raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}")
     return Scan(_key(prefix), _key(start), limit)
+
+
+def decode(command: bytes) -> Put | Delete | Incr | CompareAndSet | PutMany:
+    """What a command of this module says. Raises ``InvalidCommand`` for any other bytes."""
+    try:
+        decoded: Put | Delete | Incr | CompareAndSet | PutMany = _decoder.decode(command)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidCommand(f"no command of DiskKV: {error}") from None
+    return decoded
 
 
 class DiskKVView:
@@ -366,6 +375,10 @@ class DiskKV(OnDiskStateMachine):
             except StoreClosed:
                 if store is self._store:
                     raise
+
+    def sizes(self) -> Sizes:
+        """Where its data are: in the write-ahead log, in memory, in tables."""
+        return self._open_store.sizes()
 
     def sync(self) -> None:
         """Make every update so far durable."""

@@ -41,7 +41,7 @@ from ondisk.raft.messages import (
     TransferLeadership,
 )
 from ondisk.raft.records import Identity
-from ondisk.replica import Replica, ReplicaStatus
+from ondisk.replica import Inside, Replica, ReplicaStatus
 from ondisk.snapshot.restore import begin_directory, complete_import
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import OnDiskStateMachine, Result
@@ -254,6 +254,11 @@ class Node(Client):
             return False
         status = replica.status
         return self.id in status.voters and replica.configuration[1].disk_of(self.id).hex() == status.disk
+
+    def inside(self, entries: int) -> Inside:
+        """The newest ``entries`` of its log, and its election; nothing if it does not run."""
+        replica = self._replica
+        return Inside() if replica is None else replica.inside(entries)
 
     @property
     def machine(self) -> OnDiskStateMachine:

@@ -169,6 +169,11 @@ def cells_not_run(page: Any) -> int:
     return number
 
 
+def number_of_cells(page: Any) -> int:
+    number: int = page.evaluate("window.jupyterapp.shell.currentWidget.content.model.cells.length")
+    return number
+
+
 def run_cell(page: Any, beginning: str) -> None:
     """Run the one cell that begins with this text."""
     page.evaluate(
@@ -213,6 +218,65 @@ def test_put_and_get_work_in_the_panel_after_run_all_twice(page: Any) -> None:
     panel.get_by_role("button", name="Get", exact=True).click()
     status.get_by_text("get fruit: quince").wait_for()
     assert panel.get_by_role("img").get_attribute("aria-label").startswith("Cluster of 3 replicas")
+    the_picture_lives(page, panel)
+
+
+def the_picture_lives(page: Any, panel: Any) -> None:
+    """It shows the data; its menus work by keyboard alone; messages move between two samples."""
+    from playwright.sync_api import expect
+
+    markup = "<img src=x onerror=alert(1)>"
+    panel.get_by_label("Value").fill(markup)
+    panel.get_by_role("button", name="Put", exact=True).click()
+    for replica_id in (1, 2, 3):
+        card = panel.get_by_role("region", name=f"Replica {replica_id}")
+        card.get_by_text(f"put fruit = {markup}").wait_for()
+        card.get_by_text(markup, exact=True).wait_for()
+    assert panel.locator("img").count() == 0  # what came from outside is text
+
+    cells = number_of_cells(page)
+    card = panel.get_by_role("region", name="Replica 3")
+    name = card.get_by_role("button", name=re.compile("^Replica 3:"))
+    name.focus()
+    for key in ("d", "d", "Enter"):  # two d delete a cell, unless JupyterLab is told that they are ours
+        page.keyboard.press(key)
+    assert number_of_cells(page) == cells
+    expect(panel.get_by_role("menuitem", name="Stop")).to_be_focused()
+    expect(panel.get_by_role("menuitem", name="Start")).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("Escape")
+    expect(name).to_be_focused()
+    for key in ("Enter", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    panel.get_by_role("status").get_by_text("crash 3: done").wait_for()
+    expect(name).to_have_accessible_name("Replica 3: stopped")
+
+    link = panel.get_by_role("button", name="Link 1 → 2 ok")
+    link.click()
+    panel.get_by_role("menuitem", name="Cut").click()
+    panel.get_by_role("button", name="Link 1 → 2 cut").click()
+    panel.get_by_role("menuitem", name="Heal").click()
+    link.wait_for()
+
+    latency = panel.get_by_role("slider").first
+    latency.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    panel.locator(".flight").first.wait_for(state="attached")
+    places = page.evaluate(
+        """() => new Promise(resolve => {
+             const [began, seen] = [performance.now(), new Set()];
+             const look = now => {
+               document.querySelectorAll('.flight').forEach(each => seen.add(each.getAttribute('transform')));
+               now < began + 1000 ? requestAnimationFrame(look) : resolve(seen.size); };
+             requestAnimationFrame(look); })"""
+    )
+    assert places > 60  # some ten samples came, with as many messages as can be counted on two hands
+
+
+def choose(page: Any, replica_id: str, action: str) -> None:
+    """Choose something in the menu of a replica."""
+    page.get_by_role("button", name=re.compile(f"^Replica {replica_id}:")).click()
+    page.get_by_role("menuitem", name=re.compile(f"^{action}\\b")).click()
 
 
 @pytest.mark.notebook("02-replication-lag.ipynb")
@@ -244,13 +308,13 @@ def test_lag_moves_while_a_student_predicts_stalls_and_looks_back(page: Any) -> 
     follower = "2" if lag_says(r"Replica (\d), the leader")[1] == "1" else "1"
     write = page.get_by_role("button", name="Write 100 puts per second")
     write.click()
-    page.get_by_role("button", name=f"Stall {follower}").click()
+    choose(page, follower, "Stall")
     lag_says(rf"Replica {follower} is [1-9]\d\d entries and \d{{4,}} ms behind")
-    page.get_by_role("button", name=f"Reconnect {follower}").click()
+    choose(page, follower, "Reconnect")
     write.click()
     lag_says(rf"Replica {follower} is 0 entries and 0 ms behind")
 
-    page.get_by_role("button", name=f"Compact {follower}").click()
+    choose(page, follower, "Compact")
     page.get_by_text(f"compact {follower}: the log now begins after entry").wait_for()
     page.get_by_role("button", name="Back", exact=True).click()
     page.get_by_text(re.compile(r"Recorded \d+ s ago")).wait_for()

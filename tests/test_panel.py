@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from ondisk import Cluster, ReplicaStatus
 from ondisk.lab import Panel, Prediction
 from ondisk.lab.panel.answers import MAX_WAITING
 from ondisk.lab.pictures import cluster as picture
-from ondisk.lab.pictures.cards import shape
 from ondisk.lab.pictures.drawing import STYLE
 from ondisk.lab.pictures.messages import MAX_ROWS, message_diagram
 from ondisk.observe import Lag, Seen, View, capture, wait_until_level
@@ -34,79 +31,10 @@ ENTRIES = Seen(7, 1.0, "sent", 1, 2, "append_entries", "append_entries 17..17", 
 VIEW = View(1.1, STATUSES, 1, cut=frozenset({(1, 3), (3, 1)}), latency=0.2, paused=True, in_flight=(ENTRIES,))
 
 
-def test_the_picture_names_roles_terms_and_errors_in_words() -> None:
-    """Nothing is said by colour alone, and text from outside cannot break the picture."""
-    said = " | ".join(texts(svg_of(picture.cluster_picture(VIEW))))
-    for words in ("Replica 1: leader", "Replica 2: follower", "Replica 3: failed", "term 4", "term 3"):
-        assert words in said
-    assert "error: StorageError: <no space>" in said
-
-
-def test_every_mark_has_a_label_a_number_and_a_shape_of_its_own() -> None:
-    """Five marks in a card can be told apart without colour."""
-    card = svg_of(f"<svg>{picture._card(STATUSES[2], 0, 17)}</svg>")
-    said = texts(card)
-    for label, number in zip(
-        ("last", "durable", "commit", "applied", "synced"), (16, 16, 15, 14, 9), strict=True
-    ):
-        assert label in said
-        assert str(number) in said
-    shapes = {re.sub(r"[\d.]+", "n", shape(mark.kind, 0, 0)) for mark in picture._MARKS.values()}
-    corners = {shape(mark.kind, 50, 50) for mark in picture._MARKS.values()}
-    assert len(corners) == 5
-    assert len(shapes) >= 4
-
-
-def test_a_compacted_log_shows_where_it_begins() -> None:
-    """In words, and by a bracket where its two bars begin; the bars of the state reach back to the start."""
-    whole, compacted, empty = (
-        svg_of(f"<svg>{picture._card(STATUSES[2]._replace(first_index=first), 0, 17)}</svg>")
-        for first in (1, 10, 17)
-    )
-    assert "log holds entries 1 to 16" in texts(whole)
-    assert "log holds entries 10 to 16" in texts(compacted)
-    assert "log is empty, next is entry 17" in texts(empty)
-    assert len(list(whole.iter("path"))) == 0
-    assert len(list(compacted.iter("path"))) == 2
-
-    def starts(card: ET.Element) -> list[float]:
-        return [float(line.attrib["x1"]) for line in card.iter("line") if "stroke-width" in line.attrib]
-
-    left = starts(whole)[0]
-    assert starts(whole) == [left] * 5
-    last, durable, *state = starts(compacted)
-    assert last == durable > left
-    assert state == [left] * 3
-
-
-def test_a_cut_link_is_dashed_and_says_so() -> None:
-    """Line style and word, in each direction; a replica that is not running makes its links down."""
-    running = replace(VIEW, statuses={**STATUSES, 3: STATUSES[2]._replace(id=3)})
-    said = texts(svg_of(picture.cluster_picture(running)))
-    assert {"1 → 3 cut", "3 → 1 cut", "1 → 2 ok", "2 → 1 ok"} <= set(said)
-    assert {"1 → 3 down", "2 → 3 down"} <= set(texts(svg_of(picture.cluster_picture(VIEW))))
-    assert picture.cluster_picture(running).count('class="line off bad"') == 2
-
-
-def test_a_message_under_way_is_a_labelled_dot_that_moves() -> None:
-    """Half of its time behind it, it is half way along its link."""
-    dots = []
-    for now in (1.0, 1.1, 1.2):
-        svg = svg_of(picture.cluster_picture(replace(VIEW, time=now)))
-        assert "append_entries 17..17" in texts(svg)
-        dots += [dot for dot in svg.iter("circle") if "1 to 2" in "".join(dot.itertext())]
-    first, middle, last = (float(dot.attrib["cx"]) for dot in dots)
-    assert first < middle < last
-    assert abs((first + last) / 2 - middle) <= 1
-
-
 def test_the_alternative_text_says_every_current_value() -> None:
-    """role=img, aria-label, title and desc."""
-    svg = svg_of(picture.cluster_picture(VIEW))
-    words = svg.attrib["aria-label"]
-    assert svg.attrib["role"] == "img"
-    assert svg.findtext("desc") == words
-    assert "replica 1 leads" in (svg.findtext("title") or "")
+    """Of every replica, and of the network."""
+    words = picture.in_words(VIEW)
+    assert "replica 1 leads" in words
     assert (
         "Replica 2: follower, term 4, last 16, durable 16, commit 15, applied 14, synced 9, "
         "log holds entries 1 to 16" in words
@@ -114,20 +42,6 @@ def test_the_alternative_text_says_every_current_value() -> None:
     assert "Cut: 1 to 3, 3 to 1" in words
     assert "Messages under way: 1, latency 200 ms" in words
     assert "paused" in words
-
-
-@pytest.mark.parametrize("members", [1, 2, 3, 4, 5])
-def test_any_small_number_of_replicas_fits(members: int) -> None:
-    """Everything lies inside the picture, and no link runs through another one."""
-    statuses = {i: ReplicaStatus(i, "follower", 1) for i in range(1, members + 1)}
-    svg = svg_of(picture.cluster_picture(View(0.0, statuses, None)))
-    width, height = int(svg.attrib["width"]), int(svg.attrib["height"])
-    for line in svg.iter("line"):
-        assert min(float(line.attrib[x]) for x in ("x1", "x2")) >= 0
-        assert max(float(line.attrib[x]) for x in ("x1", "x2")) <= width
-        assert 0 <= float(line.attrib["y1"]) <= height
-    lanes = [text for text in texts(svg) if "→" in text]
-    assert len(lanes) == len(set(lanes)) == members * (members - 1)
 
 
 def test_text_is_at_least_twelve_pixels() -> None:
@@ -325,9 +239,66 @@ def test_a_stalled_replica_keeps_its_messages(on_panel: OnPanel) -> None:
         await press(panel, panel.stall[3])
         assert network.stalled_links() == {(1, 3), (3, 1), (2, 3), (3, 2)}
         panel.refresh()
-        assert "1 → 3 stalled" in panel.picture.value
+        assert "Stalled: 1 to 3, 2 to 3, 3 to 1, 3 to 2" in panel.picture.value
         await press(panel, panel.reconnect[3])
         assert not network.stalled_links()
+
+    on_panel(act)
+
+
+def test_the_menus_of_the_picture_do_what_they_say(on_panel: OnPanel) -> None:
+    """Of a replica, and of a link in one direction; what makes no sense does nothing."""
+
+    async def choose(panel: Panel, do: object, on: object) -> None:
+        panel.picture._handle_custom_msg({"do": do, "on": on}, [])
+        await panel.idle()
+
+    async def act(panel: Panel) -> None:
+        cluster = panel.cluster
+        await choose(panel, "stop", 3)
+        assert cluster.status()[3].role == "stopped"
+        assert "stop 3: done" in panel.last_answer
+        await choose(panel, "start", 3)
+        assert cluster.status()[3].running
+        await choose(panel, "cut", [1, 2])
+        assert cluster.network.cut_links() == {(1, 2)}
+        assert panel.last_answer == "cut 1 → 2: done"
+        await choose(panel, "stall", [2, 1])
+        assert cluster.network.stalled_links() == {(2, 1)}
+        for link in ([1, 2], [2, 1]):
+            await choose(panel, "heal", link)
+        assert not cluster.network.cut_links() | cluster.network.stalled_links()
+        await choose(panel, "via", 2)
+        assert panel.via.value == 2
+        for do, on in (
+            ("close", 1),
+            ("stop", 7),
+            ("stop", [1, 2]),
+            ("cut", 1),
+            ("cut", [1, 7]),
+            ("cut", [1]),
+        ):
+            await choose(panel, do, on)
+        assert all(status.running for status in cluster.status().values())
+        assert not cluster.network.cut_links()
+
+    on_panel(act)
+
+
+def test_the_picture_shows_what_was_put(on_panel: OnPanel) -> None:
+    """In the log and in the state of each replica; the key that is typed in is looked at first."""
+
+    async def act(panel: Panel) -> None:
+        for key, value in (("colour", "green"), ("fruit", "quince")):
+            panel.key.value, panel.value.value = key, value
+            await press(panel, panel.put)
+        await asyncio.to_thread(wait_until_level, panel.cluster)
+        panel.key.value = "colour"
+        panel.refresh()
+        for replica in panel.picture.state["replicas"]:
+            assert "put fruit = quince" in [cell["text"] for cell in replica["cells"]]
+            values = [(value["key"], value["value"]) for value in replica["values"]]
+            assert values == [("colour", "green"), ("fruit", "quince")]
 
     on_panel(act)
 
@@ -522,7 +493,9 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 3 * 7 + 5 + 4 + 1 + 2
+        assert len(controls) == 3 + 5 + 1 + 5 + 4 + 4
+        controls.remove(panel.picture)  # it gives names to its own parts
+        controls += used(panel.of_replicas)
         assert all(control.description and control.tooltip for control in controls)
         names = [control.description for control in controls]
         assert len(set(names)) == len(names)

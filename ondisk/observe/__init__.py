@@ -2,6 +2,7 @@
 
 ============  ==============================================================
 ``view``      the whole cluster at one moment, and what changed
+``contents``  what logs and states hold
 ``messages``  messages without their payload, and which are news
 ``recorder``  a bounded record of views, messages and notes
 ``commits``   how far a state is behind what is committed
@@ -16,6 +17,7 @@ Invariant: who watches delays nobody, and keeps a bounded number of small record
 """
 
 from ondisk.observe.commits import Commits, Lag, Reading
+from ondisk.observe.contents import Contents, Looker, SeenEntry
 from ondisk.observe.lag import STEP, LagRecorder
 from ondisk.observe.messages import Seen, describe, without_repeats
 from ondisk.observe.recorder import Recorder
@@ -26,12 +28,15 @@ __all__ = [
     "MAX_IN_FLIGHT",
     "STEP",
     "Commits",
+    "Contents",
     "Lag",
     "LagRecorder",
+    "Looker",
     "Note",
     "Reading",
     "Recorder",
     "Seen",
+    "SeenEntry",
     "View",
     "capture",
     "changes",

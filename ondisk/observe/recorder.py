@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import replace
+from itertools import islice
 
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError
 from ondisk.interrupts.shielded import shielded
 from ondisk.observe.commits import Commits, Lag, lags_of
+from ondisk.observe.contents import Looker
 from ondisk.observe.every import LooksEvery
 from ondisk.observe.messages import News, Seen, describe
 from ondisk.observe.view import Note, View, capture, changes
@@ -38,9 +40,14 @@ class Recorder(LooksEvery):
         samples: int = 2_000,
         messages: int = 4_000,
         notes: int = 200,
+        looker: Looker | None = None,
     ) -> None:
-        """Begin. ``samples``, ``messages`` and ``notes`` are how many of each are kept."""
+        """Begin. ``samples``, ``messages`` and ``notes`` are how many of each are kept.
+
+        With a ``looker`` the views show what logs and states hold, too.
+        """
         self._cluster = cluster
+        self._looker = looker
         self._under_way: dict[int, Seen] = {}
         self._samples: deque[View] = deque([self._capture()], maxlen=samples)
         self._commits = Commits(samples)
@@ -90,6 +97,8 @@ class Recorder(LooksEvery):
         before = self._under_way
         view = capture(self._cluster, lambda event: before.get(event.number) or describe(event))
         self._under_way = {seen.number: seen for seen in view.in_flight}
+        if self._looker is not None:
+            view = replace(view, contents=self._looker.look(view.statuses, view.time))
         return view
 
     @property
@@ -105,6 +114,20 @@ class Recorder(LooksEvery):
         with self._sampling:
             self._take_in()
             self._mark = max((event.number for event in self._with_heartbeats), default=self._mark)
+
+    @shielded
+    def newest_messages(self, most: int) -> list[Seen]:
+        """The newest ``most`` events of messages that tell something new, whenever they were sent."""
+        with self._sampling:
+            self._take_in()
+            newest = list(islice(reversed(self._messages), most))
+        return newest[::-1]
+
+    @shielded
+    def newest_notes(self, most: int) -> list[Note]:
+        """The newest ``most`` notes."""
+        with self._sampling:
+            return list(self._notes)[-most:]
 
     @shielded
     def messages(self, *, heartbeats: bool = False) -> list[Seen]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError
 from ondisk.net.memory import Event
+from ondisk.observe.contents import Contents
 from ondisk.observe.messages import Seen, describe
 from ondisk.replica import ReplicaStatus
 
@@ -42,6 +43,7 @@ class View:
     messages: tuple[Seen, ...] = ()
     notes: tuple[Note, ...] = ()
     stalled: frozenset[tuple[int, int]] = frozenset()
+    contents: Mapping[int, Contents] = field(default_factory=dict)  # only if somebody looks into the replicas
 
     @property
     def commit_index(self) -> int:

@@ -244,6 +244,10 @@ class RaftLog:
                 break
         return found
 
+    def newest(self, most: int) -> list[LogEntry]:
+        """The last ``most`` entries that are in memory, for who watches: this one from any thread."""
+        return self._tail.newest(most)
+
     def append(self, entries: Sequence[LogEntry]) -> None:
         """Add entries at the end. They are durable after the next ``sync``."""
         for expected, entry in enumerate(entries, self.last_index + 1):

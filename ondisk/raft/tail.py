@@ -37,6 +37,10 @@ class Tail:
         """Those of the entries ``first`` to ``last`` that are here."""
         return self._entries[max(first - self.first, 0) : max(last - self.first + 1, 0)]
 
+    def newest(self, most: int) -> list[LogEntry]:
+        """The last ``most`` of them, or fewer. Also from another thread: each says which one it is."""
+        return self._entries[-most:]
+
     def start_of_last(self, entries: int, max_bytes: int) -> int:
         """Where the last ``entries`` begin, or fewer that have ``max_bytes``; at most all that are here."""
         size = 0

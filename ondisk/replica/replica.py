@@ -71,7 +71,7 @@ from ondisk.replica.compaction import Compaction
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.replica.proposals import Proposals
 from ondisk.replica.reads import Reads
-from ondisk.replica.status import ReplicaStatus
+from ondisk.replica.status import Inside, ReplicaStatus
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.snapshot.streaming import Streaming
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
@@ -227,6 +227,18 @@ class Replica:
     def transferring(self) -> bool:
         """Whether snapshots are under way, to here or from here."""
         return self._open_streaming.busy
+
+    def inside(self, entries: int) -> Inside:
+        """What a picture shows beside the status, from any thread; nothing of one that has stopped.
+
+        Not of one moment, as the status is: whoever looks meets the replica in the middle of a step.
+        """
+        log = self.log
+        if log is None:
+            return Inside()
+        term, votes = self.raft.elections.votes
+        newest = tuple(log.newest(entries))
+        return Inside(newest, self.raft.election_deadline, votes if term == self.status.term else frozenset())
 
     @property
     def configuration(self) -> tuple[int, Members]:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ondisk.raft.records import LogEntry
 from ondisk.snapshot.streaming import StreamProgress
+
+
+class Inside(NamedTuple):
+    """What a running replica has in memory, for pictures: its newest entries, and how its election stands.
+
+    ``election_at``: when it would call for an election, in seconds of its clock; not for a leader.
+    ``votes`` are those that it has in its present term, its own among them, while it is a candidate.
+    """
+
+    entries: tuple[LogEntry, ...] = ()
+    election_at: float = 0.0
+    votes: frozenset[int] = frozenset()
 
 
 class ReplicaStatus(NamedTuple):

@@ -11,6 +11,7 @@ import shutil
 import threading
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from rocksdict import Checkpoint, WriteBatch
 
@@ -25,6 +26,15 @@ from ondisk.storage.paths import names_in, read_regular, what_it_is
 from ondisk.storage.powercut import copy_files, cut_after
 from ondisk.storage.records import refuse_recycled_records
 from ondisk.storage.watch import Watch
+
+
+class Sizes(NamedTuple):
+    """Where the data of a database are. The write-ahead log may be longer than what recovery needs of it."""
+
+    log_bytes: int  # the write-ahead log, from which recent writes are recovered
+    memtable: int  # how many writes of data are in memory, sorted, and in no table yet
+    tables: int  # how many files
+    table_bytes: int
 
 
 class Store:
@@ -157,6 +167,14 @@ class Store:
         """All metadata whose key begins with ``prefix``, by key."""
         with Walk(self._calls, lambda: self._meta.iter(), prefix, False) as pairs:  # noqa: PLW0108 (it may be closed)
             return list(takewhile(lambda pair: pair[0].startswith(prefix), pairs))
+
+    def sizes(self) -> Sizes:
+        """How much there is of what it consists of. Costs some system calls."""
+        log = sum(path.stat().st_size for path in self.path.glob("*.log"))
+        with self._calls:
+            memtable = self._db.property_int_value("rocksdb.num-entries-active-mem-table") or 0
+            tables = self._db.live_files()
+        return Sizes(log, memtable, len(tables), sum(table["size"] for table in tables))
 
     def iterate(self, start: bytes = b"", *, backwards: bool = False) -> Walk:
         """``with`` this: the data as it is now, ``(key, value)`` by key from ``start``, or ``backwards``.

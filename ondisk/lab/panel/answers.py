@@ -15,7 +15,7 @@ from ondisk.errors import OutcomeUnknown
 from ondisk.lab.widgets import spoken
 
 MAX_WAITING = 16  # requests of one panel that have not been answered
-MAX_ANSWERS = 4
+MAX_ANSWERS = 2
 
 
 class Answers:
@@ -107,7 +107,7 @@ class Answers:
     def _show(self) -> None:
         rows = [f"<b>{escape(what)}</b>: {escape(outcome)}" for what, outcome in self._lines]
         items = "".join(f"<div>{row}</div>" for row in rows)
-        self.widget.value = spoken(items, "line-height:1.5;min-height:6em")
+        self.widget.value = spoken(items, "line-height:1.5;min-height:3em")
 
 
 def error_in_words(error: Exception) -> str:

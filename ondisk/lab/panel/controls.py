@@ -7,9 +7,10 @@ from typing import Any
 
 import ipywidgets as w
 
+from ondisk.lab.panel.living import LivingPicture
 from ondisk.lab.widgets import Shown, button, row, slider, toggle
 
-_OF_A_REPLICA = (  # attribute, name of the button, tooltip
+_BUTTONS = (  # attribute, name of the button, tooltip
     ("stop", "Stop", "Stop cleanly"),
     ("crash", "Crash", "Lose what was not synced"),
     ("start", "Start", "Start from its own disk"),
@@ -18,10 +19,15 @@ _OF_A_REPLICA = (  # attribute, name of the button, tooltip
     ("reconnect", "Reconnect", "Heal all its links"),
     ("compact", "Compact", "Drop the log that its state makes needless"),
 )
+OF_A_REPLICA = tuple(attribute for attribute, _, _ in _BUTTONS)
 
 
 class Controls(Shown):
-    """All widgets of a panel, by names that a program can use, too; ``box`` has them all."""
+    """All widgets of a panel, by names that a program can use, too.
+
+    ``box`` has those that are shown. The buttons of the replicas are pressed by the menus of the picture, or
+    by a program.
+    """
 
     stop: dict[int, Any]
     crash: dict[int, Any]
@@ -34,29 +40,30 @@ class Controls(Shown):
     def make_widgets(self, members: Collection[int], answer: Any) -> None:
         """For a cluster with these members. ``answer`` is the widget with the answers."""
         self.answer = answer
-        self.picture, self.table, self.messages, self.verdict = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.picture = LivingPicture()
+        self.table, self.messages, self.verdict = w.HTML(), w.HTML(), w.HTML()
+        self.of_replicas = self._replicas(members)
         self.box = w.VBox(
             [
                 *self._requests(members),
                 self.answer,
                 self.picture,
-                self._replicas(members),
                 self._network(),
                 self._recorded(),
-                self.table,
                 *self._on_demand(),
             ]
         )
+        self.box.add_class("ondisk-panel")
 
     def _requests(self, members: Collection[int]) -> list[Any]:
-        narrow = {"layout": w.Layout(width="190px"), "style": {"description_width": "50px"}}
+        narrow = {"layout": w.Layout(width="170px"), "style": {"description_width": "45px"}}
         self.key = w.Text("colour", description="Key", tooltip="Key to write or read", **narrow)
         self.value = w.Text("blue", description="Value", tooltip="Value to put", **narrow)
         self.via = w.Dropdown(
             options=[("the leader", 0), *((f"replica {i}", i) for i in members)],
             description="Through",
             tooltip="Replica that takes the request",
-            layout=w.Layout(width="190px"),
+            layout=w.Layout(width="180px"),
             style={"description_width": "60px"},
         )
         self.put = _button("Put", "Write the value: durable on a majority, then applied")
@@ -64,26 +71,15 @@ class Controls(Shown):
         self.stale_get = _button("Stale get", "What this replica's own state says, maybe old")
         self.delete = _button("Delete", "Remove the key")
         self.incr = _button("Incr", "Add 1 to the number in the key")
-        return [
-            row([self.key, self.value, self.via]),
-            row([self.put, self.get, self.stale_get, self.delete, self.incr]),
-        ]
+        asked = [self.put, self.get, self.stale_get, self.delete, self.incr]
+        return [row([self.key, self.value, self.via, *asked])]
 
     def _replicas(self, members: Collection[int]) -> Any:
-        """The buttons of each replica, as wide as its card in the picture."""
-        for attribute, name, tooltip in _OF_A_REPLICA:
-            # Some fonts are wide.
+        """The buttons of each replica, in a box that is not shown."""
+        for attribute, name, tooltip in _BUTTONS:
             buttons = {i: button(f"{name} {i}", f"{tooltip} (replica {i})", "auto") for i in members}
             setattr(self, attribute, buttons)
-        return w.HBox(
-            [
-                w.HBox(
-                    [getattr(self, attribute)[i] for attribute, _, _ in _OF_A_REPLICA],
-                    layout=w.Layout(width="276px", flex_flow="row wrap"),
-                )
-                for i in members
-            ]
-        )
+        return w.VBox([getattr(self, attribute)[i] for i in members for attribute, _, _ in _BUTTONS])
 
     def _network(self) -> Any:
         self.latency = w.FloatSlider(
@@ -115,16 +111,18 @@ class Controls(Shown):
         self.with_messages = toggle(
             "Messages of the last request",
             "Show who told whom what since a request was last made here",
-            "240px",
+            "auto",
         )
         self.with_verdict = toggle(
             "Verdict on what I asked",
             "Is there an order that explains every answer since Forget was pressed?",
-            "240px",
+            "auto",
         )
         self.forget = _button("Forget", "Begin a new history: nothing was asked yet")
-        return [self.with_messages, self.messages, row([self.with_verdict, self.forget]), self.verdict]
+        self.with_table = toggle("Table", "Show the numbers of all replicas as a table", "88px")
+        switches = row([self.with_messages, self.with_verdict, self.forget, self.with_table])
+        return [switches, self.messages, self.verdict, self.table]
 
 
 def _button(name: str, tooltip: str) -> Any:
-    return button(name, tooltip, "150px" if len(name) > 12 else "88px")
+    return button(name, tooltip, "auto")  # some fonts are wide

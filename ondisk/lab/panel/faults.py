@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 from ondisk.cluster import Cluster
 from ondisk.lab.experiments.faults import stall
 from ondisk.lab.panel.answers import Answers
-from ondisk.lab.panel.controls import Controls
+from ondisk.lab.panel.controls import OF_A_REPLICA, Controls
 from ondisk.lab.panel.requests import in_thread
 from ondisk.lab.panel.screen import Screen
 from ondisk.lab.panel.watched import Watched
@@ -44,6 +45,7 @@ class Faults:
             (controls.reconnect, lambda cluster, i: cluster.network.reconnect(i)),
             (controls.compact, _compact),
         )
+        controls.picture.on_act(partial(self._on_act, controls))
         for buttons, change in of_replicas:
             for replica_id, button in buttons.items():
                 answers.connect(
@@ -56,6 +58,22 @@ class Faults:
 
         if self._answers.begin(what, request):
             self._screen.go_live()
+
+    def _on_act(self, controls: Controls, do: str, on: Any) -> None:
+        """Something was chosen in a menu of the picture: of a replica (its number), or of a link."""
+
+        def act() -> None:
+            members = self._watched.cluster.members
+            if do == "via" and on in members:
+                controls.via.value = on
+            elif do in OF_A_REPLICA and on in members:
+                getattr(controls, do)[on].click()
+            elif do in ("cut", "stall", "heal") and on in [[a, b] for a, b in permutations(members, 2)]:
+                getattr(self._watched.cluster.network, do)(tuple(on))
+                self._answers.say(f"{do} {on[0]} → {on[1]}", "done")
+                self._screen.go_live()
+
+        self._answers.on_loop(act)
 
     def _on_latency(self, change: dict[str, Any]) -> None:
         seconds = float(change["new"])

@@ -44,7 +44,7 @@ class Panel(Controls):
         self._answers = Answers(loop)
         if (former := _panels.get(cluster.data_dir)) is not None:
             former.close()
-        self._watched = Watched(cluster, Recorder(cluster))
+        self._watched = Watched(cluster)
         _panels[cluster.data_dir] = self
         self._every = every
         self.make_widgets(cluster.members, self._answers.widget)
@@ -86,7 +86,7 @@ class Panel(Controls):
             )
         self.recorder.close()
         self._forget()
-        self._watched.cluster, self._watched.recorder = cluster, Recorder(cluster)
+        self._watched.turn_to(cluster)
         _panels[cluster.data_dir] = self
         self._screen.go_live()
 
@@ -124,5 +124,6 @@ class Panel(Controls):
         self.recorder.close()
         if self.box is not None:
             close_widgets(self.box)
+            close_widgets(self.of_replicas)
         self._forget()  # last: whoever is interrupted before closes it again
         self._closed = True

@@ -8,13 +8,15 @@ from html import escape
 from ondisk.lab.panel.answers import Answers, error_in_words
 from ondisk.lab.panel.controls import Controls
 from ondisk.lab.panel.watched import Watched
-from ondisk.lab.pictures.cluster import cluster_picture, status_table
+from ondisk.lab.pictures.cluster import status_table
 from ondisk.lab.pictures.history import history_picture
+from ondisk.lab.pictures.living import Plain, living_picture
 from ondisk.lab.pictures.messages import message_diagram
 from ondisk.linearizability import Undecided, check
 from ondisk.linearizability.history import History, Operation
 from ondisk.observe import View
 
+_EVENTS = 60  # of messages, between two pictures
 _CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
 
 
@@ -25,26 +27,28 @@ class Screen:
         self._controls = controls
         self._watched = watched
         self._recorded: list[View] = []  # empty: the picture is live
+        self._told = 0  # the number of the newest message that was drawn
         self._judged: tuple[Operation, ...] | None = None
         answers.connect(controls.back, partial(self._move, -1))
         answers.connect(controls.forward, partial(self._move, +1))
         answers.connect(controls.live, self.go_live)
         answers.connect(controls.forget, self._forget)
         controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
-        for switch in (controls.with_messages, controls.with_verdict):
+        for switch in (controls.with_messages, controls.with_verdict, controls.with_table):
             switch.observe(lambda _: self.refresh(), "value")
 
     def refresh(self) -> None:
         """Look at the cluster and show it, or show what was recorded."""
         controls, recorder = self._controls, self._watched.recorder
+        self._watched.looker.key = controls.key.value
         view = recorder.sample()
+        shown = self._recorded[controls.place.value - 1] if self._recorded else view
         if self._recorded:
-            shown = self._recorded[controls.place.value - 1]
-            controls.picture.value = _recorded(shown, view) + cluster_picture(shown)
-            controls.table.value = status_table(shown)
+            controls.picture.show(living_picture(shown, recorded=_recorded(shown, view)))
         else:
-            controls.picture.value = cluster_picture(view)
-            controls.table.value = status_table(view, recorder.lag())
+            controls.picture.show(self._living(view))
+        lag = None if self._recorded else recorder.lag()
+        controls.table.value = status_table(shown, lag) if controls.with_table.value else ""
         wanted = controls.with_messages.value
         controls.messages.value = message_diagram(recorder.messages(), view.statuses) if wanted else ""
         self._judge()
@@ -54,6 +58,14 @@ class Screen:
         controls.step.disabled = not view.paused
         at_the_end = not self._recorded or controls.place.value == len(self._recorded)
         controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
+
+    def _living(self, view: View) -> Plain:
+        """The picture of now, with what has come and gone since the last one."""
+        fresh = [
+            event for event in self._watched.recorder.newest_messages(_EVENTS) if event.number > self._told
+        ]
+        self._told = max((event.number for event in fresh), default=self._told)
+        return living_picture(view, notes=self._watched.recorder.newest_notes(1), events=fresh)
 
     def go_live(self) -> None:
         """Show the cluster as it is now."""
@@ -94,4 +106,4 @@ class Screen:
 
 def _recorded(shown: View, now: View) -> str:
     ago = f"{now.time - shown.time:.0f} s ago"
-    return f"<b>Recorded {ago}.</b> The cluster has gone on: press <i>Live</i> to see it as it is."
+    return f"Recorded {ago}. The cluster has gone on: press Live to see it as it is."

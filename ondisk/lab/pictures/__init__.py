@@ -4,7 +4,8 @@
 ``drawing``   what all are made of: text, lines, marks, tables, words
 ``figures``   figures by matplotlib
 ``cards``     a card for a replica, with a bar for each kind of index
-``cluster``   the replicas, their logs and links
+``cluster``   the replicas, their logs and links, in words and as a table
+``living``    the same as plain data, which the panel's browser part draws
 ``messages``  who told whom what
 ``lag``       how far each replica is behind, live
 ``lag_plot``  the same when an experiment is over

@@ -9,9 +9,7 @@ from ondisk.lab.pictures.drawing import box, disc, line, polygon, text, titled
 _EDGE = 14  # between the card's edge and its words
 _CORNERS = {
     "last": ((-2, -7), (2, -7), (2, 7), (-2, 7)),
-    "durable": ((-5, -5), (5, -5), (5, 5), (-5, 5)),
     "commit": ((0, -7), (7, 0), (0, 7), (-7, 0)),
-    "synced": ((0, -6), (6, 5), (-6, 5)),
 }
 
 
@@ -38,25 +36,21 @@ class Bars(NamedTuple):
         part = (min(max(index, self.low), self.high) - self.low) / (self.high - self.low)
         return self.left + (self.right - self.left) * part
 
-    def bar(self, row: int, mark: Mark, index: int, begins_after: int | None = None) -> str:
-        """A name, a line up to the mark, a number; a bracket where the line begins, if ``begins_after``."""
+    def bar(self, row: int, mark: Mark, index: int) -> str:
+        """A name, a line up to the mark, a number."""
         y, end = 46 + row * self.height, self.place(index)
-        start = self.left if begins_after is None else self.place(begins_after)
-        # Where the log begins: what came before was dropped.
-        bracket = f'<path class="line" d="M{start + 4:.1f} {y - 7}h-4v14h4"/>' if start > self.left else ""
         return titled(
             f"{mark.name}: {mark.meaning}",
             text(_EDGE, y + 4, mark.name)
             + line("faint", self.left, y, self.right, y)
-            + line("line", start, y, end, y, ' stroke-width="3"')
-            + bracket
+            + line("line", self.left, y, end, y, ' stroke-width="3"')
             + shape(mark.kind, end, y)
             + text(self.card_width - _EDGE, y + 4, index, anchor="end"),
         )
 
 
 def shape(kind: str, x: float, y: float) -> str:
-    """A mark of its own for each kind of index: bar, square, diamond, disc, triangle."""
+    """A mark of its own for each kind of index: bar, diamond, disc."""
     corners = _CORNERS.get(kind)
     if corners is None:
         return disc(x, y, 5.5)
