@@ -90,7 +90,7 @@ class Looker:
             tuple(self._entries[entry] for entry in inside.entries),
             values,
             sizes,
-            inside.votes if status.role == "candidate" else frozenset(),
+            inside.votes | {status.id} if status.role == "candidate" else frozenset(),
             inside.election_at if near else None,
             applied,
         )

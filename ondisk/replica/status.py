@@ -12,7 +12,7 @@ class Inside(NamedTuple):
     """What a running replica has in memory, for pictures: its newest entries, and how its election stands.
 
     ``election_at``: when it would call for an election, in seconds of its clock; not for a leader.
-    ``votes`` are those that it has in its present term, its own among them, while it is a candidate.
+    ``votes`` are those that it has from others in its present term, if it is a candidate.
     """
 
     entries: tuple[LogEntry, ...] = ()

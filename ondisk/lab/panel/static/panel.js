@@ -472,7 +472,8 @@ class Sky {
         const free = others.every((other) => Math.abs(other - x) > LABELLED);
         flight.label.style.display = free ? "" : "none";
         if (free) labelled.set(lane, [...others, x]);
-        const [low, high] = [Math.min(lane.start, lane.end) + 52, Math.max(lane.start, lane.end) - 52];
+        const half = (flight.half ||= flight.label.getComputedTextLength() / 2);
+        const [low, high] = [Math.min(lane.start, lane.end) + half, Math.max(lane.start, lane.end) - half];
         set(flight.label, "x", low < high ? (Math.min(Math.max(x, low), high) - x).toFixed(1) : 0);
       }
     }
