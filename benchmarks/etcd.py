@@ -16,6 +16,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _GO_SOURCES = Path("/usr/share/gocode")
 _CONNECTIONS = 8
 _END_WITHIN = 10.0  # seconds
@@ -35,7 +37,7 @@ class Etcd:
     """A group of three, as it comes: every put is fsynced by a majority before it is answered."""
 
     def __init__(self, directory: Path, client_ports: list[int], peer_ports: list[int]) -> None:
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._clients = [f"127.0.0.1:{port}" for port in client_ports]
         peers = [f"http://127.0.0.1:{port}" for port in peer_ports]
@@ -77,6 +79,18 @@ class Etcd:
             ids[status["header"]["member_id"]] = address
             leaders.add(status.get("leader"))
         return ids.get(leaders.pop()) if len(leaders) == 1 else None
+
+    def answers(self) -> bool:
+        """Whether a linearizable get is answered now."""
+        for address in self._clients:
+            request = urllib.request.Request(f"http://{address}/v3/kv/range", b'{"key": "a2V5"}')
+            with suppress(OSError), urllib.request.urlopen(request, timeout=5) as response:
+                return "header" in json.load(response)
+        return False
+
+    def resident(self) -> list[int]:
+        """Resident memory of the members, in bytes."""
+        return [psutil.Process(member.pid).memory_info().rss for member in self._members]
 
     def measure(self, do: str, at_once: int, seconds: float) -> dict[str, Any]:
         """Let the program in Go do it, at the leader."""

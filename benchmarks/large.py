@@ -13,27 +13,37 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import psutil
-
+from benchmarks.beside import beside_etcd
+from benchmarks.instruments import (
+    VALUE_BYTES,
+    Order,
+    Pair,
+    Peak,
+    figure,
+    lasting,
+    pairs,
+    progress,
+    resident,
+    timed,
+)
+from benchmarks.small import failover, idle, simulator, slow_disks, stale
 from benchmarks.worker import Ondisk, Stock, free_ports, puts
 from ondisk import Cluster
 from ondisk.diskkv import DiskKV, get, put, scan
-from ondisk.errors import NotDone, OutcomeUnknown
 from ondisk.observe import wait_until, wait_until_level
 from ondisk.raft.log import RaftLog
 from ondisk.raft.members import Members
@@ -41,44 +51,15 @@ from ondisk.snapshot.restore import import_snapshot
 from ondisk.snapshot.stream import Chunk, Header, Writer, make_header, write_file
 from ondisk.statemachine import Entry
 
-VALUE_BYTES = 128
 BATCH = 2000  # keys in one update while a state is made
 MARKS = 100  # keys that tell one state from another
 IN_FLIGHT = 64
 COMPACTIONS = 5  # in each round
 RESTARTS = 2
-FAILOVERS = 3
 ENDS_WITHIN = 600.0  # seconds; then it says where it hangs, and ends
-Pair = tuple[bytes, bytes]
-
-
-class Order(NamedTuple):
-    """What to measure. ``prepared`` is shared by all measurements of one run, ``scratch`` is for this one."""
-
-    measure: str
-    keys: int
-    rounds: int
-    seconds: float
-    prepared: Path
-    scratch: Path
-
-
-def figure(row: str, column: str, value: float) -> None:
-    print(json.dumps([row, column, value]), flush=True)
-
-
-def progress(text: str) -> None:
-    print(json.dumps(text), flush=True)
 
 
 # States
-
-
-def pairs(keys: int, seed: int) -> Iterator[Pair]:
-    """Each key once, in scattered order, and so again and again; the values do not compress."""
-    rng = random.Random(seed)
-    for number in itertools.count():
-        yield b"%016d" % (number * 982_451_653 % keys), rng.randbytes(VALUE_BYTES)
 
 
 def load(machine: DiskKV, new: Iterable[Pair]) -> None:
@@ -155,55 +136,6 @@ def size_of(directory: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-# Instruments
-
-
-def resident() -> float:
-    """Resident memory of this process, in MB."""
-    rss: int = psutil.Process().memory_info().rss
-    return rss / 1e6
-
-
-class Peak:
-    """The highest value of something while a ``with`` lasts."""
-
-    def __init__(self, measure: Callable[[], float], every: float = 0.005) -> None:
-        self._measure = measure
-        self._every = every
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Peak:
-        self.before = self.highest = self._measure()
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._every):
-            self.highest = max(self.highest, self._measure())
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.highest = max(self.highest, self._measure())
-
-    @property
-    def growth(self) -> float:
-        return self.highest - self.before
-
-
-def timed(do: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    do()
-    return time.perf_counter() - start
-
-
-def lasting(seconds: float) -> Callable[[float, int], bool]:
-    """When puts have gone on for so long."""
-    return lambda took, _: took >= seconds
 
 
 # Measurements
@@ -493,45 +425,6 @@ def growth(order: Order) -> None:
     figure("three replicas", "a log: MB on disk at most", logs.highest)
 
 
-def failover(order: Order) -> None:
-    """The leader goes: how long until the next put is acknowledged."""
-    for network in ("memory", "TCP"):
-        ways = ["crashed", "asked to hand over", *(["cut off"] if network == "memory" else [])]
-        ports = free_ports(3) if network == "TCP" else []
-        with closing(Ondisk(order.scratch / network, None, ports)) as subject:
-            for number in range(order.rounds * FAILOVERS):
-                progress(f"{network}: round {number + 1} of {order.rounds * FAILOVERS}")
-                for way in ways:
-                    seconds = next_put(subject.cluster, way)
-                    figure(f"leader {way}, {network}", "ms to the next put", 1000 * seconds)
-
-
-def next_put(cluster: Cluster, way: str) -> float:
-    """Seconds from when the leader begins to go until a put through another replica is acknowledged."""
-    cluster.put("key", "before")
-    wait_until_level(cluster)
-    leader = cluster.wait_for_leader()
-    other = next(member for member in cluster.members if member != leader)
-    start = time.perf_counter()
-    if way == "crashed":
-        cluster.crash(leader)
-    elif way == "cut off":
-        cluster.network.isolate(leader)
-    else:
-        cluster.transfer_leadership(other)
-    while True:
-        with contextlib.suppress(NotDone, OutcomeUnknown):
-            cluster.put("key", "after", via=other, timeout=0.05)
-            break
-    seconds = time.perf_counter() - start
-    if way == "crashed":
-        cluster.start(leader)
-    elif way == "cut off":
-        cluster.network.heal()
-    wait_until(lambda: len({status.leader_id for status in cluster.status().values()}) == 1, "one leader")
-    return seconds
-
-
 MEASUREMENTS: dict[str, Callable[[Order], None]] = {
     "snapshots": snapshots,
     "streams": streams,
@@ -539,7 +432,12 @@ MEASUREMENTS: dict[str, Callable[[Order], None]] = {
     "restart": restart,
     "resident": resident_memory,
     "growth": growth,
+    "beside-etcd": beside_etcd,
     "failover": failover,
+    "slow-disks": slow_disks,
+    "stale": stale,
+    "idle": idle,
+    "simulator": simulator,
 }
 
 

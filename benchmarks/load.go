@@ -1,7 +1,7 @@
 // The load of a benchmark, for a group of etcd, from the language that etcd's users write: as worker.py does it
 // for the others. Each line of standard input is a request, ["put", 64, 1.0]: what, how many at once, for how
-// many seconds; each gets one line as its answer, in JSON. Arguments: addresses of the leader, once for each
-// connection.
+// many seconds; each gets one line as its answer, in JSON. ["load", 256, 1000000] puts so many keys, each once.
+// Arguments: addresses of the leader, once for each connection.
 package main
 
 import (
@@ -28,6 +28,10 @@ func once(client *clientv3.Client, what string, n int64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	key := fmt.Sprintf("%016d", n%keys)
+	if what == "load" {
+		_, err := client.Put(ctx, fmt.Sprintf("%016d", n*982451653%1000000000000), values[n%keys])
+		return err
+	}
 	if what == "put" {
 		_, err := client.Put(ctx, key, values[n%keys])
 		return err
@@ -110,6 +114,8 @@ func main() {
 		what, atOnce, seconds, atLeast := request[0].(string), int(request[1].(float64)), request[2].(float64), int64(0)
 		if what == "fill" {
 			what, atLeast = "put", 2*keys
+		} else if what == "load" {
+			atLeast, seconds = int64(seconds), 0
 		}
 		answer, err := measure(clients, what, atOnce, seconds, atLeast)
 		if err != nil {

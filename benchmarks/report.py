@@ -59,8 +59,14 @@ LARGE = {
     "restart": "All three replicas start again: until the first linearizable read (PySyncObj: the first put)",
     "resident": "Three replicas in one process, overwritten and asked at random",
     "growth": "An empty cluster takes in every key by a put, 256 in flight",
+    "beside-etcd": "The same keys in etcd's three members and in three replicas of one process",
     "failover": "The leader goes",
+    "slow-disks": "Every fsync takes 5 ms",
+    "stale": "Stale gets, and gets of the same RocksDB without anything around it",
+    "idle": "A notebook's kernel with three replicas that nobody asks anything",
+    "simulator": "Seeds with all faults and all checks",
 }
+WITHOUT_KEYS = ("failover", "slow-disks", "stale", "idle", "simulator")
 DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority
@@ -151,7 +157,7 @@ def _layout(rows: Sequence[Sequence[str]]) -> str:
 def large_table(name: str, figures: Figures, keys: int) -> str:
     """What one measurement of a large state has found."""
     columns = list(dict.fromkeys(column for row in figures.values() for column in row))
-    over = f"; {keys:,} keys" if name != "failover" else ""
+    over = f"; {keys:,} keys" if name not in WITHOUT_KEYS else ""
     rows = [["", *columns]]
     for row, found in figures.items():
         rows.append([row, *(_spread(found[column]) if column in found else "-" for column in columns)])
@@ -204,6 +210,12 @@ class Bar(NamedTuple):
     judge: Callable[[Sequence[float]], float] = max
 
 
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) * 99 // 100]
+
+
+_WITH_PANEL = "three replicas and a panel"
+
 BARS = (
     Bar("snapshots", "save", "M keys/s", "M keys/s >= 1.8", lambda x: x >= 1.8, statistics.median),
     Bar("snapshots", "recover", "M keys/s", "M keys/s >= 1.4", lambda x: x >= 1.4, statistics.median),
@@ -216,12 +228,33 @@ BARS = (
     Bar("restart", None, "ratio", "time <= 1.5x the small state's", lambda x: x <= 1.5, statistics.median),
     Bar("resident", None, "MB resident at most", "resident memory <= 450 MB", lambda x: x <= 450),
     Bar("growth", None, "MB resident at most", "resident memory <= 450 MB", lambda x: x <= 450),
+    Bar("failover", None, "election timeouts", "half of them <= 2", lambda x: x <= 2, statistics.median),
+    Bar("failover", None, "election timeouts", "99 of 100 <= 2", lambda x: x <= 2, _p99),
+    Bar("slow-disks", None, "in fsyncs", "one put <= 1.3 fsyncs", lambda x: x <= 1.3, statistics.median),
+    Bar("slow-disks", None, "of 256 a fsync", ">= 0.7 of 256 a fsync", lambda x: x >= 0.7, statistics.median),
+    Bar("stale", None, "ratio", ">= 0.6x bare rocksdict", lambda x: x >= 0.6, statistics.median),
+    Bar("idle", "three replicas", "% of a core", "<= 2 % of a core", lambda x: x <= 2, statistics.median),
+    Bar("idle", _WITH_PANEL, "% of a core", "<= 6 % of a core", lambda x: x <= 6, statistics.median),
+    Bar("simulator", None, "virtual s/s", ">= 300 virtual s/s", lambda x: x >= 300, statistics.median),
 )
+
+
+def _beside_etcd(figures: Figures) -> list[Verdict]:
+    """Ours against etcd, where both were measured."""
+    ours, others = figures.get("ondisk", {}), figures.get("etcd", {})
+    found = []
+    if "starts again: s" in others and "starts again: s" in ours:
+        times = statistics.median(others["starts again: s"]) / statistics.median(ours["starts again: s"])
+        found.append(Verdict("beside-etcd", "starts again >= 10 times as fast", times >= 10, [times]))
+        [one], [three] = others["a member: MB resident"], ours["three replicas: MB resident"]
+        bar = "three replicas <= the memory of one member"
+        found.append(Verdict("beside-etcd", bar, three <= one, [three / one]))
+    return found
 
 
 def large_verdicts(large: dict[str, Figures]) -> list[Verdict]:
     """What was measured beside the bars."""
-    return [
+    return _beside_etcd(large.get("beside-etcd", {})) + [
         Verdict(f"{name}, {row}", bar.text, bar.holds(bar.judge(found[bar.column])), found[bar.column])
         for name, figures in large.items()
         for bar in BARS

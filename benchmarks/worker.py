@@ -38,7 +38,7 @@ Finish = Callable[[object], None]  # called with what went wrong, or None
 class Ondisk:
     """A ``Cluster``, in memory or over TCP, or with ``member`` one ``Node`` of three processes."""
 
-    def __init__(self, directory: Path, member: int | None, ports: list[int]) -> None:
+    def __init__(self, directory: Path, member: int | None, ports: list[int], *, disks: Any = None) -> None:
         from ondisk import Cluster, Node
         from ondisk.client import Client
         from ondisk.net.tcp import TcpNetwork
@@ -46,7 +46,7 @@ class Ondisk:
         network = TcpNetwork({id: ("127.0.0.1", port) for id, port in enumerate(ports, 1)}) if ports else None
         self._client: Client
         if member is None:
-            cluster = self.cluster = Cluster(directory, network=network)
+            cluster = self.cluster = Cluster(directory, network=network, disks=disks)
             self._client, self._status, self.close = cluster, cluster.status, cluster.close
         else:
             assert network is not None

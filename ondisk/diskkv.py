@@ -130,6 +130,8 @@ _decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet | PutMany
 
 def as_bytes(text: Text, what: str, limit: int) -> bytes:
     """UTF-8 of a ``str``, or the ``bytes`` themselves. Raises ``InvalidCommand`` with what is wrong."""
+    if type(text) is bytes and len(text) <= limit:
+        return text
     if isinstance(text, str):
         try:
             text = text.encode()
@@ -360,7 +362,10 @@ class DiskKV(OnDiskStateMachine):
         """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``."""
         if isinstance(query, Get):
             key = _key(query.key)
-            return self._ask(lambda store: store.get(key))
+            try:
+                return self._open_store.get(key)
+            except StoreClosed:
+                return self._ask(lambda store: store.get(key))
         if isinstance(query, Scan):
             checked = scan(query.prefix, query.start, query.limit)
             return self._ask(lambda store: _scan(store, checked))

@@ -231,11 +231,11 @@ class Node(Client):
     @property
     def status(self) -> ReplicaStatus:
         """The replica at the end of its last step, or as it was when it stopped."""
-        replica = self._replica
-        if replica is None:
+        stepper = self._stepper
+        if stepper is None:
             self._check_process()
             return self._last_status
-        return replica.status
+        return stepper.replica.status
 
     @property
     def configuration(self) -> tuple[int, Members]:

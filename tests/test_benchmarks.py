@@ -19,6 +19,7 @@ from benchmarks.report import AGAINST, BARS, LARGE, LOADS, SUBJECTS, is_asked
 from tests.lengths import short_and_long
 
 ROOT = Path(__file__).parents[1]
+QUICK = ["snapshots", "streams", "compaction", "resident", "growth", "slow-disks", "stale"]
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -72,11 +73,11 @@ def test_a_contestant_that_is_not_there_is_left_out_and_the_report_says_so(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", short_and_long([name for name in LARGE if name != "restart"], [*LARGE]))
+@pytest.mark.parametrize("which", short_and_long(QUICK, [*LARGE]))
 def test_every_measurement_of_a_large_state_says_what_it_found_and_what_it_should_be(
     tmp_path: Path, which: list[str]
 ) -> None:
-    """Restarts in the long run only: stock PySyncObj takes half a minute for its two."""
+    """Some in the long run only: for its two restarts stock PySyncObj takes half a minute."""
     data = tmp_path / "data"
     data.mkdir()
     given = ["--keys", 2000, "--seconds", 0.1, "--rounds", 1, "--dir", data, "--json", tmp_path / "out"]
@@ -92,7 +93,8 @@ def test_every_measurement_of_a_large_state_says_what_it_found_and_what_it_shoul
             assert row in output
             assert all(figures.values())
     barred = {bar.measurement for bar in BARS if bar.measurement in which}
-    assert {verdict["subject"].split(",")[0] for verdict in measured["verdicts"]} == barred
+    judged = {verdict["subject"].split(",")[0] for verdict in measured["verdicts"]}
+    assert judged - {"beside-etcd"} == barred
     assert not list(data.iterdir())
 
 

@@ -159,7 +159,7 @@ class PaperRaft(Raft):
         return self.paper.role.value
 
     @property
-    def is_leader(self) -> bool:
+    def is_leader(self) -> bool:  # type: ignore[override]
         """Whether this replica believes that it leads."""
         return self.paper.role is paper.LEADER
 
