@@ -29,6 +29,7 @@ READY_WITHIN = 30.0  # seconds; stock tries a lost connection again after 5
 CLOSE_WITHIN = 15.0
 ANSWER_WITHIN = 60.0  # beyond the time of the load
 SETTLE = 0.2  # between two measurements, for what the last one left to do
+SETTLE_AFTER_BULK = 3.0  # RocksDB compacts what a bulk load has left
 
 
 class Worker:
@@ -234,6 +235,7 @@ class Benchmark:
                     cells.setdefault(load, {})[running.name] = cell
                 except RuntimeError as error:
                     self.failures.append(f"{running.name}, {load}: {error}")
+        time.sleep(min(SETTLE_AFTER_BULK, 3 * self._seconds))
 
     def _close(self, *, hurry: bool) -> None:
         workers = [(running.name, worker) for running in self._running for worker in running.workers]

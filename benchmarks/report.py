@@ -38,7 +38,7 @@ SUBJECTS = {
     ),
     "etcd": Subject("etcd, three processes", "etcd", "tcp"),
 }
-LOADS = ("put-1", "put-64", "put-256", "bulk-1", "get-1", "get-64", "stale-1")  # what, how many at once
+LOADS = ("put-1", "put-64", "put-256", "get-1", "get-64", "stale-1", "bulk-1")  # what, how many at once
 LINEARIZABLE = ("ondisk", "etcd")  # the kinds that are asked to get
 
 
