@@ -18,6 +18,9 @@
 ``seeds``        many runs of the simulator, and what was found
 ``trace``        what every replica of a run was at each moment
 ``exposure``     how long something committed is in too few logs
+``ledger``       state machines that move money, a right one and three that are wrong
+``payments``     a cluster of them, whose replicas lose their power while clients pay
+``grading``      a file of tests, run by pytest
 ===============  ======================================================================
 
 Imports the library; imported by ``pictures`` and what stands above.
