@@ -18,7 +18,7 @@ from ondisk.lab.panel.answers import MAX_WAITING
 from ondisk.lab.pictures import cluster as picture
 from ondisk.lab.pictures.drawing import STYLE
 from ondisk.lab.pictures.messages import MAX_ROWS, message_diagram
-from ondisk.observe import Lag, Seen, View, capture, wait_until_level
+from ondisk.observe import Lag, Seen, View, capture, describe, wait_until_level
 from tests.pictures import svg_of, texts
 from tests.waiting import wait_until
 
@@ -354,6 +354,56 @@ def test_what_was_recorded_can_be_walked_through_back_and_forward(on_panel: OnPa
     on_panel(act)
 
 
+def test_whatever_happened_can_be_gone_back_to(on_panel: OnPanel) -> None:
+    """Requests and what became of replicas, by name; Live ends it."""
+
+    async def act(panel: Panel) -> None:
+        await press(panel, panel.put)
+        follower = next(i for i in panel.cluster.members if i != panel.cluster.leader_id)
+        await press(panel, panel.stop[follower])
+        panel.refresh()
+        stopped = f"Replica {follower}: stopped"
+        happened = {name: at for name, at in panel.jump.options if at >= 0}
+        assert "put colour = blue" in happened
+        await press(panel, panel.start[follower])
+        await until(lambda: panel.cluster.status()[follower].role == "follower")
+        panel.refresh()
+        assert stopped not in panel.picture.value
+        panel.jump.value = next(at for name, at in happened.items() if "-> stopped" in name)
+        assert stopped in panel.picture.value
+        assert "Recorded" in panel.picture.value
+        panel.jump.value = happened["put colour = blue"]
+        assert stopped not in panel.picture.value
+        panel.live.click()
+        assert "Recorded" not in panel.picture.value
+        assert panel.jump.value == -1
+
+    on_panel(act)
+
+
+def test_a_step_passes_over_heartbeats_that_tell_nothing_new(on_panel: OnPanel) -> None:
+    """They were under way before; the message that is waited for is the next one."""
+
+    async def act(panel: Panel) -> None:
+        network = panel.cluster.network
+        await asyncio.to_thread(wait_until_level, panel.cluster)
+        network.set_latency(0.5)
+        await until(lambda: len(network.in_flight()) >= 4)
+        panel.pause.click()
+        panel.put.click()
+        await until(lambda: any(describe(event).name == "append_entries" for event in network.in_flight()))
+        panel.step.click()
+        assert re.search(
+            r"step: \d+ heartbeats and answers; \d → \d: append_entries \d+..\d+, delivered",
+            panel.last_answer,
+        )
+        panel.resume.click()
+        network.set_latency(0)
+        await panel.idle()
+
+    on_panel(act)
+
+
 def test_a_paused_put_ends_only_after_its_messages_were_stepped(on_panel: OnPanel) -> None:
     """Message by message; the answer comes with one of the responses."""
 
@@ -493,7 +543,7 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 1 + 5 + 4 + 4
+        assert len(controls) == 3 + 5 + 1 + 5 + 5 + 4
         controls.remove(panel.picture)  # it gives names to its own parts
         controls += used(panel.of_replicas)
         assert all(control.description and control.tooltip for control in controls)

@@ -50,6 +50,7 @@ class Recorder(LooksEvery):
         self._looker = looker
         self._under_way: dict[int, Seen] = {}
         self._samples: deque[View] = deque([self._capture()], maxlen=samples)
+        self._looked_at = self._samples[0].time
         self._commits = Commits(samples)
         self._messages: deque[Seen] = deque(maxlen=messages)
         self._with_heartbeats: deque[Seen] = deque(maxlen=messages)
@@ -85,6 +86,7 @@ class Recorder(LooksEvery):
         with self._sampling:
             self._take_in()
             view = self._capture()
+            self._looked_at = view.time
             last = self._samples[-1]
             self._commits.see(view.commit_index, view.time)
             if replace(view, time=last.time) != last:
@@ -122,6 +124,12 @@ class Recorder(LooksEvery):
             self._take_in()
             newest = list(islice(reversed(self._messages), most))
         return newest[::-1]
+
+    @shielded
+    def note(self, text: str) -> None:
+        """Note down what somebody did, in words."""
+        with self._sampling:
+            self._notes.append(Note(self._looked_at, text))
 
     @shielded
     def newest_notes(self, most: int) -> list[Note]:

@@ -19,6 +19,7 @@ _BUTTONS = (  # attribute, name of the button, tooltip
     ("reconnect", "Reconnect", "Heal all its links"),
     ("compact", "Compact", "Drop the log that its state makes needless"),
 )
+NOWHERE = "what happened …"
 OF_A_REPLICA = tuple(attribute for attribute, _, _ in _BUTTONS)
 
 
@@ -95,7 +96,9 @@ class Controls(Shown):
         )
         self.pause = _button("Pause", "Stop messages and time")
         self.resume = _button("Resume", "Let messages and time run again")
-        self.step = _button("Step one message", "While paused: deliver the message that waits longest")
+        self.step = _button(
+            "Step one message", "While paused: deliver the next message that tells something new"
+        )
         self.heal = _button("Heal", "Reconnect all links")
         return row([self.latency, self.pause, self.resume, self.step, self.heal])
 
@@ -105,7 +108,14 @@ class Controls(Shown):
         self.live = _button("Live", "Show the cluster as it is now")
         self.place = slider("Recorded", "Which of the recorded moments is shown", 1, "80px")
         self.place.disabled = True
-        return row([self.place, self.back, self.forward, self.live])
+        self.jump = w.Dropdown(
+            options=[(NOWHERE, -1)],
+            description="Go to",
+            tooltip="The moment when something happened: who leads, what was cut, what was asked",
+            layout=w.Layout(width="260px"),
+            style={"description_width": "50px"},
+        )
+        return row([self.place, self.back, self.forward, self.live, self.jump])
 
     def _on_demand(self) -> list[Any]:
         self.with_messages = toggle(

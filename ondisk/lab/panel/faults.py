@@ -16,6 +16,9 @@ from ondisk.lab.panel.screen import Screen
 from ondisk.lab.panel.watched import Watched
 from ondisk.observe import describe
 
+_MOST_HEARTBEATS = 100  # for one press of the button
+_NEWS = 500  # messages that may be under way
+
 Act = Callable[[Cluster, int], str | None]
 """What happens to a replica; and what to say of that, if it is more than that it is done."""
 
@@ -88,10 +91,16 @@ class Faults:
         self._screen.go_live()
 
     def _step(self) -> None:
-        event = self._watched.cluster.network.step_one_message()
+        network, recorder = self._watched.cluster.network, self._watched.recorder
+        heartbeats = 0  # that tell nothing new, and the answers to them: they go in passing
+        while (event := network.step_one_message()) is not None and heartbeats < _MOST_HEARTBEATS:
+            if any(event.number == news.number for news in recorder.newest_messages(_NEWS)):
+                break
+            heartbeats += 1
         said = "no message is under way"
         if event is not None:
             said = f"{event.sender} → {event.receiver}: {describe(event).label}, {event.kind}"
+        said = f"{heartbeats} heartbeats and answers; {said}" if heartbeats else said
         self._answers.say("step", said, replace=True)  # many steps share one line
         self._screen.go_live()
 

@@ -88,7 +88,7 @@ class Panel(Controls):
         self._forget()
         self._watched.turn_to(cluster)
         _panels[cluster.data_dir] = self
-        self._screen.go_live()
+        self._screen.turned()
 
     def _forget(self) -> None:
         if _panels.get(self.cluster.data_dir) is self:

@@ -136,6 +136,7 @@ class Requests:
             return say(answered)
 
         self._watched.recorder.mark()
+        self._watched.recorder.note(what)
         if self._answers.begin(what, answer, f", replica {asked}" if asked else ", no leader known"):
             self._screen.go_live()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
 from html import escape
 
 from ondisk.lab.panel.answers import Answers, error_in_words
-from ondisk.lab.panel.controls import Controls
+from ondisk.lab.panel.controls import NOWHERE, Controls
 from ondisk.lab.panel.watched import Watched
 from ondisk.lab.pictures.cluster import status_table
 from ondisk.lab.pictures.history import history_picture
@@ -14,8 +15,9 @@ from ondisk.lab.pictures.living import Plain, living_picture
 from ondisk.lab.pictures.messages import message_diagram
 from ondisk.linearizability import Undecided, check
 from ondisk.linearizability.history import History, Operation
-from ondisk.observe import View
+from ondisk.observe import Note, View
 
+_NOTES = 40  # that can be gone back to
 _EVENTS = 60  # of messages, between two pictures
 _CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
 
@@ -27,12 +29,14 @@ class Screen:
         self._controls = controls
         self._watched = watched
         self._recorded: list[View] = []  # empty: the picture is live
-        self._told = 0  # the number of the newest message that was drawn
+        self._told = 0  # the number of the newest message that was drawn, in this network
+        self._notes: list[Note] = []  # what can be gone back to
         self._judged: tuple[Operation, ...] | None = None
         answers.connect(controls.back, partial(self._move, -1))
         answers.connect(controls.forward, partial(self._move, +1))
         answers.connect(controls.live, self.go_live)
         answers.connect(controls.forget, self._forget)
+        controls.jump.observe(lambda _: answers.on_loop(self._jump), "value")
         controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
         for switch in (controls.with_messages, controls.with_verdict, controls.with_table):
             switch.observe(lambda _: self.refresh(), "value")
@@ -56,6 +60,7 @@ class Screen:
             controls.latency.value = view.latency
         controls.pause.disabled, controls.resume.disabled = view.paused, not view.paused
         controls.step.disabled = not view.paused
+        self._list_what_happened()
         at_the_end = not self._recorded or controls.place.value == len(self._recorded)
         controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
 
@@ -71,17 +76,45 @@ class Screen:
         """Show the cluster as it is now."""
         self._recorded = []
         self._controls.place.disabled = True
+        self._controls.jump.value = -1
         self.refresh()
 
-    def _move(self, steps: int) -> None:
-        """Back and forward over what was recorded."""
+    def turned(self) -> None:
+        """Another cluster is watched, whose network counts its messages anew."""
+        self._told = 0
+        self.go_live()
+
+    def _look_back(self) -> None:
+        """From now on show what was recorded. It stands still, whatever is recorded meanwhile."""
         place = self._controls.place
-        if not self._recorded:  # what is looked at stands still, whatever is recorded meanwhile
+        if not self._recorded:
             self._recorded = self._watched.recorder.samples
             place.max = len(self._recorded)
             place.value = len(self._recorded)
             place.disabled = False
-        place.value += steps  # a slider stays within its bounds
+
+    def _move(self, steps: int) -> None:
+        """Back and forward over what was recorded."""
+        self._look_back()
+        self._controls.place.value += steps  # a slider stays within its bounds
+        self.refresh()
+
+    def _list_what_happened(self) -> None:
+        """Offer the newest notes to go back to; while one is looked at, the list stands still."""
+        notes = self._watched.recorder.newest_notes(_NOTES)
+        if notes == self._notes or self._recorded:
+            return
+        self._notes = notes
+        self._controls.jump.options = [(NOWHERE, -1), *((note.text, at) for at, note in enumerate(notes))]
+
+    def _jump(self) -> None:
+        """Show the moment of the note that was chosen."""
+        if (chosen := self._controls.jump.value) == -1:
+            return
+        self._look_back()
+        moment = self._notes[chosen].time
+        place = bisect_left(self._recorded, moment, key=lambda view: view.time)
+        self._controls.place.value = place + 1
         self.refresh()
 
     def _judge(self) -> None:

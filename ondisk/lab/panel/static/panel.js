@@ -274,7 +274,7 @@ class Card {
 
 // The links, and what is on its way.
 class Sky {
-  #flights = new Map(); // by number: what is drawn
+  #flights = new Map(); // by number and departure: what is drawn
   #done = new Set();
   #free = new Map(); // when the last message was seen to arrive, by replica
   #lanes = new Map();
@@ -382,7 +382,9 @@ class Sky {
   // Messages of a new sample. What was too fast to be seen is drawn slower, in its order: an answer leaves
   // only after the question was seen to arrive.
   #take(state, now) {
-    const here = new Set(state.flights.map((each) => each.n));
+    // Another network counts anew, so the number alone is not enough.
+    const arrivals = state.flights.map((each) => ({ ...each, n: `${each.n} at ${each.sent}` }));
+    const here = new Set(arrivals.map((each) => each.n));
     for (const [n, flight] of this.#flights) {
       if (!here.has(n) && !flight.done && !state.still && state.time < flight.due - 0.03) flight.lost = true;
       if (state.still && !here.has(n)) this.#end(n);
@@ -393,7 +395,7 @@ class Sky {
       for (const n of [...this.#flights.keys()]) this.#end(n);
       this.#done.clear();
     }
-    for (const each of state.flights) {
+    for (const each of arrivals) {
       const known = this.#flights.get(each.n);
       if (known) {
         known.held = each.held;
@@ -444,7 +446,7 @@ class Sky {
   // Move everything to where it is at this moment; say whether anything goes on moving.
   tick(now) {
     const labelled = new Map(); // on each lane: the places of words
-    for (const [n, flight] of [...this.#flights].sort((a, b) => a[0] - b[0])) {
+    for (const [n, flight] of [...this.#flights].sort((a, b) => a[1].sent - b[1].sent)) {
       const lane = this.#lanes.get(`${flight.from}-${flight.to}`);
       const span = flight.until - flight.from_;
       let part = span > 0 ? (now - flight.from_) / span : 0.5;
