@@ -8,6 +8,7 @@ import pytest
 
 from ondisk.errors import (
     ConfigurationError,
+    Discarded,
     NoLeader,
     OutcomeUnknown,
     Rejected,
@@ -51,6 +52,7 @@ class FakeRaft:
         self.timing = Timing()
         self.leader_id: int | None = None
         self.is_leader = False
+        self.connected: frozenset[int] = frozenset()
         self.transferring = False
         self.knows = True
         self.term, self.round, self.confirmed = 1, 0, 0
@@ -404,13 +406,15 @@ def test_a_follower_forwards_and_passes_on_what_it_hears() -> None:
     ]
     it.proposals.receive(2, Outcomes(said))
     assert futures[0].result(0) == Result(1)
-    assert isinstance(futures[1].exception(0), NoLeader)
-    assert isinstance(futures[2].exception(0), Rejected)
+    assert not futures[1].done()  # it is asked for again
+    assert isinstance(futures[2].exception(0), Discarded)
     assert isinstance(futures[3].exception(0), OutcomeUnknown)
     assert "replica 3 did not take over in time" in str(move.exception(0))
     assert not futures[4].done() and not change.done() and it.proposals.blocked
-    it.proposals.take(0.0)
-    assert it.outbox() == [(2, ProposeChange(FIRST + 7, AddReplica(4)))]  # asked again
+    it.proposals.take(HEARTBEAT)
+    asked_again = [(2, Propose(FIRST + 7, [b"b"])), (2, ProposeChange(FIRST + 8, AddReplica(4)))]
+    it.proposals.take(2 * HEARTBEAT)
+    assert it.outbox() == asked_again
 
 
 def test_what_never_left_waits_in_its_old_order() -> None:
@@ -425,7 +429,7 @@ def test_what_never_left_waits_in_its_old_order() -> None:
     it.proposals.take_back(message)
     assert it.proposals.blocked
     it.raft.follow(3)
-    it.proposals.give_up_on_former_leader()
+    it.proposals.give_up_on_former_leader(0.0)
     it.proposals.take(0.0)
     assert it.outbox() == [(3, Propose(FIRST + 2, [b"a", b"b", b"c"]))]
     for end in ("deadline", "stopped"):  # it has certainly not happened
@@ -460,15 +464,15 @@ def test_what_a_former_leader_was_sent_is_asked_again_only_if_that_does_no_harm(
     to_three = it.proposals.ask(TransferLeadership(3), FOREVER)
     to_one = it.proposals.ask(TransferLeadership(1), FOREVER)
     it.proposals.take(0.0)
-    it.proposals.give_up_on_former_leader()
+    it.proposals.give_up_on_former_leader(0.0)
     assert len(it.proposals) == 5 and not command.done()
     it.outbox()
     it.raft.follow(None)
-    it.proposals.give_up_on_former_leader()
+    it.proposals.give_up_on_former_leader(0.0)
     assert "after the command was sent to it" in str(command.exception(0))
     assert not to_three.done() and not to_one.done()  # going away is what it was asked for
     it.raft.follow(3)
-    it.proposals.give_up_on_former_leader()
+    it.proposals.give_up_on_former_leader(0.0)
     assert to_three.result(0) == Result() and isinstance(to_one.exception(0), OutcomeUnknown)
     it.proposals.take(0.0)
     assert [message.change for _, message in it.outbox() if isinstance(message, ProposeChange)] == [
@@ -497,6 +501,54 @@ def test_changes_are_answered_refused_or_wait_their_turn() -> None:
     assert not made.done()
     it.proposals.on_applied([LogEntry(9, 1, b"\x02x")], [], [])
     assert made.result(0) == Result()
+
+
+def test_a_command_that_a_former_leader_did_not_take_is_asked_for_again() -> None:
+    """Of the next leader at once, of the same one not at the speed of the network."""
+    for leader, again_at in ((3, 0.0), (2, HEARTBEAT)):
+        it = Proposing()
+        it.raft.follow(2)
+        future = it.proposals.ask(b"a", FOREVER)
+        it.proposals.take(0.0)
+        it.outbox()
+        it.proposals.receive(2, Outcomes([Outcome(FIRST, "not_leader")]))
+        it.raft.follow(leader)
+        it.proposals.take(0.0)
+        if again_at:
+            assert it.outbox() == [] and not it.proposals.more_to_take
+            it.proposals.blocked = False  # as at the beginning of a step
+            it.proposals.take(again_at)
+        assert it.outbox() == [(leader, Propose(FIRST + 1, [b"a"]))]
+        it.proposals.receive(leader, Outcomes([Outcome(FIRST + 1, "applied", Result(1))]))
+        assert future.result(0) == Result(1)
+
+
+def test_a_former_leader_that_is_there_may_still_tell_for_a_while() -> None:
+    """As after a handover. Who has gone, or says nothing for two heartbeats, leaves it unknown."""
+    for end in ("it tells", "it is silent", "it goes", "it leads again"):
+        it = Proposing()
+        it.raft.connected = frozenset({2, 3})
+        it.raft.follow(2)
+        future = it.proposals.ask(b"a", FOREVER)
+        it.proposals.take(0.0)
+        it.raft.follow(3)
+        it.proposals.give_up_on_former_leader(1.0)
+        it.proposals.give_up_on_former_leader(1.0 + 1.9 * HEARTBEAT)
+        assert not future.done()
+        if end == "it tells":
+            it.proposals.receive(2, Outcomes([Outcome(FIRST, "applied", Result(1))]))
+            assert future.result(0) == Result(1)
+        elif end == "it leads again":
+            it.raft.follow(2)
+            it.proposals.give_up_on_former_leader(9.0)
+            it.raft.follow(3)
+            it.proposals.give_up_on_former_leader(10.0)
+            assert not future.done()
+        else:
+            if end == "it goes":
+                it.raft.connected = frozenset({3})
+            it.proposals.give_up_on_former_leader(1.0 + (2.1 if end == "it is silent" else 1.9) * HEARTBEAT)
+            assert isinstance(future.exception(0), OutcomeUnknown)
 
 
 @pytest.mark.parametrize("remote", [False, True])

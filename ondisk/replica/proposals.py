@@ -72,6 +72,9 @@ class Proposals:
         self._forwarded: dict[int, tuple[int, _Proposal]] = {}  # request: leader, proposal
         self._changes_of_others: set[Remote] = set()  # not answered yet: they may be asked for again
         self._answer_due = 0.0  # when to ask again for a change that was forwarded
+        self._does_not_lead: int | None = None  # who has said so since the last look
+        self._ask_again: tuple[int, float] = (0, 0.0)  # whom, and not before
+        self._patience: dict[int, float] = {}  # for a former leader: until when it may tell how things ended
         self._handing_over: _Proposal | None = None  # a wish for another leader, until it leads
         self._in_hand: list[_Proposal] = []  # on the way from the first of these to another one
 
@@ -117,9 +120,20 @@ class Proposals:
             if (leader := self._raft.leader_id) is not None:
                 if now >= self._answer_due:
                     self._forward_again(leader, now)
-                if self._waiting:
+                if self._waiting and not self._has_to_wait(leader, now):
                     self._forward(leader, now)
         self._in_hand = []
+
+    def _has_to_wait(self, leader: int, now: float) -> bool:
+        """Whether this one has just said that it does not lead: asked at once, it would say so again."""
+        if self._does_not_lead is not None:
+            self._ask_again = self._does_not_lead, now + self._raft.timing.heartbeat
+            self._does_not_lead = None
+        whom, since = self._ask_again
+        if whom != leader or now >= since:
+            return False
+        self.blocked = True
+        return True
 
     def _take(self, now: float) -> list[_Proposal]:
         taken = self._in_hand
@@ -277,16 +291,14 @@ class Proposals:
         for outcome in message.outcomes:
             if (waiting := self._forwarded.pop(outcome.request, None)) is None:
                 continue  # given up already
-            _, proposal = waiting
+            asked, proposal = waiting
             assert isinstance(proposal.reply, Future)
             if outcome.result is not None:
                 self._tell(proposal.reply, outcome.result)
-            elif outcome.verdict == "not_leader" and not isinstance(proposal.command, bytes):
-                self._wait_for_turn(proposal)  # a leader that is to be removed hands over first
-            elif outcome.verdict == "not_leader":
-                proposal.reply.set_exception(
-                    NoLeader("the leader stepped down before it took the command in: try again")
-                )
+            elif outcome.verdict == "not_leader":  # it has handed over, say, and has not taken this in
+                if isinstance(proposal.command, bytes):
+                    self._does_not_lead = asked
+                self._wait_for_turn(proposal)
             elif outcome.verdict == "discarded":
                 proposal.reply.set_exception(Discarded(_DISCARDED))
             elif isinstance(proposal.command, TransferLeadership):
@@ -371,14 +383,21 @@ class Proposals:
                 NoLeader("no leader could be reached before the deadline; nothing was proposed"),
             )
 
-    def give_up_on_former_leader(self) -> None:
-        """What was forwarded to who does not lead any more: ask again if that does no harm."""
+    def give_up_on_former_leader(self, now: float) -> None:
+        """What was forwarded to who does not lead any more: ask again if that does no harm.
+
+        A leader that hands over goes on, and tells how commands have ended that it took in before.
+        """
         if not self._forwarded:
+            self._patience.clear()
             return
         leader = self._raft.leader_id
+        self._patience = {asked: until for asked, until in self._patience.items() if asked != leader}
         for request in [key for key, (asked, _) in self._forwarded.items() if asked != leader]:
-            proposal = self._forwarded[request][1]
+            asked, proposal = self._forwarded[request]
             change = proposal.command
+            if isinstance(change, bytes) and self._may_still_tell(asked, now):
+                continue
             if isinstance(change, TransferLeadership) and leader in (None, change.to):
                 if leader is None:
                     continue  # going away is what it was asked for
@@ -390,6 +409,12 @@ class Proposals:
             else:
                 self._wait_for_turn(proposal._replace(command=_again(change)))
             del self._forwarded[request]
+
+    def _may_still_tell(self, former: int, now: float) -> bool:
+        """Whether a former leader is there, and had not long enough yet."""
+        if former not in self._raft.connected:
+            return False
+        return now < self._patience.setdefault(former, answer_due(now, self._raft.timing))
 
     def refuse_all(self, stopped: str) -> None:
         """The replica has stopped; ``stopped`` says why."""

@@ -522,7 +522,7 @@ class Replica:
 
     def _give_up(self, now: float) -> None:
         """End what will not be answered: the leader went away, or the deadline has passed."""
-        self._proposals.give_up_on_former_leader()
+        self._proposals.give_up_on_former_leader(now)
         self._reads.give_up_on_former_leader()
         if now >= self._look_at_deadlines:
             self._look_at_deadlines = now + _LOOK_AT_DEADLINES
