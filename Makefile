@@ -15,10 +15,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 NOTEBOOK := notebooks/01-three-replicas.ipynb
+# The usual user in a container, and JupyterLab would refuse it.
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 OVERRIDES := $(VENV)/share/jupyter/lab/settings/overrides.json
 
 # One word about $(PYTHON): ok, old (before 3.11), bare (cannot make a venv), or nothing at all.
 python_is = $(shell $(PYTHON) -c 'import sys; print("old" if sys.version_info < (3, 11) else "ok" if __import__("importlib.util").util.find_spec("ensurepip") else "bare")' 2>/dev/null)
+
+# Under LC_ALL=C Python 3.11 cannot read the path of an editable installation that is not ASCII.
+ifneq ($(filter C POSIX,$(LC_ALL)),)
+export LC_ALL := C.UTF-8
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,7 +35,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
-	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) $(NOTEBOOK)
+	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(NOTEBOOK) \
+		$(ALLOW_ROOT) $(LAB_ARGS)
 
 test: $(VENV)/.test $(OVERRIDES) ## Run the tests, in some minutes (ARGS=... for pytest)
 	$(PY) -m pytest tests/ -n $(WORKERS) $(ARGS)

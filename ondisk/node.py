@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,13 +21,14 @@ from ondisk.errors import (
     ConfigurationError,
     DirectoryInUse,
     NoLeader,
+    OndiskError,
     Rejected,
     ReplicaStopped,
     StorageError,
     Timeout,
 )
 from ondisk.interrupts import forked
-from ondisk.interrupts.shielded import shielded, still_wanted
+from ondisk.interrupts.shielded import pause, shielded, still_wanted
 from ondisk.net.clock import Clock, since_boot
 from ondisk.net.endpoint import Endpoint, Network
 from ondisk.net.reach import reaches_leader
@@ -41,7 +43,7 @@ from ondisk.raft.messages import (
     TransferLeadership,
 )
 from ondisk.raft.records import Identity
-from ondisk.replica import Inside, Replica, ReplicaStatus
+from ondisk.replica import Inside, Replica, ReplicaStatus, failure
 from ondisk.snapshot.restore import begin_directory, complete_import
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.statemachine import OnDiskStateMachine, Result
@@ -68,7 +70,8 @@ def _stop_all() -> None:
 class Node(Client):
     """One member of a group, running in the background until it is stopped, crashes or fails.
 
-    One that is dropped while it runs is stopped soon after Python has collected it.
+    A context manager: started at its beginning, and at its end it hands over leadership and stops. One that
+    is dropped while it runs is stopped soon after Python has collected it.
     """
 
     def __init__(
@@ -97,9 +100,9 @@ class Node(Client):
         self.directory = resolved(data_dir, "a data directory") / f"replica-{replica_id}"
         self._members = None if members is None else tuple(members)
         self._network = network
-        self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
         self._clock = clock
         self._disk = disk
+        self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
         self._timing = timing
         self._control = threading.Lock()  # one start, stop or crash at a time
         self._controller: threading.Thread | None = None  # who does that now
@@ -125,8 +128,7 @@ class Node(Client):
             try:
                 replica, endpoint = self._open()
             except StorageError as error:
-                reason = f"{type(error).__name__}: {error}"
-                self._last_status = ReplicaStatus(self.id, "failed", error=reason)
+                self._last_status = ReplicaStatus(self.id, "failed", error=failure(error, self.id))
                 raise
             self._stepper = Stepper(self, replica, endpoint)
             _running.add(self)
@@ -162,6 +164,54 @@ class Node(Client):
             return  # it goes on in the parent, and here nothing of it runs
         with self._controlling():
             self._end(crash=False)
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.hand_over()
+        finally:
+            self.stop()
+
+    def hand_over(self, *, timeout: float = 2.0) -> None:
+        """Before an orderly stop: if this replica leads, let another one lead, and answer who waits for it.
+
+        So no write of other replicas' clients fails because this one stops. If nobody else can lead, or not
+        in time, it is as if this had not been called.
+        """
+        deadline = time.monotonic() + checked(timeout)
+        status = self.status
+        if status.role != "leader":
+            return
+        by_progress = sorted(status.match_index.items(), key=lambda each: each[1], reverse=True)
+        for successor in [replica_id for replica_id, _ in by_progress if replica_id in status.voters]:
+            try:
+                self.transfer_leadership(successor, timeout=max(0.0, deadline - time.monotonic()))
+            except OndiskError:  # it has gone, say: another one may be there
+                continue
+            break
+        else:
+            return
+        while (status := self.status).running and status.waiting and time.monotonic() < deadline:
+            pause(0.005)
+        # Others may not have heard of it: what they still send here is refused, and they ask again elsewhere.
+        pause((self._timing or Timing()).heartbeat)
+
+    def wait_for_leader(self, timeout: float = 10.0) -> int:
+        """Return the leader's id as soon as this replica knows of one.
+
+        Raises ``NoLeader`` after ``timeout`` seconds, or ``ReplicaStopped``.
+        """
+        deadline = time.monotonic() + checked(timeout)
+        while (leader := self.status.leader_id) is None:
+            self._running_replica()
+            if time.monotonic() > deadline:
+                reason = f": {self.status.error}" if self.status.error else ""
+                raise NoLeader(f"replica {self.id} knows of no leader within {timeout:g} s{reason}")
+            pause(0.005)
+        return leader
 
     @shielded
     def crash(self) -> None:

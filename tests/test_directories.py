@@ -147,7 +147,9 @@ def test_a_cluster_opens_with_one_damaged_replica_which_can_be_rebuilt(
     (tmp_path / "data" / "replica-3" / file).write_bytes(b"")
     cluster = make_cluster()
     assert cluster.get("k1", timeout=10) == b"v"
-    assert cluster.status()[3].role == "failed" and "replica-3" in (cluster.status()[3].error or "")
+    failed = cluster.status()[3]
+    assert failed.role == "failed" and failed.error is not None
+    assert "replica-3" in failed.error and "What to do: cluster.rebuild(3)" in failed.error
     cluster.rebuild(3)
     assert cluster.get("k1", via=3) == b"v"
     assert cluster.status()[3].voters == (1, 2, 3)

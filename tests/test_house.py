@@ -1,4 +1,4 @@
-"""The house: imports point one way, each room's door is its map, and old names of modules go on working."""
+"""The house: imports point one way, doors are maps, old names go on working, errors are at the front door."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ondisk
+from ondisk import errors
 from ondisk.moved import MOVED
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +83,23 @@ def test_an_old_name_is_the_same_module(names: list[str]) -> None:
         f"import {name} as old, {MOVED[name]} as new; assert old is new, {name!r}\n" for name in names
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_every_error_is_at_the_front_door() -> None:
+    """Who catches one imports it from ``ondisk``."""
+    named = {name for name, found in vars(errors).items() if isinstance(found, type)}
+    assert named <= set(ondisk.__all__)
+    assert all(getattr(ondisk, name) is getattr(errors, name) for name in named)
+    assert all(hasattr(ondisk, name) for name in ondisk.__all__)
+
+
+def test_the_battery_says_that_it_needs_pytest() -> None:
+    """The rest of the room does not."""
+    program = (
+        "import sys; sys.modules['pytest'] = None; import ondisk.testing; ondisk.testing.CrashingDisk\n"
+        "from ondisk.testing import StateMachineBattery"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(
+        "ImportError: ondisk.testing.StateMachineBattery needs pytest: pip install pytest\n"
+    )

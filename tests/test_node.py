@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ondisk import Node, ReplicaStopped
+from ondisk import Node, NoLeader, ReplicaStopped, Result
 from ondisk.net.memory import MemoryNetwork
 from tests.waiting import wait_until
 
@@ -77,3 +78,62 @@ def test_who_waits_when_the_thread_ends_is_answered(tmp_path: Path) -> None:
             future.result(20)
     finally:
         node.stop()
+
+
+def test_a_node_is_a_context_manager_that_waits_for_a_leader(tmp_path: Path) -> None:
+    """It runs inside, and its directory is free afterwards. One without a majority says what it waits for."""
+    with Node(1, [1], tmp_path / "one", MemoryNetwork()) as node:
+        assert node.wait_for_leader() == 1
+        node.put("k", "v")
+    assert node.status.role == "stopped"
+    with pytest.raises(ReplicaStopped):
+        node.wait_for_leader()
+    with node:
+        assert node.get("k") == b"v"
+    with (
+        Node(1, [1, 2, 3], tmp_path / "three", MemoryNetwork()) as lonely,
+        pytest.raises(NoLeader, match="waiting for replicas 2, 3"),
+    ):
+        lonely.wait_for_leader(0.05)
+
+
+def test_a_leader_that_stops_in_order_fails_no_put_of_others(tmp_path: Path) -> None:
+    """Of many that are under way through both other replicas while it hands over, and stops."""
+    network = MemoryNetwork()
+    nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
+    try:
+        for node in nodes.values():
+            node.start()
+        leader = nodes.pop(nodes[1].wait_for_leader())
+
+        def put(names: range) -> list[Future[Result]]:
+            return [node.put_async(f"{node.id}-{name}", b"v") for node in nodes.values() for name in names]
+
+        futures = put(range(20))
+        with leader:
+            futures += put(range(20, 400))
+        futures += put(range(400, 420))
+        assert leader.status.role == "stopped"
+        for future in futures:
+            assert future.result(10).error is None
+        assert {node.wait_for_leader() for node in nodes.values()} < {*nodes}
+    finally:
+        for node in (leader, *nodes.values()):
+            node.stop()
+
+
+def test_a_leader_that_nobody_can_follow_stops_all_the_same(tmp_path: Path) -> None:
+    """The others are stopped, or it is alone: it does not wait for them."""
+    network = MemoryNetwork()
+    nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
+    try:
+        for node in nodes.values():
+            node.start()
+        leader = nodes.pop(nodes[1].wait_for_leader())
+        for node in nodes.values():
+            node.stop()
+        leader.hand_over(timeout=0.2)
+        assert leader.status.running
+    finally:
+        for node in (leader, *nodes.values()):
+            node.stop()

@@ -13,7 +13,7 @@ from ondisk.cli.console import USAGE, Console
 from ondisk.cli.input import carry_out, piped_lines, typed_lines
 from ondisk.cli.process import end, is_background_job, log_to_stderr, speak_utf8
 from ondisk.cli.waiting import Hints, run_until_signal, wait_for_group
-from ondisk.errors import StorageError
+from ondisk.errors import Corrupt, StorageError
 from ondisk.net.addresses import Address, format_address, parse_address
 from ondisk.net.tcp import TcpNetwork
 from ondisk.node import Node
@@ -149,7 +149,10 @@ def run(
         signal.signal(number, end)
     started = False
     try:
-        node.start()
+        try:
+            node.start()
+        except Corrupt:
+            raise StorageError(node.status.error) from None  # with what to do
         started = True
         hints = Hints()
         address = format_address(addresses[replica_id])
@@ -168,6 +171,7 @@ def run(
     finally:
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
+        node.hand_over()
         node.stop()
         if node.status.role == "failed" and started:  # whatever else has ended it
             raise StorageError(f"replica {replica_id} failed: {node.status.error}")

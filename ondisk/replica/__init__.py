@@ -19,6 +19,6 @@ Invariant: no promise leaves, and nothing is applied, before the log that it res
 """
 
 from ondisk.replica.replica import Replica
-from ondisk.replica.status import Inside, ReplicaStatus
+from ondisk.replica.status import Inside, ReplicaStatus, failure
 
-__all__ = ["Inside", "Replica", "ReplicaStatus"]
+__all__ = ["Inside", "Replica", "ReplicaStatus", "failure"]

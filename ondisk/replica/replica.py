@@ -71,7 +71,7 @@ from ondisk.replica.compaction import Compaction
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.replica.proposals import Proposals
 from ondisk.replica.reads import Reads
-from ondisk.replica.status import Inside, ReplicaStatus
+from ondisk.replica.status import Inside, ReplicaStatus, failure
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.snapshot.streaming import Streaming
 from ondisk.statemachine import Entry, OnDiskStateMachine, Result
@@ -561,7 +561,7 @@ class Replica:
 
     def fail(self, error: BaseException) -> None:
         """End because of ``error``, which the status shows from now on."""
-        reason = f"{type(error).__name__}: {error}"
+        reason = failure(error, self.id)
         logger.error("replica %d failed: %s", self.id, reason)
         logger.debug("replica %d failed here", self.id, exc_info=error)
         self._stop("failed", reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ondisk.errors import Corrupt
 from ondisk.raft.records import LogEntry
 from ondisk.snapshot.streaming import StreamProgress
 
@@ -52,3 +53,14 @@ class ReplicaStatus(NamedTuple):
     def running(self) -> bool:
         """Whether it takes requests: not stopped, not failed, not removed."""
         return self.role not in ("stopped", "failed", "removed")
+
+
+def failure(error: BaseException, replica_id: int) -> str:
+    """What the status of a replica says that ``error`` has ended; of a damaged one also what to do."""
+    reason = f"{type(error).__name__}: {error}"
+    if not isinstance(error, Corrupt):
+        return reason
+    return (
+        f"{reason}. What to do: cluster.rebuild({replica_id}); or `replace {replica_id}` at the prompt of "
+        f"another replica, then delete the directory replica-{replica_id} and start it again"
+    )

@@ -42,6 +42,10 @@ def __getattr__(name: str) -> Any:
     """The battery when it is asked for: a child that is going to be crashed needs no pytest."""
     if name not in _WITH_PYTEST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import pytest  # noqa: F401
+    except ModuleNotFoundError:
+        raise ImportError(f"ondisk.testing.{name} needs pytest: pip install pytest") from None
     from ondisk.testing import battery
 
     return getattr(battery, name)
