@@ -27,6 +27,7 @@ from ondisk.errors import (
     StorageError,
     Timeout,
 )
+from ondisk.events import Events, WatchedDisk
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import pause, shielded, still_wanted
 from ondisk.net.clock import Clock, since_boot
@@ -101,7 +102,8 @@ class Node(Client):
         self._members = None if members is None else tuple(members)
         self._network = network
         self._clock = clock
-        self._disk = disk
+        self._events = Events(replica_id)
+        self._disk = disk = disk or WatchedDisk(self._events)
         self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
         self._timing = timing
         self._control = threading.Lock()  # one start, stop or crash at a time
@@ -130,7 +132,7 @@ class Node(Client):
             except StorageError as error:
                 self._last_status = ReplicaStatus(self.id, "failed", error=failure(error, self.id))
                 raise
-            self._stepper = Stepper(self, replica, endpoint)
+            self._stepper = Stepper(self, replica, endpoint, self._events)
             _running.add(self)
             forked.register(self)
             try:
@@ -286,6 +288,12 @@ class Node(Client):
             self._check_process()
             return self._last_status
         return stepper.replica.status
+
+    @property
+    def connected(self) -> frozenset[int]:
+        """The replicas to which this one has a connection now."""
+        replica = self._replica
+        return frozenset(replica.raft.connected) if replica is not None and replica.running else frozenset()
 
     @property
     def configuration(self) -> tuple[int, Members]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
+from ondisk.events import Events
 from ondisk.net.endpoint import Endpoint
 from ondisk.replica import Replica
 from ondisk.snapshot.background import start_thread
@@ -13,8 +14,9 @@ from ondisk.snapshot.background import start_thread
 class Stepper:
     """A replica, its endpoint and their thread. What goes on in there does not keep the owner alive."""
 
-    def __init__(self, owner: object, replica: Replica, endpoint: Endpoint) -> None:
+    def __init__(self, owner: object, replica: Replica, endpoint: Endpoint, events: Events) -> None:
         self.replica = replica
+        self._events = events
         self._owner = weakref.ref(owner)
         self._endpoint = endpoint
         self._ending = False
@@ -47,6 +49,7 @@ class Stepper:
             self.replica.crash()
         else:
             self.replica.close()
+        self._events.look(self.replica.status, frozenset())
         self.forget()
 
     def end_soon(self) -> None:
@@ -70,6 +73,7 @@ class Stepper:
         try:
             while not self._ending:
                 seconds = replica.step()
+                self._events.look(replica.status, replica.raft.connected)
                 if not replica.running:  # it failed, and its status says why
                     return
                 self._endpoint.wait(seconds)

@@ -145,6 +145,14 @@ class Terminal:
         self.say(line)
         return self.expect("\n", timeout)
 
+    def status(self) -> list[list[str]]:
+        """The words of what ``status`` says: a line for this replica, lines for others, and so on."""
+        self.say("status\nhelp exit")
+        self.expect("disk\n")
+        lines = self.expect("close the replica").splitlines()
+        self.expect("\n")
+        return [line.split() for line in lines[:-1]]
+
     def end_input(self) -> None:
         """Close stdin (over pipes), or press Ctrl-D."""
         if self._tty is not None:

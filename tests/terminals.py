@@ -48,9 +48,7 @@ def three(terminals: Terminals) -> dict[int, Terminal]:
 
 def leader_of(terminal: Terminal) -> str:
     """Whom this replica takes for the leader: an id, or ``-``."""
-    terminal.say("status")
-    terminal.expect("disk\n")
-    return terminal.expect("\n").split()[3]
+    return terminal.status()[0][3]
 
 
 @pytest.fixture

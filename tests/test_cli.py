@@ -49,9 +49,15 @@ def test_two_terminals_go_on_when_the_leader_is_killed(
     """``kill -9``; what was acknowledged is still there, and the killed one catches up when it is back."""
     assert three[1].ask("put before 1") == "ok"
     leader = int(leader_of(three[1]))
+    rows = {member: {row[0]: row for row in three[member].status()} for member in three}
+    assert all(rows[member].keys() == {"1", "2", "3"} for member in three)
+    assert all(rows[member][str(leader)][1] == "leader" for member in three)
+    assert all(row[4] != "-" for row in rows[leader].values())  # it knows how far they are
+    assert {row[1] for member in three for row in rows[member].values()} == {"leader", "follower", "voter"}
     three.pop(leader).kill()
     one, other = three.values()
     wait_until(lambda: leader_of(one) not in ("-", str(leader)))
+    assert [row[1] for row in one.status() if row[0] == str(leader)] == ["away"]
     assert one.ask("get before") == "query key: before, result: 1"
     assert one.ask("put after 2") == "ok"
     assert other.ask("get after") == "query key: after, result: 2"
@@ -396,6 +402,16 @@ def test_an_unusable_data_directory_is_named(tmp_path: Path) -> None:
         ondisk("--replica-id", "1", "--addr", f"127.0.0.1:{port}", "--data-dir", "file", cwd=tmp_path), 1
     )
     assert "file/replica-1" in line and "cannot be used as a data directory" in line
+
+
+def test_a_damaged_replica_says_what_to_do(tmp_path: Path) -> None:
+    """Not only which file it is."""
+    (port,) = free_ports(1)
+    alone = ("--replica-id", "1", "--members", f"127.0.0.1:{port}")
+    assert ondisk(*alone, cwd=tmp_path, text="put k v").returncode == 0
+    (tmp_path / "example-data" / "replica-1" / "state" / "current").write_bytes(b"")
+    line = complaint(ondisk(*alone, cwd=tmp_path), 1)
+    assert "replica-1/state/current" in line and "`replace 1` at the prompt of another replica" in line
 
 
 def test_missing_libraries_are_named_with_the_command_that_brings_them(tmp_path: Path) -> None:

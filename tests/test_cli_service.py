@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -18,11 +21,12 @@ import pytest
 
 from ondisk.cli import run
 from ondisk.errors import ConfigurationError
+from tests.lengths import LONG
 from tests.processes import Terminal, free_ports
-from tests.terminals import alone, complaint, ondisk
+from tests.terminals import Terminals, alone, complaint, leader_of, ondisk, terminals
 from tests.waiting import wait_until
 
-__all__ = ["alone"]  # fixtures
+__all__ = ["alone", "terminals"]  # fixtures
 
 
 def test_a_service_reads_no_input(tmp_path: Path) -> None:
@@ -34,7 +38,8 @@ def test_a_service_reads_no_input(tmp_path: Path) -> None:
             service.expect(f"node address: 127.0.0.1:{port}\n")
             with pytest.raises(subprocess.TimeoutExpired):
                 service.wait(0.7)
-            assert service.end(signal.SIGTERM) == (0, "", "")
+            status, output, errors = service.end(signal.SIGTERM)
+            assert (status, output, complaints(errors)) == (0, "", [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -45,7 +50,9 @@ def test_a_service_ends_cleanly(tmp_path: Path, number: int) -> None:
     assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").stdout.endswith("\nok\n")
     with Service(f"{alone} --serve <&-", tmp_path) as service:
         service.expect("node address: ")
-        assert service.end(number)[0::2] == (0, "")
+        status, _, errors = service.end(number)
+        assert (status, complaints(errors)) == (0, [])
+        assert "INFO: replica_started replica=1 " in errors and "INFO: replica_stopped replica=1\n" in errors
     assert "result: v" in ondisk(*alone.split(), cwd=tmp_path, text="get k").stdout
 
 
@@ -133,6 +140,40 @@ def test_a_failed_replica_ends_with_status_1_also_by_a_signal(tmp_path: Path) ->
         assert "error: replica 1 failed: " in terminal.errors
 
 
+@pytest.mark.parametrize("rounds", [pytest.param(10, marks=LONG)])
+def test_a_rolling_restart_fails_no_put(terminals: Terminals, rounds: int) -> None:
+    """The recipe of docs/operating.md: one after the other, the leader last, under load through the rest."""
+    group = {i: terminals.start(i) for i in (1, 2, 3)}
+    for terminal in group.values():
+        terminal.ready()
+    assert group[1].ask("put k v") == "ok"
+    answers: list[str] = []
+
+    def load(terminal: Terminal, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            answers.append(terminal.ask("incr n"))
+
+    for _ in range(rounds):
+        leader = int(leader_of(group[1]))
+        for member in sorted(group, key=lambda member: member == leader):
+            stopping = threading.Event()
+            others = [terminal for other, terminal in group.items() if other != member]
+            with ThreadPoolExecutor() as clients:
+                loads = [clients.submit(load, other, stopping) for other in others]
+                try:
+                    group[member].signal(signal.SIGTERM)
+                    assert group[member].wait() == 0
+                    group[member] = terminals.start(member)
+                    group[member].ready()
+                    wait_until(lambda: leader_of(group[member]) != "-")  # noqa: B023
+                finally:
+                    stopping.set()
+                for each in loads:
+                    each.result()
+            wait_until(lambda: group[member].ask("get n").startswith("query"))  # noqa: B023
+    assert sorted(map(int, answers)) == list(range(1, len(answers) + 1))
+
+
 def test_a_closed_standard_input_needs_serve(tmp_path: Path) -> None:
     """Status 2 and one line; nothing is left in the directory. An empty input is just the end of it."""
     (port,) = free_ports(1)
@@ -183,6 +224,12 @@ def test_bind_is_where_it_listens_and_addr_what_it_tells(
         (addresses, {"secret": None}),
         (addresses, {"secret": None, "bind": {2: ("0.0.0.0", 7000)}}),
     ]
+
+
+def complaints(errors: str) -> list[str]:
+    """What stands on stderr beside events."""
+    event = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} INFO: ")
+    return [line for line in errors.splitlines() if not event.match(line)]
 
 
 class Service:

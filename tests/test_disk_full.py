@@ -34,9 +34,7 @@ def terminals(tmp_path: Path) -> Iterator[Callable[[int], Terminal]]:
 
 
 def leads(terminal: Terminal) -> bool:
-    terminal.say("status")
-    terminal.expect("disk\n")
-    return terminal.expect("\n").split()[1] == "leader"
+    return terminal.status()[0][1] == "leader"
 
 
 @pytest.mark.parametrize("who", ["follower", "leader"])
@@ -60,13 +58,8 @@ def test_a_process_that_may_not_write_more_stops_and_comes_back(
             assert group[other].ask(f"put k{number:03} {number}{VALUE}") == "ok"
     assert acknowledged > 290
 
-    def failed() -> bool:
-        group[victim].say("status")
-        group[victim].expect("disk\n")
-        return "failed" in group[victim].expect("\n")
-
-    wait_until(failed)
-    assert "the disk refused" in group[victim].expect("\n")  # the reason, below the table
+    wait_until(lambda: group[victim].status()[0][1] == "failed")
+    assert "the disk refused" in " ".join(group[victim].status()[-1])  # the reason, below the table
     assert group[victim].ask("put x y").startswith("not done: replica")
     assert group[other].ask("get k") == "query key: k, result: v"
 

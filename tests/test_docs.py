@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import MUTANTS
+from tests.processes import free_ports
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +50,18 @@ def test_every_message_that_the_manual_quotes_is_said() -> None:
             assert part in said or part.replace("replicas", "replica#") in said, message
 
 
+def test_the_readme_runs_as_it_is_written_and_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader pastes it, and pastes it again; what the first run has left does not matter."""
+    monkeypatch.chdir(tmp_path)
+    group, member = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for _ in range(2):
+        exec(group, {})
+    (port,) = free_ports(1)
+    exec(member.replace("[1, 2, 3]", "[1]").replace("63001", str(port)), {})
+
+
 @pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_every_file_that_a_document_links_exists(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
@@ -57,7 +70,7 @@ def test_every_file_that_a_document_links_exists(document: Path) -> None:
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 WALKS = ("A put", "A get", "A snapshot", "A press of a button in the panel")
-GROUPS = dict.fromkeys(("cluster", "node", "stepping", "client"), "entrance") | dict.fromkeys(
+GROUPS = dict.fromkeys(("cluster", "node", "stepping", "events", "client"), "entrance") | dict.fromkeys(
     ("diskkv", "sessions", "statemachine"), "machine"
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ class FakeReplica:
     """Says what is done with it; ``in_step`` and ``in_close`` are called there."""
 
     id = 1
+    status = None
+    raft = SimpleNamespace(connected=frozenset())
 
     def __init__(self) -> None:
         self.running = True
@@ -64,7 +67,8 @@ class FakeEndpoint:
 
 def made(owner: object) -> tuple[Stepper, FakeReplica, FakeEndpoint]:
     replica, endpoint = FakeReplica(), FakeEndpoint()
-    stepper = Stepper(owner, replica, endpoint)  # type: ignore[arg-type]
+    events = SimpleNamespace(look=lambda status, connected: None)
+    stepper = Stepper(owner, replica, endpoint, events)  # type: ignore[arg-type]
     stepper.start()
     return stepper, replica, endpoint
 

@@ -251,9 +251,7 @@ class Group:
         """Of each replica: role, term, leader and members."""
         found = {}
         for replica, terminal in self.terminals.items():
-            terminal.say("status")
-            terminal.expect("disk\n")
-            row = terminal.expect("\n").split()
+            row = terminal.status()[0]
             found[replica] = (*row[1:4], terminal.ask("members"))
         return found
 

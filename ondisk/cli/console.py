@@ -35,7 +35,7 @@ COMMANDS = {
     "incr key [by]": "add 1, or another whole number, to a number",
     "scan [prefix] [limit]": "keys in order, 100 if no limit is given",
     "scan --from key [prefix] [limit]": "the same, from this key on",
-    "status": "this replica's part in the group, and how far its log has come",
+    "status": "this replica's part in the group, how far its log has come, and who else is there",
     "members": "who belongs to the group, and where they are",
     "add id host:port": "make a new replica a member; start it with --join",
     "remove id": "take a member out, for good: its id is never let in again",
@@ -240,10 +240,24 @@ class Console:
                 errors.append(f"replica {status.id}: {status.error}")
             for under_way in status.streams:
                 streams.append(_describe(under_way))
+        rows += self._others(len(rows[0]))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines += streams
         return "\n".join(lines + errors)
+
+    def _others(self, columns: int) -> list[list[str]]:
+        """Rows for the other members: how far they have come is known to the leader only."""
+        if self._node is None:
+            return []
+        status, connected = self._node.status, self._node.connected
+        rows = []
+        for other in sorted({*status.voters, *status.learners} - {status.id}):
+            role = "leader" if other == status.leader_id else "voter" if other in status.voters else "learner"
+            reached = str(status.match_index.get(other, "-"))
+            row = [str(other), role if other in connected else "away", "-", "-", reached]
+            rows.append(row + ["-"] * (columns - len(row)))
+        return rows
 
     def _members(self) -> str:
         newest = max(self._status(), key=lambda status: (status.term, status.last_index))

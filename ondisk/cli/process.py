@@ -17,12 +17,15 @@ class _OneLine(logging.Formatter):
         return f"{ei[0].__name__}: {ei[1]}"
 
 
-def log_to_stderr(level: str) -> None:
-    """Say what is at least so important on stderr."""
+def log_to_stderr(level: str, *, timed: bool) -> None:
+    """Say what is at least so important on stderr, and when."""
     make = logging.Formatter if level == "debug" else _OneLine
+    what = "%(levelname)s: %(message)s"
     handler = logging.lastResort  # it looks up stderr each time, and a prompt replaces that
     assert handler is not None
-    handler.setFormatter(make("%(levelname)s: %(message)s"))
+    handler.setFormatter(
+        make(f"%(asctime)s.%(msecs)03d {what}", "%Y-%m-%dT%H:%M:%S") if timed else make(what)
+    )
     handler.setLevel(logging.NOTSET)
     logging.basicConfig(level=level.upper(), handlers=[handler])
 

@@ -107,8 +107,7 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    help="What to tell on stderr.",
+    help="What to tell on stderr.  [default: info with --serve, else warning]",
 )
 def run(
     replica_id: int,
@@ -120,7 +119,7 @@ def run(
     import_snapshot: Path | None,
     data_dir: Path,
     secret_file: Path | None,
-    log_level: str,
+    log_level: str | None,
 ) -> int:
     """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
 
@@ -131,7 +130,7 @@ def run(
     SIGTERM and SIGINT close the replica. Status 1 means that the replica could not start or has failed, also
     after a signal, 2 wrong use.
     """
-    log_to_stderr(log_level)
+    log_to_stderr(log_level or ("info" if serve else "warning"), timed=serve)
     speak_utf8()
     addresses = _addresses(members, replica_id, addr)
     if import_snapshot is not None:
