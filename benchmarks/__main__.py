@@ -302,6 +302,7 @@ def main() -> int:
         measured = {
             "conditions": conditions,
             "seconds": options.seconds,
+            "keys": options.keys,
             "rounds": benchmark.rounds,
             "large": benchmark.large,
             "verdicts": [verdict._asdict() for verdict in verdicts],

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import etcd
+from benchmarks import etcd, page
 from benchmarks.report import AGAINST, BARS, LARGE, LOADS, SUBJECTS, is_asked
 from tests.lengths import short_and_long
 
@@ -57,6 +57,11 @@ def test_every_subject_is_measured_under_every_load_and_the_conditions_are_print
     assert len(measured["verdicts"]) == 6 + sum(each.other in there for each in AGAINST)
     assert "never fsynced" in output
     assert "round 1 of 1" in progress
+    page.main([str(tmp_path / "out"), str(tmp_path)])
+    written = (tmp_path / "performance.md").read_text()
+    assert all(f"| {verdict['subject']} | {verdict['bar']} |" in written for verdict in measured["verdicts"])
+    assert f"puts, 256 at once: {SUBJECTS[subjects[0]].title} " in written  # what the picture shows, in words
+    assert "<svg" in (tmp_path / "performance.svg").read_text()
     assert not list(data.iterdir())
 
 
