@@ -101,6 +101,18 @@ def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = F
         seconds *= 2
 
 
+class Number(Result):
+    """The result of ``incr``: its value is the new number."""
+
+    value: int
+
+
+class Truth(Result):
+    """The result of ``delete`` and ``compare_and_set``: its value says whether something was changed."""
+
+    value: bool
+
+
 class Writes(ABC):
     """The commands of ``DiskKV``, for whoever can ``propose``."""
 
@@ -114,15 +126,15 @@ class Writes(ABC):
         """Set a key. Returns when the write is durable on a majority and applied."""
         return self._command(diskkv.put(key, value), via, timeout)
 
-    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
-        """Remove a key. ``Result.value`` says whether it was there."""
-        return self._command(diskkv.delete(key), via, timeout)
+    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Truth:
+        """Remove a key. ``value`` of the result says whether it was there."""
+        return Truth(*self._command(diskkv.delete(key), via, timeout))
 
     def incr(
         self, key: Text, by: int = 1, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
-        """Add to a number (a missing key counts as 0). ``Result.value`` is the new number."""
-        return self._command(diskkv.incr(key, by), via, timeout)
+    ) -> Number:
+        """Add to a number (a missing key counts as 0). ``value`` of the result is the new number."""
+        return Number(*self._command(diskkv.incr(key, by), via, timeout))
 
     def compare_and_set(
         self,
@@ -132,9 +144,9 @@ class Writes(ABC):
         *,
         via: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
-    ) -> Result:
-        """Set a key if it holds ``expected`` (``None``: if it is missing). ``Result.value`` says whether."""
-        return self._command(diskkv.compare_and_set(key, expected, value), via, timeout)
+    ) -> Truth:
+        """Set a key if it holds ``expected`` (``None``: if it is missing). ``value`` says whether it did."""
+        return Truth(*self._command(diskkv.compare_and_set(key, expected, value), via, timeout))
 
     def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
         result = self.propose(command, via=via, timeout=timeout)

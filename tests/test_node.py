@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -137,3 +137,18 @@ def test_a_leader_that_nobody_can_follow_stops_all_the_same(tmp_path: Path) -> N
     finally:
         for node in (leader, *nodes.values()):
             node.stop()
+
+
+def test_a_type_checker_knows_what_each_verb_answers(tmp_path: Path) -> None:
+    """A number, or whether something was changed: what it says is what comes."""
+    with Node(1, [1], tmp_path, MemoryNetwork()) as node:
+        node.wait_for_leader()
+        answers = {
+            node.incr: (("n",), int),
+            node.compare_and_set: (("k", None, "v"), bool),
+            node.delete: (("k",), bool),
+        }
+        for verb, (arguments, kind) in answers.items():
+            result = verb(*arguments)  # type: ignore[operator]
+            assert type(result.value) is kind and isinstance(result, Result)
+            assert get_type_hints(get_type_hints(verb)["return"])["value"] is kind
