@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -35,6 +38,17 @@ def test_the_table_of_faults_is_the_list_that_can_be_run() -> None:
     for mutant in MUTANTS:
         assert (ROOT / "ondisk" / mutant.file).read_text().count(mutant.old) == 1, mutant.name
         assert all(name in table for name in mutant.test.split("::")), mutant.name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_lab_opens_the_first_notebook_also_for_root() -> None:
+    """JupyterLab refuses root unless told otherwise, and prints the address that it is to open."""
+    recipe = subprocess.run(
+        ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    notebook = re.search(r"default_url=/lab/tree/(\S+)", recipe)
+    assert notebook is not None and (ROOT / notebook[1]).exists()
+    assert ("--allow-root" in recipe) == (os.getuid() == 0)
 
 
 def test_every_message_that_the_manual_quotes_is_said() -> None:
