@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ondisk.errors import Corrupt, StorageError
 from ondisk.storage import lines
-from ondisk.storage.look import look
+from ondisk.storage.look import Look
 from ondisk.storage.paths import read_regular
 
 
@@ -47,9 +47,10 @@ class DurableWatermark:
         try:
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._look = Look(self._file)
             # Always as long as the last one, so that no rest of it stays behind.
             os.pwrite(self._file, lines.encode(self._KIND, self._VERSION, f"{batches:020}"), 0)
-            deleted = look(self._file).links == 0
+            deleted = self._look.found().links == 0
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written ({error})") from None
         if deleted:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _AT_FDCWD, _AT_EMPTY_PATH, _BASIC_STATS = -100, 0x1000, 0x7FF
@@ -33,42 +32,68 @@ class Found(NamedTuple):
     changed_ns: int  # when it, or a name in it, was last changed
 
 
-def _python_look(file: str | int) -> Found:
-    found = os.stat(file)
-    return Found(found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_ctime_ns)
+class PythonLook:
+    """A file or directory, by its name or a descriptor, that is looked at again and again."""
+
+    def __init__(self, file: str | int) -> None:
+        self._file = file
+
+    def found(self) -> Found:
+        """What is known of it now. Raises ``OSError``."""
+        found = os.stat(self._file)
+        return Found(found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_ctime_ns)
+
+    def key(self) -> object:
+        """The same as something that is only compared. Raises ``OSError``."""
+        return self.found()
+
+    def may_write(self) -> bool:
+        """Whether what has that name may be written by this process."""
+        return os.access(self._file, os.W_OK)
 
 
-def _python_may_write(path: str) -> bool:
-    return os.access(path, os.W_OK)
-
-
-def _of_c_library() -> tuple[Callable[[str | int], Found], Callable[[str], bool]]:
+def _look_of_c_library() -> type[PythonLook]:
     """Raises ``AttributeError`` or ``OSError`` where there is no such thing."""
     library: Any = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL it keeps the interpreter's lock
     statx, access = library.statx, library.access
     statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
     access.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
-    def look(file: str | int) -> Found:
-        buffer = ctypes.create_string_buffer(_STATX_BYTES)
-        if isinstance(file, int):
-            failed = statx(file, b"", _AT_EMPTY_PATH, _BASIC_STATS, buffer)
-        else:
-            failed = statx(_AT_FDCWD, os.fsencode(file), 0, _BASIC_STATS, buffer)
-        if failed:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), None if isinstance(file, int) else file)
-        links, mode, inode, seconds, nanoseconds, major, minor = _FIELDS.unpack_from(buffer)
-        return Found(os.makedev(major, minor), inode, mode, links, seconds * 1_000_000_000 + nanoseconds)
+    class Look(PythonLook):
+        """Used by one thread at a time: its answer lies in a buffer."""
 
-    def may_write(path: str) -> bool:
-        return bool(access(os.fsencode(path), os.W_OK) == 0)
+        def __init__(self, file: str | int) -> None:
+            super().__init__(file)
+            self._name = b"" if isinstance(file, int) else os.fsencode(file)
+            self._at = file if isinstance(file, int) else _AT_FDCWD
+            self._flags = _AT_EMPTY_PATH if isinstance(file, int) else 0
+            self._buffer = ctypes.create_string_buffer(_STATX_BYTES)
 
-    look(os.curdir)  # an old kernel has the function and not the call
-    return look, may_write
+        def _ask(self) -> None:
+            if statx(self._at, self._name, self._flags, _BASIC_STATS, self._buffer):
+                number = ctypes.get_errno()
+                named = None if isinstance(self._file, int) else self._file
+                raise OSError(number, os.strerror(number), named)
+
+        def found(self) -> Found:
+            self._ask()
+            links, mode, inode, seconds, nanoseconds, major, minor = _FIELDS.unpack_from(self._buffer)
+            changed = seconds * 1_000_000_000 + nanoseconds
+            return Found(os.makedev(major, minor), inode, mode, links, changed)
+
+        def key(self) -> object:
+            self._ask()
+            raw = self._buffer.raw
+            return raw[16:40], raw[96:108], raw[136:144]  # the bytes of _FIELDS
+
+        def may_write(self) -> bool:
+            return bool(access(self._name, os.W_OK) == 0)
+
+    Look(os.curdir).found()  # an old kernel does not know what the library knows
+    return Look
 
 
 try:
-    look, may_write = _of_c_library()
+    Look = _look_of_c_library()
 except (AttributeError, OSError, TypeError):
-    look, may_write = _python_look, _python_may_write
+    Look = PythonLook

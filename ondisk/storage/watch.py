@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ondisk.errors import StorageError
 from ondisk.storage.errors import typed
-from ondisk.storage.look import look, may_write
+from ondisk.storage.look import Look
 
 # A change time is only as fine as the kernel's tick. A second change within the same tick would not show, so
 # a change that is younger than this is looked at again.
@@ -37,11 +37,12 @@ class Watch:
         ``lost`` raises ``OSError``, too, if it cannot find out.
         """
         self._path = os.fspath(directory)
-        found = look(self._path)
+        self._look = Look(self._path)
+        found = self._look.found()
         self._identity = found.device, found.inode
         self._owner_writes = found.mode & stat.S_IWUSR
         self._find_lost = lost
-        self._changed = -1
+        self._good: object = None  # the key of a look when everything was right, and had been for a while
 
     def check(self, *, durable: bool = True) -> None:
         """Raise ``StorageError`` unless everything is where it was, and may be written.
@@ -68,20 +69,19 @@ class Watch:
 
     def _what_is_wrong(self, *, durable: bool) -> str | None:
         try:
-            found = look(self._path)
+            key = self._look.key()
+            if key == self._good:
+                return "was made read-only" if durable and not self._look.may_write() else None
+            found = self._look.found()
         except OSError as error:
             return f"was deleted or moved away ({error.strerror})"
         if (found.device, found.inode) != self._identity:
             return "was replaced by another directory"
-        changed = found.changed_ns != self._changed
-        if not (changed or durable):
-            return None
         # The owner's bit stops everybody but root. Whoever takes it away means root, too.
-        if self._owner_writes > found.mode & stat.S_IWUSR or not may_write(self._path):
+        if self._owner_writes > found.mode & stat.S_IWUSR or not self._look.may_write():
             return "was made read-only"
-        if changed:
-            if (name := self._find_lost()) is not None:
-                return f"has lost its file {name}"
-            settled = abs(time.time_ns() - found.changed_ns) > _TICK_NS
-            self._changed = found.changed_ns if settled else -1
+        if (name := self._find_lost()) is not None:
+            return f"has lost its file {name}"
+        settled = abs(time.time_ns() - found.changed_ns) > _TICK_NS
+        self._good = key if settled else None
         return None
