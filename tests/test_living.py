@@ -145,8 +145,10 @@ def test_messages_have_a_departure_and_an_arrival() -> None:
 
 
 def test_a_picture_of_the_past_says_so_and_stands_still() -> None:
-    plain = living_picture(VIEW, recorded="Recorded 3 s ago.")
-    assert plain["still"]
+    plain = living_picture(VIEW, recorded="Recorded 3 s ago.", rate=0.0)
+    assert plain["rate"] == 0
+    assert living_picture(VIEW)["rate"] == 1
+    assert living_picture(replace(VIEW, paused=True))["rate"] == 0
     assert plain["words"].startswith("Recorded 3 s ago. Cluster of 3 replicas")
 
 

@@ -381,6 +381,32 @@ def test_whatever_happened_can_be_gone_back_to(on_panel: OnPanel) -> None:
     on_panel(act)
 
 
+def test_the_record_is_played_until_its_end(on_panel: OnPanel) -> None:
+    """By itself, from the moment that is shown; whoever goes back, forward or Live ends it."""
+
+    async def act(panel: Panel) -> None:
+        await press(panel, panel.put)
+        await press(panel, panel.stop[3])
+        panel.place.value = 1
+        panel.back.click()
+        panel.place.value = 1
+        panel.play.value = True
+        assert panel.picture.state["rate"] == 0.25
+        assert "Replica 3: stopped" not in panel.picture.value
+        while panel.play.value:
+            await asyncio.sleep(0.01)
+        assert panel.place.value == panel.place.max
+        assert "Replica 3: stopped" in panel.picture.value
+        assert panel.picture.state["rate"] == 0
+        panel.play.value = True  # from its end: the newest seconds again
+        assert panel.place.value < panel.place.max
+        panel.live.click()
+        assert not panel.play.value
+        assert "Recorded" not in panel.picture.value
+
+    on_panel(act)
+
+
 def test_a_step_passes_over_heartbeats_that_tell_nothing_new(on_panel: OnPanel) -> None:
     """They were under way before; the message that is waited for is the next one."""
 
@@ -543,7 +569,7 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 1 + 5 + 5 + 4
+        assert len(controls) == 3 + 5 + 1 + 5 + 6 + 4
         controls.remove(panel.picture)  # it gives names to its own parts
         controls += used(panel.of_replicas)
         assert all(control.description and control.tooltip for control in controls)

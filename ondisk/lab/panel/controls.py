@@ -108,14 +108,16 @@ class Controls(Shown):
         self.live = _button("Live", "Show the cluster as it is now")
         self.place = slider("Recorded", "Which of the recorded moments is shown", 1, "80px")
         self.place.disabled = True
+        self.play = toggle("Play", "Show it from there on, at a quarter of its speed", "auto")
         self.jump = w.Dropdown(
             options=[(NOWHERE, -1)],
             description="Go to",
             tooltip="The moment when something happened: who leads, what was cut, what was asked",
-            layout=w.Layout(width="260px"),
+            layout=w.Layout(width="230px"),
             style={"description_width": "50px"},
         )
-        return row([self.place, self.back, self.forward, self.live, self.jump])
+        self.place.layout.width = "320px"
+        return row([self.place, self.back, self.forward, self.play, self.live, self.jump])
 
     def _on_demand(self) -> list[Any]:
         self.with_messages = toggle(

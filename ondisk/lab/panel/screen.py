@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import time
+from bisect import bisect_left, bisect_right
 from functools import partial
 from html import escape
 
@@ -17,9 +18,26 @@ from ondisk.linearizability import Undecided, check
 from ondisk.linearizability.history import History, Operation
 from ondisk.observe import Note, View
 
+_SLOWLY = 0.25  # of its own speed the record is played
+_NEWEST_SECONDS = 5.0
+_LONG = 0.5  # seconds without anything that are waited for
 _NOTES = 40  # that can be gone back to
 _EVENTS = 60  # of messages, between two pictures
 _CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
+
+
+class _Playing:
+    """How far the record was played: ``moment`` is in seconds of the cluster's clock."""
+
+    def __init__(self, moment: float) -> None:
+        self.moment = moment
+        self._since = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Let the time pass that has passed since the last call."""
+        now = time.perf_counter()
+        self.moment += _SLOWLY * (now - self._since)
+        self._since = now
 
 
 class Screen:
@@ -30,12 +48,14 @@ class Screen:
         self._watched = watched
         self._recorded: list[View] = []  # empty: the picture is live
         self._told = 0  # the number of the newest message that was drawn, in this network
+        self._playing: _Playing | None = None
         self._notes: list[Note] = []  # what can be gone back to
         self._judged: tuple[Operation, ...] | None = None
         answers.connect(controls.back, partial(self._move, -1))
         answers.connect(controls.forward, partial(self._move, +1))
         answers.connect(controls.live, self.go_live)
         answers.connect(controls.forget, self._forget)
+        controls.play.observe(lambda _: answers.on_loop(self._play), "value")
         controls.jump.observe(lambda _: answers.on_loop(self._jump), "value")
         controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
         for switch in (controls.with_messages, controls.with_verdict, controls.with_table):
@@ -46,9 +66,14 @@ class Screen:
         controls, recorder = self._controls, self._watched.recorder
         self._watched.looker.key = controls.key.value
         view = recorder.sample()
+        if self._playing is not None:
+            self._go_on_playing(self._playing)
         shown = self._recorded[controls.place.value - 1] if self._recorded else view
         if self._recorded:
-            controls.picture.show(living_picture(shown, recorded=_recorded(shown, view)))
+            played = self._playing is not None
+            picture = living_picture(shown, recorded=_recorded(shown, view), rate=_SLOWLY * played)
+            picture["time"] = self._playing.moment if self._playing is not None else shown.time
+            controls.picture.show(picture)
         else:
             controls.picture.show(self._living(view))
         lag = None if self._recorded else recorder.lag()
@@ -74,6 +99,7 @@ class Screen:
 
     def go_live(self) -> None:
         """Show the cluster as it is now."""
+        self._controls.play.value = False
         self._recorded = []
         self._controls.place.disabled = True
         self._controls.jump.value = -1
@@ -95,9 +121,38 @@ class Screen:
 
     def _move(self, steps: int) -> None:
         """Back and forward over what was recorded."""
+        self._controls.play.value = False
         self._look_back()
         self._controls.place.value += steps  # a slider stays within its bounds
         self.refresh()
+
+    def _play(self) -> None:
+        """Begin or end to show the record as it went on from the moment that is shown."""
+        if not self._controls.play.value:
+            self._playing = None
+        else:
+            self._look_back()
+            place = self._controls.place
+            if place.value == len(self._recorded):  # there is nothing after it: its newest seconds
+                last = self._recorded[-1].time
+                place.value = 1 + self._place_of(last - _NEWEST_SECONDS)
+            self._playing = _Playing(self._recorded[place.value - 1].time)
+        self.refresh()
+
+    def _go_on_playing(self, playing: _Playing) -> None:
+        """Go to the moment that has come; where nothing happened for long, at once to what came then."""
+        playing.go_on()
+        place = self._place_of(playing.moment, after=True)
+        if place == len(self._recorded):
+            self._controls.play.value = False
+        elif self._recorded[place].time > playing.moment + _LONG:
+            playing.moment = self._recorded[place].time - _LONG
+        self._controls.place.value = max(1, place)
+
+    def _place_of(self, moment: float, *, after: bool = False) -> int:
+        """How many of the recorded views were taken before this moment, or with ``after`` not after it."""
+        search = bisect_right if after else bisect_left
+        return min(search(self._recorded, moment, key=lambda view: view.time), len(self._recorded))
 
     def _list_what_happened(self) -> None:
         """Offer the newest notes to go back to; while one is looked at, the list stands still."""
@@ -111,10 +166,9 @@ class Screen:
         """Show the moment of the note that was chosen."""
         if (chosen := self._controls.jump.value) == -1:
             return
+        self._controls.play.value = False
         self._look_back()
-        moment = self._notes[chosen].time
-        place = bisect_left(self._recorded, moment, key=lambda view: view.time)
-        self._controls.place.value = place + 1
+        self._controls.place.value = 1 + self._place_of(self._notes[chosen].time)
         self.refresh()
 
     def _judge(self) -> None:

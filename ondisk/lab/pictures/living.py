@@ -22,12 +22,18 @@ Plain = dict[str, Any]
 
 
 def living_picture(
-    view: View, *, notes: Sequence[Note] = (), events: Iterable[Seen] = (), recorded: str = ""
+    view: View,
+    *,
+    notes: Sequence[Note] = (),
+    events: Iterable[Seen] = (),
+    recorded: str = "",
+    rate: float = 1.0,
 ) -> Plain:
     """The cluster at one moment. Times are in seconds of the cluster's clock, and so is ``time``.
 
     ``notes`` are what has happened, ``events`` those of messages that may have come and gone since the last
     picture; ``recorded`` says that this is the past, and is empty if it is not.
+    ``rate`` is how fast the time goes on until the next picture: 0 for a still.
     """
     ids = sorted(view.statuses)
     high = max((status.last_index for status in view.statuses.values()), default=0)
@@ -36,7 +42,7 @@ def living_picture(
     words = in_words(view)
     return {
         "time": view.time,
-        "still": view.paused or bool(recorded),  # time does not go on
+        "rate": 0.0 if view.paused else rate,
         "recorded": recorded,
         "paused": view.paused,
         "latency": view.latency,

@@ -3,7 +3,7 @@
 
 const LANE = 21; // pixels between two directions of a link
 const GAP = 10; // between two cards
-const BEHIND = 0.12; // seconds: so much later messages are drawn, because the kernel tells of them later
+const BEHIND = 0.12; // seconds between what happens and what is drawn
 const SHORTEST = 0.35; // seconds that a message can be seen, however fast it was
 const TOO_LATE = 1; // seconds: what would be drawn so late is not drawn
 const LABELLED = 118; // pixels between two messages with words on one lane
@@ -33,20 +33,26 @@ function set(element, name, value) {
   if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-// The cluster's clock, as near as can be told from samples that come late. It stands still with the network.
+// The cluster's clock, as near as can be told from samples that come late. At rate 0 it stands still.
 class Clock {
   #offsets = [];
-  #still = 0;
+  #rate = 0;
 
-  hear(time, still) {
-    const offset = time - performance.now() / 1000;
-    if (still || Math.abs(offset - Math.max(...this.#offsets, -Infinity)) > 1) this.#offsets = [];
+  hear(time, rate) {
+    const offset = time - (rate * performance.now()) / 1000;
+    const jumps = Math.abs(offset - Math.max(...this.#offsets, -Infinity)) > 1;
+    if (!rate || rate !== this.#rate || jumps) this.#offsets = [];
     this.#offsets = [...this.#offsets.slice(-20), offset]; // the sample that was fastest is right
-    this.#still = still ? time : null;
+    this.#rate = rate;
+  }
+
+  // So much later messages are drawn, because the kernel tells of them later.
+  get drawn() {
+    return this.now - this.#rate * BEHIND;
   }
 
   get now() {
-    return this.#still ?? performance.now() / 1000 + Math.max(...this.#offsets);
+    return (this.#rate * performance.now()) / 1000 + Math.max(...this.#offsets);
   }
 }
 
@@ -386,10 +392,10 @@ class Sky {
     const arrivals = state.flights.map((each) => ({ ...each, n: `${each.n} at ${each.sent}` }));
     const here = new Set(arrivals.map((each) => each.n));
     for (const [n, flight] of this.#flights) {
-      if (!here.has(n) && !flight.done && !state.still && state.time < flight.due - 0.03) flight.lost = true;
-      if (state.still && !here.has(n)) this.#end(n);
+      if (!here.has(n) && !flight.done && state.rate && state.time < flight.due - 0.03) flight.lost = true;
+      if (!state.rate && !here.has(n)) this.#end(n);
     }
-    const moment = state.recorded ? state.time : null; // of the past, each is a picture of its own
+    const moment = state.recorded && (state.rate ? "played" : state.time); // a still is a picture of its own
     if (moment !== this.moment) {
       this.moment = moment;
       for (const n of [...this.#flights.keys()]) this.#end(n);
@@ -401,16 +407,17 @@ class Sky {
         known.held = each.held;
         continue;
       }
-      if (this.#done.has(each.n) || (state.still && each.done)) continue;
-      const fast = each.due - each.sent < SHORTEST && !each.held && !state.still;
+      if (this.#done.has(each.n) || (!state.rate && each.done)) continue;
+      const shortest = SHORTEST * state.rate;
+      const fast = each.due - each.sent < shortest && !each.held;
       let [from, until] = [each.sent, each.due];
       if (fast) {
         from = Math.max(from, this.#free.get(each.from) ?? 0);
         if (from > now + TOO_LATE) continue;
-        until = from + SHORTEST;
+        until = from + shortest;
         this.#free.set(each.to, Math.max(this.#free.get(each.to) ?? 0, until));
       }
-      if (until < now - 1 && !state.still && !each.held) continue; // long ago: this view is new
+      if (until < now - 1 && state.rate && !each.held) continue; // long ago: this view is new
       this.#flights.set(each.n, this.#draw({ ...each, from_: from, until }));
     }
   }
@@ -517,15 +524,15 @@ function render({ model, el }) {
   function tick() {
     frame = 0;
     const now = clock.now;
-    let moves = sky.tick(now - (model.get("state").still ? 0 : BEHIND));
+    let moves = sky.tick(clock.drawn);
     for (const card of byId.values()) moves = card.tick(now) || moves;
-    if (moves && !model.get("state").still && !still.matches) frame ||= requestAnimationFrame(tick);
+    if (moves && model.get("state").rate && !still.matches) frame ||= requestAnimationFrame(tick);
   }
 
   function show() {
     const state = model.get("state");
     if (!state.replicas) return;
-    clock.hear(state.time, state.still);
+    clock.hear(state.time, state.rate);
     const ids = new Set(state.replicas.map((r) => r.id));
     for (const [id, card] of byId) {
       if (!ids.has(id)) {
@@ -539,7 +546,7 @@ function render({ model, el }) {
       if (!byId.has(r.id)) byId.set(r.id, new Card(cards, menu, find));
       byId.get(r.id).show(r);
     }
-    sky.show(state, clock.now - (state.still ? 0 : BEHIND));
+    sky.show(state, clock.drawn);
     notes.classList.toggle("recorded", Boolean(state.recorded));
     say(notes, state.recorded || state.notes.at(-1) || "Click a replica, a link, an entry or a message.");
     menu.refresh();
