@@ -82,6 +82,7 @@ class PaperLeader:
 class PaperRaft(Raft):
     """``raft_paper.Raft``, as a replica knows the engine. For ``Replica.raft_type``."""
 
+    figure: type[paper.Raft] = paper.Raft  # notebook 8 puts the reader's in its place
     leader: PaperLeader  # type: ignore[assignment]  # what a replica asks it
 
     def __init__(
@@ -105,7 +106,7 @@ class PaperRaft(Raft):
         self.now = now  # of this step
         if log.last_term > log.term:
             log.set_hard_state(log.last_term, None)  # an import has a log, and no vote
-        self.paper = paper.Raft(
+        self.paper = self.figure(
             replica_id,
             (),
             log,

@@ -21,6 +21,7 @@
 ``ledger``       state machines that move money, a right one and three that are wrong
 ``payments``     a cluster of them, whose replicas lose their power while clients pay
 ``grading``      a file of tests, run by pytest
+``own_raft``     a Raft with holes, a test for each stage, and the simulator as the judge
 ===============  ======================================================================
 
 Imports the library; imported by ``pictures`` and what stands above.
