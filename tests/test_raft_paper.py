@@ -207,9 +207,12 @@ def test_the_other_scenarios_need_more(name: str, tmp_path: Path, monkeypatch: p
 
 
 def test_figure_8_ends_as_in_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the terms of who is cut off differ: an entry that a majority holds is overwritten."""
+    """Only the terms of who is cut off differ: an entry that a majority holds is overwritten, and in the
+    moment in which it holds it (c) the leader takes nothing for committed.
+    """
     script = ROOT / "tests" / "scenarios" / "09-figure-8.txt"
     trace = played(script, tmp_path, monkeypatch, PaperRaft)
+    assert re.search(r"^1 +leader +term 3 +\| 1:- 1:x=1 3:- +applied 0$", trace, re.MULTILINE)
     last = dict(re.findall(r"^(\d) .*?term \d+ +(.*?) +applied", trace, re.MULTILINE))
     assert last == dict.fromkeys("12345", "1:- 2:- 4:- |")
     assert "put x=1 at 1: OutcomeUnknown" in trace
