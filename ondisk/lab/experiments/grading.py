@@ -14,7 +14,7 @@ _SECONDS = 100.0  # then it is given up
 
 @dataclass(frozen=True)
 class Grade:
-    """What the tests say: how many passed, which failed, and the last words of the first of those."""
+    """What the tests say: how many passed, which failed (with their class), and why the first did."""
 
     passed: int
     failed: tuple[str, ...]
@@ -42,7 +42,7 @@ def grade(file: Path | str, only: str = "") -> Grade:
         cwd=file.parent,
         env={**os.environ, "COLUMNS": "1000"},  # else a reason is cut short
     )
-    failed = tuple(re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", done.stdout, re.MULTILINE))
+    failed = tuple(re.findall(r"^(?:FAILED|ERROR) \S+?::([\w:]+)", done.stdout, re.MULTILINE))
     counted = re.search(r"(\d+) passed", done.stdout)
     if counted is None and not failed:
         errors = re.findall(r"^E +(.+)$", done.stdout, re.MULTILINE)
