@@ -1,6 +1,6 @@
 """Many runs in virtual time; one run twice; a violation found, reduced and told.
 
-Twelve seeds, and with ``--long`` two hundred, or those of ``ONDISK_SIMULATION_SEEDS=5000:6000``; ``make
+Eight seeds, and with ``--long`` two hundred, or those of ``ONDISK_SIMULATION_SEEDS=5000:6000``; ``make
 soak`` runs thousands.
 """
 
@@ -47,7 +47,7 @@ def seeds(text: str) -> range:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("which", short_and_long("0:12", LONG_SEEDS))
+@pytest.mark.parametrize("which", short_and_long("0:8", LONG_SEEDS))
 def test_no_schedule_of_faults_violates_anything(which: str) -> None:
     """Sixty virtual seconds of faults each, three and five replicas; then all must agree."""
     counts: Counter[str] = Counter()

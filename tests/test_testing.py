@@ -52,7 +52,7 @@ def run(tests: list[str], folder: Path) -> dict[tuple[str, str], str]:
         ("OneBatch", set()),
         pytest.param("DataFirst", {TWICE, IN_TWO_STEPS}, marks=LONG),
         pytest.param("IndexFirst", {LOST, IN_TWO_STEPS}, marks=LONG),
-        ("TwoWrites", {TWICE, LOST, POWER_CUT, IN_TWO_STEPS}),
+        pytest.param("TwoWrites", {TWICE, LOST, POWER_CUT, IN_TWO_STEPS}, marks=LONG),
     ],
 )
 def test_each_machine_of_the_lab_fails_exactly_what_it_should(

@@ -25,6 +25,7 @@ from ondisk.simulation.world import TraceEvent, World
 from ondisk.testing.crashing import ram_disk
 
 _ROOM_BYTES = 50 << 20  # a run takes some MB, and a power cut that is simulated needs no disk
+_LATER = 10.0  # virtual seconds by which the same violation may come later, with fewer faults
 
 
 class Setting(NamedTuple):
@@ -245,9 +246,17 @@ def reduce(
     """The run with the fewest faults, found in so many tries, that violates the same rule.
 
     Delta debugging (Zeller and Hildebrandt, 2002): leave out halves, then quarters, and so on, as long as
-    the rest still does it. ``progress`` is told how many were tried, and how many faults are left.
+    the rest still does it. ``progress`` is told how many were tried, and how many faults are left. What came
+    after the violation goes first, and no run is tried for much longer than the violation took.
     """
+    setting = setting._replace(seconds=min(setting.seconds, report.seconds + _LATER))
     best, parts, tried = report, 2, 0
+    before = [fault for fault in report.faults if fault.at < report.seconds]
+    if 0 < len(before) < len(report.faults):
+        tried = 1
+        found = run(report.seed, setting, before)
+        progress(tried, len(best.faults))
+        best = found if found.rule == report.rule else best
     while best.faults and tried < tries:
         size = -(-len(best.faults) // parts)
         for first in range(0, len(best.faults), size):
