@@ -9,7 +9,7 @@ ARGS ?=
 LAB_ARGS ?=
 LOCK_ARGS ?=
 SEEDS ?= 0:1000
-WORKERS ?= 4
+WORKERS ?= 5
 
 VENV := .venv
 PY := $(VENV)/bin/python

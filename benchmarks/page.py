@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from benchmarks.report import LARGE, LOADS, SUBJECTS, large_table, tables
 
 _WORDS = {"put": "puts", "get": "linearizable gets", "stale": "stale gets", "bulk": "bulk load"}
@@ -28,6 +26,8 @@ Compare only what stands in one table, and run it on your own machine before you
 
 def draw(measured: dict[str, Any], path: Path) -> None:
     """Operations per second for each load and subject, as medians; the range of the rounds as a line."""
+    from matplotlib.figure import Figure  # of a kit for notebooks: only who draws needs it
+
     loads = [load for load in LOADS if not load.endswith("-1")]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots(1, len(loads), squeeze=False)[0]

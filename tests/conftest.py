@@ -54,11 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Four workers for a directory of tests: two cores, and half of the time the tests wait for something.
+    """Five workers for a directory of tests: two cores, and half of the time the tests wait for something.
 
     What is named is run in this process, where a debugger works.
     """
-    return 4 if all(Path(argument).is_dir() for argument in config.args) else 0
+    return 5 if all(Path(argument).is_dir() for argument in config.args) else 0
 
 
 class Scheduling(LoadScopeScheduling):

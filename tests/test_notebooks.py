@@ -9,16 +9,17 @@ import re
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 
 from tests.lengths import LONG
 from tests.test_browser import CHROMIUM
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+# Of Jupyter everything is imported where it is used: it takes seconds, and each process reads this file.
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -46,17 +47,23 @@ cluster.close()
 
 
 def read(path: Path) -> NotebookNode:
+    import nbformat
+
     notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     return notebook
 
 
 def code(source: str) -> NotebookNode:
+    from nbformat.v4 import new_code_cell
+
     cell: NotebookNode = new_code_cell(source)  # type: ignore[no-untyped-call]
     return cell
 
 
 def run(notebook: NotebookNode, folder: Path) -> str:
     """Execute a copy in ``folder``; return all that its cells printed. An error in a cell raises."""
+    from nbclient import NotebookClient
+
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
@@ -80,6 +87,8 @@ def test_there_are_notebooks() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
     """No output, no execution count, no widget state, no path of the machine it was written on."""
+    import nbformat
+
     notebook = read(path)
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata

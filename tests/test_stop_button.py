@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 
@@ -60,6 +59,8 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
 @pytest.mark.parametrize("presses", short_and_long(12, 200))
 def test_whenever_stop_is_pressed_the_same_cell_runs_again(kernel: Kernel, presses: int) -> None:
     """Every cell of the first notebook, at random moments of its run, seeded."""
+    import nbformat  # as in test_notebooks.py
+
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     seconds = [kernel.run(cell) for cell in cells]
