@@ -39,7 +39,7 @@ def draw(measured: dict[str, Any], path: Path) -> None:
             axis.bar(number, middle, color="0.85", edgecolor="0.2", hatch=_HATCHES[_SHOWN.index(name)])
             axis.plot([number, number], [min(found), max(found)], color="0.2")
         axis.set_xticks(range(len(names)), [SUBJECTS[name].title for name in names], rotation=40, ha="right")
-        axis.set_title(_title(load), fontsize="medium")
+        axis.set_title(_title(load).replace(", ", ",\n"), fontsize="medium")
         axis.set_ylabel("per second")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
