@@ -235,7 +235,8 @@ class Benchmark:
                     cells.setdefault(load, {})[running.name] = cell
                 except RuntimeError as error:
                     self.failures.append(f"{running.name}, {load}: {error}")
-        time.sleep(min(SETTLE_AFTER_BULK, 3 * self._seconds))
+        if any(is_asked(running.kind, "bulk-1") for running in self._running):
+            time.sleep(min(SETTLE_AFTER_BULK, 3 * self._seconds))
 
     def _close(self, *, hurry: bool) -> None:
         workers = [(running.name, worker) for running in self._running for worker in running.workers]

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.report import LARGE, LOADS, SUBJECTS, large_table, tables
 
 _WORDS = {"put": "puts", "get": "linearizable gets", "stale": "stale gets", "bulk": "bulk load"}
+_LOADS = [load for load in LOADS if not load.endswith("-1")]  # of which there are rates to be drawn
 _SHOWN = ("memory", "tcp", "processes", "stock", "etcd")
 _HATCHES = ("", "//", "..", "xx", "--")
 
@@ -28,11 +29,10 @@ def draw(measured: dict[str, Any], path: Path) -> None:
     """Operations per second for each load and subject, as medians; the range of the rounds as a line."""
     from matplotlib.figure import Figure  # of a kit for notebooks: only who draws needs it
 
-    loads = [load for load in LOADS if not load.endswith("-1")]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(loads), squeeze=False)[0]
-    for axis, load in zip(axes, loads, strict=True):
-        names = [name for name in _SHOWN if any(name in cells.get(load, {}) for cells in measured["rounds"])]
+    axes = figure.subplots(1, len(_LOADS), squeeze=False)[0]
+    for axis, load in zip(axes, _LOADS, strict=True):
+        names = [name for name in _SHOWN if _per_second(measured, load, name)]
         for number, name in enumerate(names):
             found = _per_second(measured, load, name)
             middle = statistics.median(found)
@@ -56,9 +56,8 @@ def _title(load: str) -> str:
 
 def describe(measured: dict[str, Any]) -> str:
     """The picture in words."""
-    loads = [load for load in LOADS if not load.endswith("-1")]
     said = []
-    for load in loads:
+    for load in _LOADS:
         each = [
             f"{SUBJECTS[name].title} {statistics.median(found):,.0f}"
             for name in _SHOWN

@@ -73,6 +73,20 @@ def test_services_say_who_is_missing_and_make_a_group(tmp_path: Path) -> None:
         assert status == 0 and "waiting for replica" in errors and "a group is founded when all" in errors
 
 
+def python(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run this Python, with this ondisk, to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        **{"stdin": subprocess.DEVNULL, **options},
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+
+
 def test_a_service_whose_disk_fails_ends_with_status_1(tmp_path: Path) -> None:
     """An init system cannot see a status, but it sees an exit."""
     (port,) = free_ports(1)
@@ -84,16 +98,7 @@ def test_a_service_whose_disk_fails_ends_with_status_1(tmp_path: Path) -> None:
         "cli.main()"
     )
     assert ondisk(*alone.split(), cwd=tmp_path, text="put k v").returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-c", code, *alone.split(), "--serve"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-    )
+    done = python("-c", code, *alone.split(), "--serve", cwd=tmp_path)
     assert done.returncode == 1, done
     assert "error: replica 1 failed: OSError: the disk is gone" in done.stderr
     assert "Traceback" not in done.stderr
@@ -108,17 +113,7 @@ def test_a_job_in_the_background_of_a_terminal_is_told_to_serve(tmp_path: Path) 
         f"sys.exit(subprocess.run({command!r}, process_group=0).returncode)"
     )
     ours, theirs = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", shell],
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        start_new_session=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-    )
+    done = python("-c", shell, cwd=tmp_path, stdin=theirs, start_new_session=True)
     os.close(ours)
     os.close(theirs)
     assert complaint(done, 2).startswith("error: the terminal belongs to another job: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -97,46 +98,45 @@ def test_a_node_is_a_context_manager_that_waits_for_a_leader(tmp_path: Path) -> 
         lonely.wait_for_leader(0.05)
 
 
-def test_a_leader_that_stops_in_order_fails_no_put_of_others(tmp_path: Path) -> None:
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three that run, the leader first."""
+    network = MemoryNetwork()
+    nodes = [Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)]
+    try:
+        for node in nodes:
+            node.start()
+        leader = nodes[0].wait_for_leader()
+        yield sorted(nodes, key=lambda node: node.id != leader)
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def test_a_leader_that_stops_in_order_fails_no_put_of_others(group: list[Node]) -> None:
     """Of many that are under way through both other replicas while it hands over, and stops."""
-    network = MemoryNetwork()
-    nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
-    try:
-        for node in nodes.values():
-            node.start()
-        leader = nodes.pop(nodes[1].wait_for_leader())
+    leader, *others = group
 
-        def put(names: range) -> list[Future[Result]]:
-            return [node.put_async(f"{node.id}-{name}", b"v") for node in nodes.values() for name in names]
+    def put(names: range) -> list[Future[Result]]:
+        return [node.put_async(f"{node.id}-{name}", b"v") for node in others for name in names]
 
-        futures = put(range(20))
-        with leader:
-            futures += put(range(20, 400))
-        futures += put(range(400, 420))
-        assert leader.status.role == "stopped"
-        for future in futures:
-            assert future.result(10).error is None
-        assert {node.wait_for_leader() for node in nodes.values()} < {*nodes}
-    finally:
-        for node in (leader, *nodes.values()):
-            node.stop()
+    futures = put(range(20))
+    with leader:
+        futures += put(range(20, 400))
+    futures += put(range(400, 420))
+    assert leader.status.role == "stopped"
+    for future in futures:
+        assert future.result(10).error is None
+    assert {node.wait_for_leader() for node in others} < {node.id for node in others}
 
 
-def test_a_leader_that_nobody_can_follow_stops_all_the_same(tmp_path: Path) -> None:
+def test_a_leader_that_nobody_can_follow_stops_all_the_same(group: list[Node]) -> None:
     """The others are stopped, or it is alone: it does not wait for them."""
-    network = MemoryNetwork()
-    nodes = {i: Node(i, [1, 2, 3], tmp_path, network) for i in (1, 2, 3)}
-    try:
-        for node in nodes.values():
-            node.start()
-        leader = nodes.pop(nodes[1].wait_for_leader())
-        for node in nodes.values():
-            node.stop()
-        leader.hand_over(timeout=0.2)
-        assert leader.status.running
-    finally:
-        for node in (leader, *nodes.values()):
-            node.stop()
+    leader, *others = group
+    for node in others:
+        node.stop()
+    leader.hand_over(timeout=0.2)
+    assert leader.status.running
 
 
 def test_a_type_checker_knows_what_each_verb_answers(tmp_path: Path) -> None:
