@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from ondisk import Cluster
+from ondisk import Cluster, ReplicaStatus
 from ondisk.errors import ConfigurationError, DirectoryInUse
 from ondisk.inspect import inspect
 from ondisk.lab.experiments.naive import OneBatch
 from ondisk.storage import lines
+from tests.waiting import wait_until
+
+
+def is_acknowledged(leader: ReplicaStatus) -> bool:
+    """Whether all others have said that they hold its whole log."""
+    return set(leader.match_index.values()) == {leader.last_index}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(50):
             cluster.put(f"k{number}", "v" * 1000)
         cluster.get("k49", via=1)  # so that it has applied all of them
+        leader = cluster.wait_for_leader()
+        # If it leads, it keeps what a follower has not acknowledged yet.
+        wait_until(lambda: is_acknowledged(cluster.status()[leader]))
         cluster.compact(1)
         cluster.session().incr("n")
         for member in (1, 2, 3):
