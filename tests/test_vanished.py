@@ -17,6 +17,7 @@ import pytest
 
 from ondisk import Cluster
 from ondisk.errors import NotDone, OutcomeUnknown, StorageError
+from ondisk.storage.look import Look
 from ondisk.storage.store import Store
 from ondisk.storage.watch import Watch
 from tests.lengths import short_and_long
@@ -233,7 +234,7 @@ def test_what_rocksdb_adds_and_removes_by_itself_is_never_taken_for_harm(
         batch = store.batch()
         batch.put(str(number % 50).encode(), os.urandom(8_000))
         store.write(batch)
-        store._watch._changed = -1  # so it looks at all files, every time
+        store._watch._good = None  # so it looks at all files, every time
         store.check()
         files |= set(os.listdir(store.path))
     assert len([file for file in files if file.endswith(".sst")]) > looks // 20
@@ -268,3 +269,40 @@ def test_a_change_within_the_same_tick_of_the_clock_is_noticed(tmp_path: Path) -
         needed.unlink()
         with pytest.raises(StorageError, match="has lost its file needed"):
             watch.check()
+
+
+def test_a_directory_that_is_elsewhere_while_it_is_opened_opens_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever look finds it gone, and while somebody keeps the error: no database stays open or locked."""
+    with Cluster(tmp_path / "data") as cluster:
+        cluster.put("key", "value")
+        replica = tmp_path / "data" / "replica-1"
+        looks = gone_at = 0
+
+        class Looking(Look):  # type: ignore[misc, valid-type]
+            def found(self) -> object:
+                nonlocal looks
+                looks += 1
+                if looks != gone_at or not replica.exists():
+                    return super().found()
+                move(replica)
+                try:
+                    return super().found()
+                finally:
+                    replica.with_name("moved").rename(replica)
+
+        monkeypatch.setattr("ondisk.storage.watch.Look", Looking)
+        kept = []
+        for number in range(1, 100):
+            cluster.stop(1)
+            looks, gone_at = 0, number
+            try:
+                cluster.start(1)
+                wait_until(lambda: cluster.status()[1].role in ("leader", "follower"))
+            except StorageError as error:
+                kept.append(error)
+            if looks < number:
+                break
+        assert len(kept) >= 4  # two databases, and the two directories in which they stand
+        assert cluster.get("key", via=1) == b"value"

@@ -21,7 +21,8 @@ import os
 import re
 import shutil
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ondisk.errors import Corrupt, StorageError
@@ -71,16 +72,15 @@ class Generations:
 
         Raises ``DirectoryInUse``, ``Corrupt`` or ``StorageError``.
         """
-        lock = DirectoryLock(self.path)  # first: what looks like a leftover may be in somebody's use
-        try:
-            with disk_errors(self.path):
-                live = self._read_pointer()
-                store = self._create() if live is None else self._open(live)
-        except BaseException:
-            lock.release()
-            raise
+        with ExitStack() as undo, disk_errors(self.path):
+            lock = DirectoryLock(self.path)  # first: what looks like a leftover may be in somebody's use
+            undo.callback(lock.release)
+            live = self._read_pointer()
+            store = self._create() if live is None else self._open(live)
+            undo.callback(store.close)
+            self._watch = Watch(self.path, self._lost_file)
+            undo.pop_all()
         self._lock = lock
-        self._watch = Watch(self.path, self._lost_file)
         return store
 
     def check(self) -> None:
@@ -139,12 +139,9 @@ class Generations:
     def _create(self) -> Store:
         self._disk.reach("create: directory made")
         store = Store(self.next_database(), self._disk)
-        try:
+        with _closed_unless_done(store):
             self._disk.reach("create: database made")
             self.point_to(store.path)
-        except BaseException:
-            store.close()
-            raise
         return store
 
     def _open(self, live: str) -> Store:
@@ -156,14 +153,11 @@ class Generations:
         self._disk.reach("open: leftovers removed")
         self._refuse_another_file_system(self.path / live)
         store = Store(self.path / live, self._disk, create=False)
-        self._number = int(live.removeprefix("db-"))
-        self._disk.reach("open: database opened")
-        if not self.points_to(store.path):  # it is of the version before: bring it up to date
-            try:
+        with _closed_unless_done(store):
+            self._number = int(live.removeprefix("db-"))
+            self._disk.reach("open: database opened")
+            if not self.points_to(store.path):  # it is of the version before: bring it up to date
                 self.point_to(store.path)
-            except BaseException:
-                store.close()
-                raise
         return store
 
     def _refuse_another_file_system(self, live: Path) -> None:
@@ -220,6 +214,15 @@ class Generations:
             return (self.path / _POINTER).read_bytes() == _pointer(database.name)
         except OSError:
             return True  # better a directory too many than one too few
+
+
+@contextmanager
+def _closed_unless_done(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        store.close()
+        raise
 
 
 def _pointer(name: str) -> bytes:

@@ -68,6 +68,7 @@ class Store:
             self._newest_log = self._newest_log_there()
             self._watch = Watch(self.path, self._lost_file)
         except Exception as error:
+            self._let_go(write=False)  # what failed may be kept, and this with it
             raise typed(error, self.path) from None
         self._calls.open = True
         forked.register(self)
@@ -231,15 +232,21 @@ class Store:
                 return
             self._calls.wait_for_walks()
             try:
-                if not self._watch.is_certain():  # closing would write tables into what has this name now
-                    self._db.cancel_all_background(True)
-                else:
-                    for database in (self._meta, self._db):
-                        rocksdb.close(database)
+                self._let_go(write=self._watch.is_certain())
             except Exception as error:
                 raise typed(error, self.path) from None
-            finally:
-                del self._meta_handle, self._meta, self._db
+
+    def _let_go(self, *, write: bool) -> None:
+        """Close what is open. Closing may ``write`` tables, into what has the name of the directory now."""
+        try:
+            if write:
+                for database in (self._meta, self._db):
+                    rocksdb.close(database)
+            elif hasattr(self, "_db"):
+                self._db.cancel_all_background(True)
+        finally:
+            for name in ("_meta_handle", "_meta", "_db"):
+                self.__dict__.pop(name, None)
 
     def crash(self) -> None:
         """Close as a power cut would: the write-ahead log ends where it was last synced.
