@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Set
 from typing import Any
 
+from ondisk.figures import Figures, Histogram
 from ondisk.replica import ReplicaStatus
 from ondisk.storage.disk import Disk
 
@@ -28,6 +29,7 @@ class Events:
     """Those of one replica."""
 
     def __init__(self, replica_id: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.figures = Figures()
         self._id = replica_id
         self._clock = clock
         self._said: dict[str, tuple[float, int]] = {}  # since when, how often
@@ -51,6 +53,7 @@ class Events:
 
     def look(self, status: ReplicaStatus, connected: Set[int]) -> None:
         """After each step: say what has changed since the last one."""
+        self.figures.look(status)
         if not logger.isEnabledFor(logging.INFO):
             return
         before, self._before = self._before, status
@@ -99,16 +102,19 @@ class Events:
 
 
 class WatchedDisk(Disk):
-    """A disk that says so when it was slow."""
+    """A disk that says so when it was slow, and counts how long it took."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, took: Histogram | None = None) -> None:
         self._events = events
+        self._took = took or Histogram()
 
     def sync(self, flush: Callable[[], None]) -> None:
         """Also what a snapshot makes durable, in a thread of its own."""
         began = time.monotonic()
         flush()
-        if (seconds := time.monotonic() - began) >= SLOW_FSYNC:
+        seconds = time.monotonic() - began
+        self._took.observe(seconds)
+        if seconds >= SLOW_FSYNC:
             self._events.say("slow_fsync", seconds=f"{seconds:.3f}")
 
 

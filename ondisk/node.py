@@ -28,11 +28,13 @@ from ondisk.errors import (
     Timeout,
 )
 from ondisk.events import Events, WatchedDisk
+from ondisk.figures import Figures, MeasuredReplica
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import pause, shielded, still_wanted
 from ondisk.net.clock import Clock, since_boot
 from ondisk.net.endpoint import Endpoint, Network
 from ondisk.net.reach import reaches_leader
+from ondisk.net.tcp import TcpEndpoint
 from ondisk.raft import Timing
 from ondisk.raft.members import Members, check_id, check_ids
 from ondisk.raft.messages import (
@@ -103,8 +105,9 @@ class Node(Client):
         self._network = network
         self._clock = clock
         self._events = Events(replica_id)
-        self._disk = disk = disk or WatchedDisk(self._events)
-        self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk))
+        self._disk = disk or WatchedDisk(self._events, self.figures.log_fsync)
+        disk_of_state = disk or WatchedDisk(self._events, self.figures.state_fsync)
+        self._make_machine = state_machine or (lambda path: DiskKV(path, disk=disk_of_state))
         self._timing = timing
         self._control = threading.Lock()  # one start, stop or crash at a time
         self._controller: threading.Thread | None = None  # who does that now
@@ -146,7 +149,7 @@ class Node(Client):
         complete_import(self.directory)
         machine = self._make_machine(self.directory / "state")
         endpoint = self._network.attach(self.id)
-        replica = Replica(
+        replica = MeasuredReplica(
             self.id,
             self._members,
             self.directory,
@@ -157,6 +160,7 @@ class Node(Client):
             disk=self._disk,
             timing=self._timing,
         )
+        replica.figures = self.figures
         return replica, endpoint
 
     @shielded
@@ -296,6 +300,18 @@ class Node(Client):
         return frozenset(replica.raft.connected) if replica is not None and replica.running else frozenset()
 
     @property
+    def round_trips(self) -> dict[int, float]:
+        """How long a round trip to each connected replica takes, in seconds, as far as the kernel tells."""
+        stepper = self._stepper
+        endpoint = None if stepper is None else stepper.endpoint
+        return endpoint.round_trips() if isinstance(endpoint, TcpEndpoint) else {}
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted since this object was made."""
+        return self._events.figures
+
+    @property
     def configuration(self) -> tuple[int, Members]:
         """The members as this running replica knows them, and the index of the entry that says so."""
         return self._running_replica().configuration
@@ -345,11 +361,21 @@ class Node(Client):
     ) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
+        self._wait_for_barrier(replica, timeout, lease=lease)
+        return replica.lookup(query)
+
+    def confirm_leader(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Return when a majority has confirmed who leads, and what was committed by then is applied here.
+
+        Raises ``NoLeader`` if that does not come in time, or ``ReplicaStopped``.
+        """
+        self._wait_for_barrier(self._running_replica(), timeout, lease=False)
+
+    def _wait_for_barrier(self, replica: Replica, timeout: float, *, lease: bool) -> None:
         try:
             wait_for(replica.read_barrier(self._clock() + checked(timeout), lease=lease), timeout)
         except Timeout:  # it was just about to be answered; a read changes nothing, so nothing is unknown
             raise NoLeader("no majority confirmed a leader before the deadline; try again") from None
-        return replica.lookup(query)
 
     def _check_sessions(self, via: int | None) -> None:
         machine = self._running_replica(via).machine

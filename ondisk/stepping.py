@@ -18,7 +18,7 @@ class Stepper:
         self.replica = replica
         self._events = events
         self._owner = weakref.ref(owner)
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._ending = False
         self._started = False
         self.thread = threading.Thread(target=self._run, name=f"ondisk-{replica.id}", daemon=True)
@@ -42,7 +42,7 @@ class Stepper:
     def end(self, *, crash: bool) -> None:
         """Return when the replica has stopped, or crashed. After an interrupt another call does the rest."""
         self._ending = True
-        self._endpoint.wake()
+        self.endpoint.wake()
         if self._started:
             self.thread.join()
         if crash:
@@ -55,7 +55,7 @@ class Stepper:
     def end_soon(self) -> None:
         """Of one that is dropped: return when it has let go of its directory."""
         if self.thread is not threading.current_thread():
-            self._endpoint.wake()
+            self.endpoint.wake()
             self.thread.join()
 
     def forget(self) -> None:
@@ -76,7 +76,7 @@ class Stepper:
                 self._events.look(replica.status, replica.raft.connected)
                 if not replica.running:  # it failed, and its status says why
                     return
-                self._endpoint.wait(seconds)
+                self.endpoint.wait(seconds)
                 if self.is_dropped:  # no hook of the garbage collector tells: those can be torn
                     replica.close()
                     return

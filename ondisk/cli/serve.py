@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ondisk.cli.console import USAGE, Console
 from ondisk.cli.input import carry_out, piped_lines, typed_lines
 from ondisk.cli.process import end, is_background_job, log_to_stderr, speak_utf8
 from ondisk.cli.waiting import Hints, run_until_signal, wait_for_group
-from ondisk.errors import Corrupt, StorageError
+from ondisk.errors import ConfigurationError, Corrupt, StorageError
 from ondisk.net.addresses import Address, format_address, parse_address
 from ondisk.net.tcp import TcpNetwork
 from ondisk.node import Node
@@ -40,6 +41,14 @@ def _import(file: Path, data_dir: Path, members: tuple[int, ...], replica_id: in
         )
     print(f"replica {replica_id} holds the state after entry {snapshot.index}")
     print("do the same with the same file for every other member, then start them without --import-snapshot")
+
+
+def _monitor(node: Node, where: Address) -> AbstractContextManager[object]:
+    try:
+        from ondisk.monitor import Monitor
+    except ImportError as error:  # the extra is not installed
+        raise ConfigurationError(str(error)) from None
+    return Monitor(node, where)
 
 
 def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
@@ -105,6 +114,11 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
 )
 @click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Answer /metrics, /livez and /readyz over HTTP here. Anybody who can connect may look.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="What to tell on stderr.  [default: info with --serve, else warning]",
@@ -119,6 +133,7 @@ def run(
     import_snapshot: Path | None,
     data_dir: Path,
     secret_file: Path | None,
+    metrics: str | None,
     log_level: str | None,
 ) -> int:
     """One replica of a key-value store. Run it in three terminals, with ids 1, 2 and 3.
@@ -140,12 +155,14 @@ def run(
         raise click.UsageError("standard input is closed: to run as a service, give --serve")
     if not serve and is_background_job():
         raise click.UsageError("the terminal belongs to another job: to run in the background, give --serve")
+    monitored = None if metrics is None else parse_address(metrics)
     secret = _secret(secret_file) if secret_file else None
     options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
     network = TcpNetwork(addresses, secret=secret, **options)
     node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
     for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):
         signal.signal(number, end)
+    watched = ExitStack()
     started = False
     try:
         try:
@@ -153,6 +170,8 @@ def run(
         except Corrupt:
             raise StorageError(node.status.error) from None  # with what to do
         started = True
+        if monitored is not None:
+            watched.enter_context(_monitor(node, monitored))
         hints = Hints()
         address = format_address(addresses[replica_id])
         typed = not serve and sys.stdin.isatty() and sys.stdout.isatty()
@@ -172,5 +191,6 @@ def run(
             signal.signal(number, signal.SIG_IGN)  # nothing may interrupt what follows
         node.hand_over()
         node.stop()
+        watched.close()
         if node.status.role == "failed" and started:  # whatever else has ended it
             raise StorageError(f"replica {replica_id} failed: {node.status.error}")

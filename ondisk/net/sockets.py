@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import socket
+import struct
+import sys
 
 import psutil
 
@@ -13,6 +15,7 @@ from ondisk.net.addresses import Address
 from ondisk.storage.lock import describe_process
 
 SILENCE_SECONDS = 10.0  # a machine that lost its power says no goodbye
+_TCP_INFO_RTT = struct.Struct("=68xI")  # struct tcp_info of Linux: tcpi_rtt, in microseconds
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -31,6 +34,17 @@ def notice_silence(sock: socket.socket) -> None:
     ):
         if hasattr(socket, option):  # not every system has each
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def round_trip(sock: socket.socket) -> float | None:
+    """The kernel's smoothed estimate in seconds; ``None`` where it tells none, or the socket is closed."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT.size)
+    except OSError:
+        return None
+    return float(_TCP_INFO_RTT.unpack(info)[0]) / 1e6 if len(info) == _TCP_INFO_RTT.size else None
 
 
 def listen(address: Address) -> socket.socket:

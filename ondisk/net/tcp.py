@@ -30,7 +30,7 @@ from ondisk.net.connection import Connection
 from ondisk.net.dialer import Dialer
 from ondisk.net.places import MAX_UNAUTHENTICATED, who_makes_room
 from ondisk.net.ratelimit import RateLimitedLog
-from ondisk.net.sockets import NO_DESCRIPTORS, listen, notice_silence, reason
+from ondisk.net.sockets import NO_DESCRIPTORS, listen, notice_silence, reason, round_trip
 from ondisk.net.waker import Waker
 from ondisk.raft.messages import Message, Origin
 
@@ -149,6 +149,11 @@ class TcpEndpoint:
     def connected(self) -> frozenset[int]:
         """The members with a proved connection."""
         return frozenset(self._connections)
+
+    def round_trips(self) -> dict[int, float]:
+        """How long a round trip to each peer takes, in seconds, where the kernel tells. From any thread."""
+        measured = {peer: round_trip(each.sock) for peer, each in list(self._connections.items())}
+        return {peer: seconds for peer, seconds in measured.items() if seconds is not None}
 
     def add_peers(self, addresses: Mapping[int, str]) -> None:
         """Learn where members are that were added to the group.
