@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ondisk import Cluster, ReplicaStatus, diskkv
-from ondisk.lab.panel.living import LivingPicture
+from ondisk.lab.browser import LivingPicture
 from ondisk.lab.pictures.living import CELLS, living_picture
 from ondisk.observe import Contents, Looker, Note, Recorder, Seen, SeenEntry, View, wait_until_level
 from ondisk.storage.store import Sizes

@@ -379,14 +379,15 @@ def test_changes_are_said_in_words() -> None:
         latency=0.2,
         paused=True,
     )
-    assert changes(before, after) == [
+    assert [note.text for note in changes(before, after)] == [
         "replica 2: follower -> failed, term 0: StorageError: disk full",
         "link 1->2 cut",
         "latency 200 ms",
         "network paused",
     ]
     assert changes(after, after) == []
-    assert "link 1->2 healed" in changes(after, before)
+    assert "link 1->2 healed" in [note.text for note in changes(after, before)]
+    assert [note.kind for note in changes(before, after)] == ["replica", "link", "", ""]
 
 
 def test_waiting_for_a_replica_that_is_cut_off_ends_at_the_deadline(cluster: Cluster) -> None:

@@ -11,6 +11,8 @@
 ``exercises/``          what is asked, and how an answer is looked at
 ``display``             pictures as the output of a cell
 ``widgets``             what all widgets do alike
+``browser``             widgets with a browser part of their own
+``static``              those browser parts: JavaScript and CSS
 ``pictures/``           values go in, SVG comes out
 ``experiments/``        what is made to happen; values come out
 ``raft_paper``          figure 2 of the Raft paper, to be read beside it

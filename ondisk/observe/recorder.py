@@ -90,7 +90,7 @@ class Recorder(LooksEvery):
             last = self._samples[-1]
             self._commits.see(view.commit_index, view.time)
             if replace(view, time=last.time) != last:
-                self._notes.extend(Note(view.time, text) for text in changes(last, view))
+                self._notes.extend(changes(last, view))
                 self._samples.append(view)
             return view
 
@@ -126,10 +126,10 @@ class Recorder(LooksEvery):
         return newest[::-1]
 
     @shielded
-    def note(self, text: str) -> None:
+    def note(self, text: str, kind: str = "") -> None:
         """Note down what somebody did, in words."""
         with self._sampling:
-            self._notes.append(Note(self._looked_at, text))
+            self._notes.append(Note(self._looked_at, text, kind))
 
     @shielded
     def newest_notes(self, most: int) -> list[Note]:

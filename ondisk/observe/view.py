@@ -18,10 +18,14 @@ MAX_IN_FLIGHT = 200  # messages under way in one view
 
 
 class Note(NamedTuple):
-    """Something that changed, in words. ``time`` is in seconds of the cluster's clock."""
+    """Something that changed, in words. ``time`` is in seconds of the cluster's clock.
+
+    ``kind``: ``request``, ``answer``, ``election``, ``replica``, ``link``, or empty.
+    """
 
     time: float
     text: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,27 @@ def capture(cluster: Cluster, describe: Callable[[Event], Seen] = describe) -> V
     )
 
 
-def changes(before: View, after: View) -> list[str]:
-    """What a reader should hear about between two views, in words."""
-    said = []
+def changes(before: View, after: View) -> list[Note]:
+    """What a reader should hear about between two views."""
+    said: list[Note] = []
+
+    def say(kind: str, text: str) -> None:
+        said.append(Note(after.time, text, kind))
+
     for replica_id, new in after.statuses.items():
         old = before.statuses.get(replica_id)
         if old is None:
-            said.append(f"replica {replica_id} joined")
+            say("replica", f"replica {replica_id} joined")
         elif old.role != new.role or (new.role == "leader" and old.term != new.term):
             reason = f": {new.error}" if new.error else ""
-            said.append(f"replica {replica_id}: {old.role} -> {new.role}, term {new.term}{reason}")
-    said += [f"link {a}->{b} cut" for a, b in sorted(after.cut - before.cut)]
-    said += [f"link {a}->{b} healed" for a, b in sorted(before.cut - after.cut)]
+            kind = "election" if old.running and new.running else "replica"
+            say(kind, f"replica {replica_id}: {old.role} -> {new.role}, term {new.term}{reason}")
+    for a, b in sorted(after.cut - before.cut):
+        say("link", f"link {a}->{b} cut")
+    for a, b in sorted(before.cut - after.cut):
+        say("link", f"link {a}->{b} healed")
     if before.latency != after.latency:
-        said.append(f"latency {after.latency * 1000:.0f} ms")
+        say("", f"latency {after.latency * 1000:.0f} ms")
     if before.paused != after.paused:
-        said.append("network paused" if after.paused else "network resumed")
+        say("", "network paused" if after.paused else "network resumed")
     return said

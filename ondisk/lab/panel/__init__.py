@@ -7,8 +7,6 @@
 ``requests``  what is asked of the cluster, and the history that it makes
 ``faults``    what is done to the cluster: crash, cut off, stall, pause
 ``answers``   what was answered; at most so many requests wait
-``living``    the picture: plain data to the browser, and what is clicked there
-``static/``   the picture's browser part: plain JavaScript and CSS, as they are
 ``watched``   the cluster with its recorder and its history, for all of them
 ============  =====================================================================
 

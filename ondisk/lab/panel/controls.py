@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from ondisk.lab.panel.living import LivingPicture
+from ondisk.lab.browser import LivingPicture
 from ondisk.lab.widgets import Shown, button, row, slider, toggle
 
 _BUTTONS = (  # attribute, name of the button, tooltip

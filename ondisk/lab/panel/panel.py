@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from ondisk.cluster import Cluster
@@ -18,9 +19,12 @@ from ondisk.lab.panel.requests import Requests
 from ondisk.lab.panel.screen import Screen
 from ondisk.lab.panel.watched import Watched
 from ondisk.lab.pictures.cluster import in_words
+from ondisk.lab.pictures.recording import recording_of
 from ondisk.lab.widgets import close_widgets
 from ondisk.linearizability.history import History
-from ondisk.observe import Recorder
+from ondisk.observe import Note, Recorder
+
+_MESSAGES = 4_000  # of a recording
 
 _panels: weakref.WeakValueDictionary[Path, Panel] = weakref.WeakValueDictionary()
 
@@ -101,6 +105,18 @@ class Panel(Controls):
                 self.refresh()
             except Exception as error:  # show it, and go on looking
                 self._answers.say("watching", error_in_words(error))
+
+    def save_html(
+        self, path: str | Path, title: str = "Three replicas", captions: Sequence[Note] = ()
+    ) -> Path:
+        """Write what was recorded into one HTML file, which plays without a kernel or a network.
+
+        ``captions`` explain, each from its time on, in seconds of the cluster's clock.
+        """
+        view = self.recorder.view()
+        messages = self.recorder.newest_messages(_MESSAGES)
+        samples = self.recorder.samples
+        return recording_of(title, samples, messages, view.notes, captions=captions).save(path)
 
     def refresh(self) -> None:
         """Look at the cluster and show it, or show what was recorded. What did not change costs nothing."""

@@ -133,10 +133,13 @@ class Requests:
             self._note_what_was_there(history, call[1])
             with Noted(history, client, call) as noted:
                 noted.answer = answered = await request()
-            return say(answered)
+            said = say(answered)
+            self._watched.recorder.sample()  # so that the note has the present time
+            self._watched.recorder.note(f"{what}: {said}", "answer")
+            return said
 
         self._watched.recorder.mark()
-        self._watched.recorder.note(what)
+        self._watched.recorder.note(what, "request")
         if self._answers.begin(what, answer, f", replica {asked}" if asked else ", no leader known"):
             self._screen.go_live()
 

@@ -5,7 +5,9 @@
 ``figures``   figures by matplotlib
 ``cards``     a card for a replica, with a bar for each kind of index
 ``cluster``   the replicas, their logs and links, in words and as a table
-``living``    the same as plain data, which the panel's browser part draws
+``living``    the same as plain data, which the panel's browser part draws;
+              ``timeline``: when what happened; ``recording``: a page that
+              plays many of them
 ``messages``  who told whom what
 ``lag``       how far each replica is behind, live
 ``lag_plot``  the same when an experiment is over

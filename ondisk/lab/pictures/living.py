@@ -1,7 +1,7 @@
 """The picture of the panel as plain data: all that its browser part draws, in words, numbers and lists.
 
 Nothing here knows a widget or a pixel, and everything can be written as JSON. The browser part
-(``panel/static/panel.js``) decides where things are, and moves messages between two of these.
+(``static/panel.js``) decides where things are, and moves messages between two of these.
 """
 
 from __future__ import annotations
@@ -235,6 +235,7 @@ def _flights(view: View, events: Iterable[Seen]) -> list[Plain]:
     flights = []
     for number in sorted(sent)[-_MOST_FLIGHTS:]:
         seen, end = sent[number], arrived.get(number)
+        over = end is not None and end.time <= view.time
         flights.append(
             {
                 "n": number,
@@ -244,9 +245,9 @@ def _flights(view: View, events: Iterable[Seen]) -> list[Plain]:
                 "empty": seen.empty,
                 "sent": seen.time,
                 "due": end.time if end else seen.time + view.latency,
-                "lost": end is not None and end.kind == "lost",
+                "lost": over and end is not None and end.kind == "lost",
                 "held": (seen.sender, seen.receiver) in view.stalled,
-                "done": end is not None,
+                "done": over,
             }
         )
     return flights

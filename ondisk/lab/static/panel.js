@@ -1,5 +1,5 @@
 // The browser part of the panel's picture: draws `state` (ondisk/lab/pictures/living.py) and moves messages
-// at the display's rate. What comes from the kernel becomes text, never HTML. No build step, no network.
+// at the display's rate. What comes from the kernel becomes text, never HTML. After common.js.
 
 const LANE = 21; // pixels between two directions of a link
 const GAP = 10; // between two cards
@@ -8,42 +8,21 @@ const SHORTEST = 0.35; // seconds that a message can be seen, however fast it wa
 const TOO_LATE = 1; // seconds: what would be drawn so late is not drawn
 const LABELLED = 118; // pixels between two messages with words on one lane
 const LEGEND = [["durable", "durable"], ["volatile", "in memory only"], ["none", "✓ committed"], ["none", "● applied"]];
-const SVG = "http://www.w3.org/2000/svg";
-
-function make(tag, className = "", parent = null) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
-}
-
-function draw(tag, className, parent) {
-  const made = document.createElementNS(SVG, tag);
-  made.setAttribute("class", className);
-  parent.append(made);
-  return made;
-}
-
-function say(element, text) {
-  text = String(text);
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function set(element, name, value) {
-  if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
-}
 
 // The cluster's clock, as near as can be told from samples that come late. At rate 0 it stands still.
 class Clock {
   #offsets = [];
   #rate = 0;
+  #takes = 0;
 
-  hear(time, rate) {
+  // `takes` is another one after each jump.
+  hear(time, rate, takes) {
     const offset = time - (rate * performance.now()) / 1000;
     const jumps = Math.abs(offset - Math.max(...this.#offsets, -Infinity)) > 1;
-    if (!rate || rate !== this.#rate || jumps) this.#offsets = [];
+    if (!rate || rate !== this.#rate || takes !== this.#takes || jumps) this.#offsets = [];
     this.#offsets = [...this.#offsets.slice(-20), offset]; // the sample that was fastest is right
     this.#rate = rate;
+    this.#takes = takes;
   }
 
   // So much later messages are drawn, because the kernel tells of them later.
@@ -54,21 +33,6 @@ class Clock {
   get now() {
     return (this.#rate * performance.now()) / 1000 + Math.max(...this.#offsets);
   }
-}
-
-// Moving the focus with the arrow keys, so that many things are one stop of the Tab key.
-function arrows(container, selector) {
-  container.addEventListener("keydown", (event) => {
-    const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const all = [...container.querySelectorAll(selector)];
-    const here = all.indexOf(document.activeElement);
-    if (here < 0) return;
-    event.preventDefault();
-    const next = all[(here + step + all.length) % all.length];
-    for (const each of all) each.tabIndex = each === next ? 0 : -1;
-    next.focus();
-  });
 }
 
 // A menu: what something is, and what can be done with it. One at a time.
@@ -395,16 +359,18 @@ class Sky {
       if (!here.has(n) && !flight.done && state.rate && state.time < flight.due - 0.03) flight.lost = true;
       if (!state.rate && !here.has(n)) this.#end(n);
     }
-    const moment = state.recorded && (state.rate ? "played" : state.time); // a still is a picture of its own
+    const moment = state.recorded && (state.rate ? `played ${state.takes}` : state.time); // a still is by itself
     if (moment !== this.moment) {
       this.moment = moment;
       for (const n of [...this.#flights.keys()]) this.#end(n);
       this.#done.clear();
+      this.#free.clear();
     }
     for (const each of arrivals) {
       const known = this.#flights.get(each.n);
       if (known) {
         known.held = each.held;
+        known.lost ||= each.lost;
         continue;
       }
       if (this.#done.has(each.n) || (!state.rate && each.done)) continue;
@@ -490,14 +456,6 @@ class Sky {
   }
 }
 
-// JupyterLab's own shortcuts (`dd` deletes a cell) are not for whoever presses keys in the panel. It looks for
-// this attribute at what has the focus, and at nothing around it.
-function shield(panel) {
-  if (panel.ondiskShielded) return;
-  panel.ondiskShielded = true;
-  panel.addEventListener("focusin", (event) => set(event.target, "data-lm-suppress-shortcuts", "true"));
-}
-
 function render({ model, el }) {
   const scroll = make("div", "ondisk-living-scroll", el);
   const root = make("div", "ondisk-living", scroll);
@@ -532,7 +490,7 @@ function render({ model, el }) {
   function show() {
     const state = model.get("state");
     if (!state.replicas) return;
-    clock.hear(state.time, state.rate);
+    clock.hear(state.time, state.rate, state.takes);
     const ids = new Set(state.replicas.map((r) => r.id));
     for (const [id, card] of byId) {
       if (!ids.has(id)) {
