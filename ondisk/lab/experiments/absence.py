@@ -64,12 +64,12 @@ async def go_away(
             else:
                 network.isolate(follower)
             gone = network.clock()  # not before: what was sent until then has arrived
-            recorder.note(f"links of replica {follower} {fault}", "link")
+            recorder.note(f"links of replica {follower} {fault}")
             await asyncio.sleep(seconds)
             reading, syncs = recorder.read(), cluster.status()[follower].log_syncs
             back = network.clock()
             network.reconnect(follower)
-            recorder.note("links work again", "link")
+            recorder.note("links work again")
             while recorder.read().applied[follower] < reading.commit_index:
                 if network.clock() > back + _CATCH_UP_WITHIN:
                     raise TimeoutError(f"replica {follower} has not caught up in {_CATCH_UP_WITHIN:g} s")
