@@ -75,7 +75,7 @@ def wait_for(future: Future[_T], timeout: float) -> _T:
             ) from None
 
 
-def insist(ask: Callable[[float], Result], deadline: float, *, unknown: bool = False) -> tuple[Result, bool]:
+def insist(ask: Callable[[float], _T], deadline: float, *, unknown: bool = False) -> tuple[_T, bool]:
     """``ask`` again and again until there is an answer: for requests that may be repeated.
 
     It is told how many seconds it has, and ``deadline`` is a time of ``time.monotonic``. Returns the answer,

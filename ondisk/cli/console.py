@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ondisk.bulk import LoadFailed
 from ondisk.cli.words import first_word, value, words
 from ondisk.client import Client
+from ondisk.dump import dump, load
 from ondisk.errors import (
     ConfigurationError,
     Discarded,
@@ -45,6 +47,8 @@ COMMANDS = {
     "transfer id": "let another member lead",
     "compact": "drop the log up to what the state of this replica holds",
     "export [--force] file": "write the state of this replica into a file, a new one without --force",
+    "dump [--resume] file [prefix]": "write all pairs into a new file, as lines of JSON, or go on with it",
+    "load [--skip number] file": "set the pairs of a dump, without so many that are stored already",
     "help [command]": "this text; also: ?",
     "exit": "close the replica; also: quit, Ctrl-D",
 }
@@ -200,6 +204,14 @@ class Console:
                 if os.path.lexists(file):
                     raise StorageError(f"{file} is there already: export --force replaces it")
                 return _export(self._node, file)
+            case ["dump", "--resume", file, *rest] if len(rest) <= 1:
+                return self._dump(file, rest, resume=True)
+            case ["dump", file, *rest] if len(rest) <= 1:
+                return self._dump(file, rest, resume=False)
+            case ["load", "--skip", number, file]:
+                return self._load(file, _whole_number(number))
+            case ["load", file]:
+                return self._load(file, 0)
             case ["help"]:
                 return HELP
             case ["help", command]:
@@ -220,6 +232,19 @@ class Console:
         if len(pairs) == limit:
             lines.append(f"(stopped at the limit of {limit})")
         return "\n".join(lines or ["(no keys)"])
+
+    def _dump(self, file: str, rest: list[str], *, resume: bool) -> str:
+        complete = dump(self._client, file, prefix="".join(rest), resume=resume)
+        return f"ok: {complete.pairs:,} pairs, sha256 {complete.sha256}"
+
+    def _load(self, file: str, skip: int) -> str:
+        try:
+            return f"ok: {load(self._client, file, skip=skip):,} pairs"
+        except LoadFailed as error:
+            stored = skip + error.load.stored
+            raise StorageError(
+                f"{error.__cause__ or error} (go on with: load --skip {stored} {file})"
+            ) from None
 
     def _replace(self, replica_id: int) -> str:
         self._client.replace_replica(replica_id)

@@ -19,7 +19,20 @@ from ondisk.errors import StorageError
 from ondisk.node import Node
 from ondisk.storage.paths import open_descriptor
 
-_ASK_THE_LEADER = ("put", "get", "delete", "incr", "scan", "add", "remove", "move", "replace", "transfer")
+_ASK_THE_LEADER = (
+    "put",
+    "get",
+    "delete",
+    "incr",
+    "scan",
+    "dump",
+    "load",
+    "add",
+    "remove",
+    "move",
+    "replace",
+    "transfer",
+)
 
 
 def typed_lines(replica_id: int) -> Iterator[str]:
