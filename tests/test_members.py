@@ -98,6 +98,20 @@ def test_a_joining_replica_catches_up_and_becomes_a_voter(world: World, compacte
     assert bool(world.messages(SnapshotChunk)) == compacted
 
 
+def test_who_has_become_a_member_hears_it_with_the_commit(make_world: Callable[..., World]) -> None:
+    """At whatever moment it was added: it waits neither for its own next question nor for a heartbeat."""
+    for wait in range(10):
+        world = make_world()
+        leader = world.elect()
+        joining = world.start(4)
+        world.run(0.5 + wait / 100)
+        leader.propose_change(AddReplica(4), FOREVER)
+        world.run_until(lambda leader=leader: 4 in leader.raft.committed_members.all)
+        committed = world.now
+        world.run_until(lambda joining=joining: joining.log.last_index > 0)
+        assert world.now - committed < 4 * (world.latency + TICK)  # members, rejection, entries, and one more
+
+
 def test_a_change_asked_of_a_follower_is_done_and_answered(world: World) -> None:
     """Any replica can be asked."""
     leader = world.elect()

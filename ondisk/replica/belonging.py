@@ -41,6 +41,7 @@ class Belonging:
         self._log = log
         self._endpoint = endpoint
         self._members_known = raft.members  # to the network
+        self._committed_known = raft.committed_members
         endpoint.add_peers(raft.members.addresses)
         self.origins = origins_type(raft.id, log, raft, send)
         endpoint.introduce(self.origins.own())
@@ -81,8 +82,13 @@ class Belonging:
             self.origins.greet(sorted(connected - self._connected))
             self._connected = connected
 
-    def look_for_a_group(self, now: float) -> None:
-        """Ask and vote, as long as this replica belongs to none."""
+    def step(self, now: float) -> None:
+        """Tell who has become a member; ask and vote, as long as this replica belongs to no group."""
+        if (committed := self._raft.committed_members) is not self._committed_known:
+            new = committed.all - self._committed_known.all
+            self._committed_known = committed
+            if self._raft.is_leader:  # before its next entries, which nobody hears who belongs to no group
+                self.origins.greet(sorted(new & self._connected))
         if self._founding is not None:
             members = self._founding.step(now, self._endpoint.connected())
             if members is not None:
@@ -118,7 +124,7 @@ class Belonging:
             self._endpoint.introduce(origin)
 
     def next_wakeup(self) -> float:
-        """When ``look_for_a_group`` must be called again even if nothing happens, in the clock's seconds."""
+        """When ``step`` must be called again even if nothing happens, in the clock's seconds."""
         return float("inf") if self._founding is None else self._founding.next_wakeup()
 
     def problem(self) -> str | None:

@@ -376,7 +376,7 @@ class Replica:
                 connected = self._endpoint.connected()
                 belonging.set_connected(connected)
                 raft.set_connected(connected)
-                belonging.look_for_a_group(now)
+                belonging.step(now)
                 self._flush()
                 raft.tick()
                 self._apply_committed()
