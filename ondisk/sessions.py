@@ -102,6 +102,12 @@ def close(session: int) -> bytes:
     return _ENVELOPE + _encoder.encode(Close(session))
 
 
+def decode(command: bytes) -> Register | Once | Close:
+    """What an envelope of this version says. Raises ``msgspec.DecodeError``."""
+    envelope: Register | Once | Close = _envelopes.decode(command[len(_ENVELOPE) :])
+    return envelope
+
+
 def is_envelope(command: bytes) -> bool:
     """Whether a command is for ``Batch.answer``, in this version or another one."""
     return command.startswith(MAGIC)

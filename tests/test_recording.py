@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +146,29 @@ def test_a_file_is_stepped_scrubbed_and_played_to_its_end_by_keyboard(page: Any,
     page.get_by_role("button", name="1.000 s: replica 3").press("Enter")
     third.get_by_role("button", name="Replica 3: stopped").wait_for()
     assert errors == []
+
+
+# A run of the simulator
+
+
+def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ondisk.simulation", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_violation_that_the_simulator_found_is_written_as_a_page(tmp_path: Path) -> None:
+    """Up to the moment in which it was found. For many runs it is refused."""
+    path = tmp_path / "violation.html"
+    arguments = ["--jobs", "1", "--no-reduce", "--without", "restart-keeps-log", "--html", str(path)]
+    refused = simulation("--seeds", "0", *arguments)
+    assert refused.returncode == 2 and "--replay SEED, or --first" in refused.stderr
+    done = simulation("--seeds", "0", "--first", *arguments)
+    assert done.returncode == 1, done.stderr
+    data = packed(path.read_text())
+    marks, pictures = data["line"]["marks"], data["pictures"]
+    assert marks[-1]["kind"] == "violation"
+    assert {"fault", "replica", "election"} <= {mark["kind"] for mark in marks}
+    assert pictures[-1]["time"] == marks[-1]["time"] == data["line"]["last"]
+    assert any(cell["text"].startswith("put ") for each in pictures for cell in each["replicas"][0]["cells"])
+    assert data["line"]["bands"]
+    assert path.stat().st_size < 300_000

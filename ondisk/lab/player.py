@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
 
 from ondisk.lab.experiments.trace import Moment, Trace
-from ondisk.lab.pictures.trace import event_table, in_words, moment_picture, moment_table
+from ondisk.lab.pictures.trace import (
+    event_table,
+    in_words,
+    moment_picture,
+    moment_table,
+    recording_of_run,
+)
 from ondisk.lab.widgets import Shown, button, close_widgets, row, slider, spoken, toggle
+from ondisk.observe import Note
 from ondisk.simulation.world import TraceEvent
 
 KINDS = {
@@ -135,6 +143,13 @@ class Player(Shown):
         moments = self.trace.moments
         until = moments[number].lines
         return (moments[number - 1].lines if number else until), until
+
+    def save_html(self, path: str | Path, captions: Sequence[Note] = ()) -> Path:
+        """Write the run into one HTML file, which plays without a kernel or a network.
+
+        ``captions`` explain, each from its time on, in virtual seconds.
+        """
+        return recording_of_run(self.trace, self.title, captions).save(path)
 
     # What it shows
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from ondisk.errors import ConfigurationError, Corrupt
 from ondisk.lab import raft_paper as paper
@@ -77,6 +78,12 @@ class PaperLeader:
     def slowest_match(self, patience: int) -> int:
         """Up to where the log may be dropped: whoever is behind is sent a snapshot, whatever that costs."""
         return self._raft.log.last_index
+
+
+class PaperElections(NamedTuple):
+    """What a picture asks about an election: its term, and who has voted for this replica."""
+
+    votes: tuple[int, frozenset[int]]
 
 
 class PaperRaft(Raft):
@@ -187,6 +194,11 @@ class PaperRaft(Raft):
     def match_index(self) -> dict[int, int]:
         """As leader: matchIndex."""
         return dict(self.paper.match_index) if self.is_leader else {}
+
+    @property
+    def elections(self) -> PaperElections:  # type: ignore[override]
+        """Who has voted for it, for pictures."""
+        return PaperElections((self.term, frozenset(self.paper.votes)))
 
     def counted_of(self, replica_id: int) -> tuple[object, ...]:
         """What is counted of what another replica has said."""

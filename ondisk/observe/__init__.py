@@ -17,7 +17,7 @@ Invariant: who watches delays nobody, and keeps a bounded number of small record
 """
 
 from ondisk.observe.commits import Commits, Lag, Reading
-from ondisk.observe.contents import Contents, Looker, SeenEntry
+from ondisk.observe.contents import NEWEST_ENTRIES, Contents, Looker, SeenEntry
 from ondisk.observe.lag import STEP, LagRecorder
 from ondisk.observe.messages import Seen, describe, without_repeats
 from ondisk.observe.recorder import Recorder
@@ -26,6 +26,7 @@ from ondisk.observe.waiting import wait_until, wait_until_level
 
 __all__ = [
     "MAX_IN_FLIGHT",
+    "NEWEST_ENTRIES",
     "STEP",
     "Commits",
     "Contents",

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ondisk import diskkv
-from ondisk.cluster import Cluster
+import msgspec
+
+from ondisk import diskkv, sessions
 from ondisk.diskkv import DiskKV
 from ondisk.errors import InvalidCommand, OndiskError
-from ondisk.raft.records import MEMBERS, NO_OP, LogEntry
+from ondisk.raft.records import MEMBERS, NO_OP, REGULAR, LogEntry
 from ondisk.replica import Inside, ReplicaStatus
-from ondisk.sessions import is_envelope
+from ondisk.statemachine import OnDiskStateMachine
 from ondisk.storage.store import Sizes
 
 NEWEST_ENTRIES = 6  # of each log
@@ -51,10 +52,20 @@ class Contents(NamedTuple):
     applied_index: int = 0  # up to where the state had come that holds these values
 
 
+class Group(Protocol):
+    """Replicas that can be looked into: a ``Cluster``, or a simulated one."""
+
+    def inside(self, replica_id: int, entries: int) -> Inside:
+        """The newest ``entries`` of one replica's log, and its election; nothing of a stopped one."""
+
+    def machine(self, replica_id: int) -> OnDiskStateMachine:
+        """Its state machine. Raises ``OndiskError`` if it does not run."""
+
+
 class Looker:
     """Looks into the replicas of one cluster, and remembers what it found."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Group) -> None:
         self.key: str = ""  # whose value is wanted first
         self._cluster = cluster
         self._found: dict[int, Contents] = {}
@@ -131,8 +142,8 @@ def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
     if command.startswith(MEMBERS):
         return "change of members", ()
     command = command[1:]
-    if is_envelope(command):
-        return "command of a session", ()
+    if sessions.is_envelope(command):
+        return _of_a_session(command)
     try:
         decoded = diskkv.decode(command)
     except InvalidCommand:
@@ -148,6 +159,20 @@ def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
             return f"incr {_text(key)} by {by}", (key,)
         case diskkv.CompareAndSet(key=key, value=value):
             return f"cas {_text(key)} = {_text(value)}", (key,)
+
+
+def _of_a_session(command: bytes) -> tuple[str, tuple[bytes, ...]]:
+    try:
+        envelope = sessions.decode(command)
+    except msgspec.DecodeError:
+        return "command of a session", ()
+    match envelope:
+        case sessions.Once(session=session, command=inner):
+            words, keys = _in_words(REGULAR + inner)
+            return f"{words} (session {session})", keys
+        case sessions.Close(session=session):
+            return f"end of session {session}", ()
+    return "a session begins", ()
 
 
 def _text(data: bytes) -> str:

@@ -21,6 +21,7 @@ from ondisk.simulation.safeguards import SAFEGUARDS
 
 _EVENTS = 25  # lines of the trace that are shown before a violation
 _TRIES = 200
+_PAGE_SECONDS = 20.0  # virtual, before the end of a run: what a page shows
 
 
 class _Seeds(click.ParamType):  # type: ignore[type-arg]
@@ -41,8 +42,11 @@ class _Seconds(click.FloatRange):
         return seconds if math.isfinite(seconds) else self.fail(f"{value!r} is no number of seconds")
 
 
-def _tell(report: Report, setting: Setting, reduced: bool) -> None:
-    """A violation: what it was, the fewest faults that do it, and what happened just before."""
+def _tell(report: Report, setting: Setting, reduced: bool) -> Report:
+    """A violation: what it was, the fewest faults that do it, and what happened just before.
+
+    Returns the run with the fewest faults.
+    """
     click.echo(f"seed {report.seed}: {report.violation}")
     if not report.repeatable:
         click.echo(
@@ -56,6 +60,7 @@ def _tell(report: Report, setting: Setting, reduced: bool) -> None:
         click.echo(f"    {fault}")
     for event in report.trace[-_EVENTS:]:
         click.echo(f"    {event}")
+    return report
 
 
 def _progress(length: int, label: str) -> Any:
@@ -81,6 +86,11 @@ def _progress(length: int, label: str) -> Any:
 @click.option("--seconds", type=_Seconds(min=1), default=SECONDS, show_default=True, help="Of virtual time.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
 @click.option("--first", is_flag=True, help="Stop at the first violation.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write the run that is replayed, or the first violation, as a page that plays in any browser.",
+)
 @click.option("--no-reduce", is_flag=True, help="Do not look for the fewest faults.")
 def main(
     seeds: range | None,
@@ -92,6 +102,7 @@ def main(
     seconds: float,
     jobs: int,
     first: bool,
+    html: str | None,
     no_reduce: bool,
 ) -> None:
     """Run replicas in virtual time under random faults, and check that nothing is lost or contradicted.
@@ -104,16 +115,32 @@ def main(
         raise click.UsageError("--stock has neither the safeguards that --without takes away nor leases")
     if replay is not None and (seeds is not None or first):
         raise click.UsageError("--replay is about one run, --seeds and --first are about many")
+    if html is not None and replay is None and not first:
+        raise click.UsageError("--html is about one run: --replay SEED, or --first")
     end_cleanly()
     setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock, drift)
     if replay is not None:
         report = run(replay, setting)
         for event in report.trace:
             click.echo(str(event))
+        if html is not None:
+            _write_page(report, setting, html)
         violations, undecided = int(report.rule is not None), _undecided(report)
         click.echo(f"1 seeds, {violations} violations")
         sys.exit(1 if violations else 2 if undecided else 0)
-    sys.exit(_run_all(seeds or range(100), setting, jobs, first, not no_reduce))
+    sys.exit(_run_all(seeds or range(100), setting, jobs, first, not no_reduce, html))
+
+
+def _write_page(report: Report, setting: Setting, path: str) -> None:
+    """The run once more, traced: what came before its end, as a page."""
+    from ondisk.lab.experiments.trace import trace
+    from ondisk.lab.pictures.trace import recording_of_run
+
+    since = max(0.0, report.seconds - _PAGE_SECONDS)
+    traced = trace(report.seed, setting, report.faults, since=since)
+    title = report.violation or f"Seed {report.seed}"
+    recording_of_run(traced, title).save(path)
+    click.echo(f"written: {path}")
 
 
 def _undecided(report: Report) -> bool:
@@ -125,7 +152,9 @@ def _undecided(report: Report) -> bool:
     return found
 
 
-def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool) -> int:
+def _run_all(
+    seeds: range, setting: Setting, jobs: int, first: bool, reduced: bool, html: str | None = None
+) -> int:
     violations, undecided, ran, virtual = 0, 0, 0, 0.0
     ended: int | None = None
     faults: Counter[str] = Counter()
@@ -139,7 +168,9 @@ def _run_all(seeds: range, setting: Setting, jobs: int, first: bool, reduced: bo
                 undecided += _undecided(report)
                 if report.rule is not None:
                     violations += 1
-                    _tell(report, setting, reduced)
+                    told = _tell(report, setting, reduced)
+                    if html is not None:
+                        _write_page(told, setting, html)
                     if first:
                         break
     except Ended as told:

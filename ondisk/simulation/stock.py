@@ -8,6 +8,7 @@ with TCP. And nobody reads, so that only one question is left: is what was ackno
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -86,10 +87,22 @@ class StockReplica(SyncObj):
         status = self.getStatus()
         return bool(status["leader"] == status["self"])
 
+    def newest(self, count: int) -> list[tuple[int, int, str]]:
+        """Its newest entries: their index, their term, and the key that they put."""
+        log = self._SyncObj__raftLog
+        return [
+            (index, term, _put_in_words(command)) for command, index, term in log[max(0, len(log) - count) :]
+        ]
+
     @replicated  # type: ignore[untyped-decorator]
     def put(self, key: str, value: str) -> None:
         """Set a key."""
         self.data[key] = value
+
+
+def _put_in_words(command: bytes) -> str:
+    """Its first byte says whether it is one of the application's (0) or of a new leader."""
+    return f"put {pickle.loads(command[1:])[1][0]}" if command[:1] == b"\0" else "a new leader begins"
 
 
 def describe(message: Any) -> str:

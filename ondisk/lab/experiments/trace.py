@@ -8,17 +8,25 @@ run back as often as you like, so whoever wants to look closer traces a part of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
+from ondisk.errors import ReplicaStopped
 from ondisk.net.memory import Event
+from ondisk.observe import MAX_IN_FLIGHT, NEWEST_ENTRIES, Contents, Looker, Seen, SeenEntry, View
+from ondisk.observe import describe as describe_message
+from ondisk.replica import Inside, ReplicaStatus
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.group import Simulation
+from ondisk.simulation.host import BEGINNING
 from ondisk.simulation.run import Report, Setting, run
 from ondisk.simulation.stock import StockReplica, StockSimulation
 from ondisk.simulation.stock import describe as describe_stock
 from ondisk.simulation.trace import describe
 from ondisk.simulation.world import World
+from ondisk.statemachine import OnDiskStateMachine
 
 MOST_MOMENTS = 1_000
 _MOST_MESSAGES = 3  # to one replica, at one moment
@@ -51,6 +59,7 @@ class Moment(NamedTuple):
 
     ``lines``: how long the record was. ``committed``: the newest entry that anybody ever took for committed.
     ``voters``: who counts for a majority. ``acknowledged``: how many keys (stock PySyncObj only).
+    ``view``: what logs and states hold, and the messages under way.
     """
 
     time: float
@@ -59,6 +68,7 @@ class Moment(NamedTuple):
     committed: int
     voters: tuple[int, ...]
     acknowledged: int | None = None
+    view: View | None = None
 
     @property
     def holders(self) -> tuple[int, ...]:
@@ -93,19 +103,30 @@ class Tracer:
         self._committed = 0
         self._voters: tuple[int, ...] = ()
         self._members: dict[int, Member] = {}
-        self._words: dict[int, str] = {}  # of messages under way, by number
+        self._under_way: dict[int, Event] = {}  # messages, by number
+        self._words: dict[int, str] = {}  # of these
         self._missing: dict[int, tuple[StockReplica, set[str]]] = {}  # acknowledged keys, by member
         self._counted = 0  # acknowledged keys that were looked at
+        self._statuses: dict[int, ReplicaStatus] = {}  # as they were last seen
+        self._inside: _Inside | None = None
+        self._events: deque[Event] = deque()
+        self._messages: list[Seen] = []
 
     def __call__(self, world: World) -> None:
         """Look at it. Called after each step."""
         stock = isinstance(world, StockSimulation)
+        if self._inside is None:
+            self._inside = _Inside(world)
+            self._events = world.network.observe()
+            self._under_way = {event.number: event for event in world.network.in_flight()}
+            self._messages += map(_seen, self._under_way.values())
+        self._take_in()
         members = self._stock(world) if stock else self._ours(world)
         self._members = {member.id: member for member in members}
         self._committed = max([self._committed, *(member.commit for member in members)])
         if not self._since <= world.elapsed <= self._until:
             return
-        coming = self._coming(world)
+        coming = self._coming()
         deaf = world.network.cut_links() | world.network.stalled_links()
         members = [
             member._replace(
@@ -124,16 +145,18 @@ class Tracer:
                 self._committed,
                 self._voters,
                 acknowledged,
-            )
+            ),
+            world,
         )
 
-    def _keep(self, moment: Moment) -> None:
-        if self.moments and moment == self.moments[-1]._replace(time=moment.time, lines=moment.lines):
+    def _keep(self, moment: Moment, world: World) -> None:
+        last = self.moments[-1] if self.moments else None
+        if moment == (last and last._replace(time=moment.time, lines=moment.lines, view=None)):
             return
         self._turn += 1
         if self._turn % self._every:
             return
-        self.moments.append(moment)
+        self.moments.append(moment._replace(view=self._view(world)))
         if len(self.moments) > self._most:
             del self.moments[1::2]
             self._every *= 2
@@ -142,6 +165,41 @@ class Tracer:
         """The last moment is the end of the run, if that is in the trace."""
         if self.moments and self._since <= report.seconds <= self._until:
             self.moments.append(self.moments[-1]._replace(time=report.seconds, lines=len(report.trace)))
+
+    @property
+    def messages(self) -> tuple[Seen, ...]:
+        """What has happened to messages during these moments."""
+        return tuple(self._messages)
+
+    def _take_in(self) -> None:
+        """Note down what has happened to messages since the last time."""
+        while self._events:
+            event = self._events.popleft()
+            if event.kind == "sent":
+                self._under_way[event.number] = event
+            else:
+                self._under_way.pop(event.number, None)
+                self._words.pop(event.number, None)
+            if self._since <= event.time - BEGINNING <= self._until:
+                self._messages.append(_seen(event))
+
+    def _view(self, world: World) -> View:
+        """What logs and states hold now, and what is under way."""
+        network = world.network
+        assert self._inside is not None
+        statuses = dict(self._statuses)
+        leaders = [status for status in statuses.values() if status.role == "leader"]
+        leader = max(leaders, key=lambda status: status.term).id if leaders else None
+        return View(
+            world.elapsed,
+            statuses,
+            leader,
+            network.cut_links(),
+            world.latency,
+            in_flight=tuple(map(_seen, islice(self._under_way.values(), MAX_IN_FLIGHT))),
+            stalled=network.stalled_links(),
+            contents=self._inside.look(statuses),
+        )
 
     # What the replicas are
 
@@ -154,14 +212,19 @@ class Tracer:
         found = []
         for member, host in sorted(world.hosts.items()):
             if member in world.removed:
+                self._statuses.pop(member, None)
                 continue
             replica, log = world.replicas.get(member), world.logs.get(member)
             if replica is None:
                 before = self._members.get(member, Member(member, "down"))
                 durable = log.synced_index if log is not None else before.durable
                 found.append(before._replace(role="down", last=durable, durable=durable))
+                status = self._statuses.get(member, ReplicaStatus(member, "stopped"))
+                self._statuses[member] = status._replace(
+                    role="stopped", last_index=durable, durable_index=durable
+                )
                 continue
-            status = replica.status
+            status = self._statuses[member] = replica.status
             role = f"{status.role}, no processor" if host.paused else status.role
             numbers = status.last_index, status.durable_index, status.commit_index, status.applied_index
             found.append(Member(member, role, status.term, *numbers))
@@ -177,11 +240,15 @@ class Tracer:
             replica = world.replicas.get(member)
             if replica is None:
                 found.append(self._members.get(member, Member(member, "down"))._replace(role="down"))
+                before = self._statuses.get(member, ReplicaStatus(member, "stopped"))
+                self._statuses[member] = before._replace(role="stopped")
                 continue
             status = replica.getStatus()
             role = _STATES[status["state"]] + ", no processor" * world.hosts[member].paused
             length = status["log_len"]  # its first entry is the first of all: so short a run drops none
             numbers = length, length, status["commit_idx"], status["last_applied"]
+            state = _STATES[status["state"]], status["raft_term"], None
+            self._statuses[member] = ReplicaStatus(member, *state, *numbers, status["last_applied"])
             keys = len(world.acknowledged) - self._missed(world, member, replica, new)
             found.append(Member(member, role, status["raft_term"], *numbers, keys))
         return found
@@ -194,15 +261,59 @@ class Tracer:
         self._missing[member] = replica, missing
         return len(missing)
 
-    def _coming(self, world: World) -> dict[int, list[str]]:
+    def _coming(self) -> dict[int, list[str]]:
         """What is under way to each, in words."""
-        under_way = world.network.in_flight()
-        words = self._words
-        self._words = {event.number: words.get(event.number) or _in_words(event) for event in under_way}
         coming: dict[int, list[str]] = {}
-        for event in under_way:
-            coming.setdefault(event.receiver, []).append(self._words[event.number])
+        for number, event in self._under_way.items():
+            if (words := self._words.get(number)) is None:
+                words = self._words[number] = _in_words(event)
+            coming.setdefault(event.receiver, []).append(words)
         return coming
+
+
+class _Inside:
+    """Looks into simulated replicas, as a ``Looker`` does into those of a cluster."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._looker = Looker(self)
+
+    def look(self, statuses: Mapping[int, ReplicaStatus]) -> dict[int, Contents]:
+        """What is in them now."""
+        if isinstance(self._world, StockSimulation):
+            return {member: self._of_stock(replica) for member, replica in self._world.replicas.items()}
+        return self._looker.look(statuses, self._world.elapsed)
+
+    def _of_stock(self, replica: StockReplica) -> Contents:
+        return Contents(tuple(SeenEntry(*entry) for entry in replica.newest(NEWEST_ENTRIES)))
+
+    def inside(self, member: int, entries: int) -> Inside:
+        """Of one that runs; else nothing."""
+        assert isinstance(self._world, Simulation)
+        replica = self._world.replicas.get(member)
+        if replica is None:
+            return Inside()
+        inside, host = replica.inside(entries), self._world.hosts[member]
+        left = inside.election_at - host.clock()  # a clock of its own
+        return inside._replace(election_at=self._world.elapsed + left)
+
+    def machine(self, member: int) -> OnDiskStateMachine:
+        """Of one that runs. Raises ``ReplicaStopped``."""
+        assert isinstance(self._world, Simulation)
+        if (replica := self._world.replicas.get(member)) is None:
+            raise ReplicaStopped(f"replica {member} is down")
+        return replica.machine
+
+
+def _seen(event: Event) -> Seen:
+    """A message in virtual time."""
+    event = event._replace(time=event.time - BEGINNING)
+    message: Any = event.message
+    if isinstance(message, dict):
+        number, time, kind, sender, receiver, _ = event
+        empty = message.get("type") == "append_entries" and not message.get("entries")
+        return Seen(number, time, kind, sender, receiver, "stock", describe_stock(message), empty=empty)
+    return describe_message(event)
 
 
 def _in_words(event: Event) -> str:
@@ -217,6 +328,7 @@ class Trace(NamedTuple):
     report: Report
     setting: Setting
     moments: tuple[Moment, ...]
+    messages: tuple[Seen, ...] = ()  # what happened to them, in order
 
     def exposures(self) -> list[Exposure]:
         """When too few logs had what was committed."""
@@ -242,7 +354,7 @@ def trace(
     tracer = Tracer(since=since, until=until, most=most)
     report = run(seed, setting, faults, tracer)
     tracer.end(report)
-    return Trace(report, setting, tuple(tracer.moments))
+    return Trace(report, setting, tuple(tracer.moments), tracer.messages)
 
 
 def _exposures(moments: Sequence[Moment]) -> Iterator[Exposure]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -81,30 +83,33 @@ def recording_of(
 ) -> Recording:
     """What a recorder has kept, the oldest first. There is at least one view."""
     first, last = views[0].time, views[-1].time
-    pictures = list(_without_repeats(list(_pictures(views, messages, notes))))
+    pictures = list(without_repeats(list(_pictures(views, messages, notes))))
     return Recording(
         title, pictures, timeline(notes, first, last, first), captions, "Recorded by ondisk.lab."
     )
 
 
 def _pictures(views: Sequence[View], messages: Sequence[Seen], notes: Sequence[Note]) -> Iterator[Plain]:
-    """A picture of each view, with all messages that were under way since the one before."""
+    for view, events in zip(views, under_way([view.time for view in views], messages), strict=True):
+        said = [note for note in notes if note.time <= view.time][-1:]
+        words = said[0].text if said else "Recorded"
+        yield without_actions(living_picture(view, notes=said, events=events, recorded=words))
+
+
+def under_way(times: Iterable[float], messages: Iterable[Seen]) -> Iterator[list[Seen]]:
+    """For each of these rising times: the events of all messages under way since the one before."""
     of_message: dict[int, list[Seen]] = {}
     for event in messages:
         of_message.setdefault(event.number, []).append(event)
-    before = views[0].time
-    for view in views:
-        under_way = [
-            event
-            for events in of_message.values()
-            if events[0].time <= view.time and events[-1].time >= before
-            for event in events
-        ]
-        said = [note for note in notes if note.time <= view.time][-1:]
-        words = said[0].text if said else "Recorded"
-        picture = living_picture(view, notes=said, events=under_way, recorded=words)
-        before = view.time
-        yield without_actions(picture)
+    later = deque(sorted(of_message.values(), key=lambda events: events[0].time))
+    now: list[list[Seen]] = []
+    before = -math.inf
+    for time in times:
+        while later and later[0][0].time <= time:
+            now.append(later.popleft())
+        now = [events for events in now if len(events) == 1 or events[-1].time >= before]
+        yield [event for events in now for event in events]
+        before = time
 
 
 def without_actions(picture: Plain) -> Plain:
@@ -115,7 +120,7 @@ def without_actions(picture: Plain) -> Plain:
     }
 
 
-def _without_repeats(pictures: Sequence[Plain]) -> Iterator[Plain]:
+def without_repeats(pictures: Sequence[Plain]) -> Iterator[Plain]:
     """Those that differ from the one before by more than the time and heartbeats; and the last one."""
     shown: object = None
     for number, picture in enumerate(pictures):

@@ -42,16 +42,16 @@ def timeline(
     are drawn.
     """
     marks = [
-        {"time": round(note.time, 4), "kind": note.kind, "text": note.text}
+        {"time": note.time, "kind": note.kind, "text": note.text}
         for note in notes
         if first <= note.time <= last
     ]
     return {
-        "first": round(first, 4),
-        "last": round(max(first, last), 4),
-        "at": None if at is None else round(at, 4),
+        "first": first,
+        "last": max(first, last),
+        "at": at,
         "marks": marks[-_MOST_MARKS:],
-        "bands": [[round(since, 4), round(until, 4)] for since, until in bands],
+        "bands": [[since, until] for since, until in bands],
         "band": band,
         "playing": playing,
         "speed": speed,

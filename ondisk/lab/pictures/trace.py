@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from ondisk.lab.experiments.trace import Member, Moment
+from ondisk.lab.experiments.trace import Member, Moment, Trace
 from ondisk.lab.pictures import cards
 from ondisk.lab.pictures.cards import Bars, Mark
 from ondisk.lab.pictures.drawing import clip, line, moved, svg, table, text
+from ondisk.lab.pictures.living import Plain, living_picture
+from ondisk.lab.pictures.recording import Recording, under_way, without_actions, without_repeats
+from ondisk.lab.pictures.timeline import timeline
+from ondisk.observe import Note, Seen
+from ondisk.simulation.run import Report
 from ondisk.simulation.world import TraceEvent
 
 _MARKS = {  # by the field of a member
@@ -18,6 +24,7 @@ _MARKS = {  # by the field of a member
 }
 _CARD_WIDTH, _GAP, _EDGE, _HEAD = 282, 12, 6, 66
 _MOST_CHARACTERS = 38  # of a message, in a card
+_REPLICA = ("start", "stop", "crash", "failed", "removed", "refused", "install", "import")
 _BEFORE, _AFTER = 11, 6  # lines of the record around the present one
 
 
@@ -99,6 +106,80 @@ def _notes(moment: Moment, member: Member) -> Iterator[tuple[str, bool]]:
 
 def _lines(member: Member) -> int:
     return len(member.coming) + bool(member.deaf_to) + bool(member.more)
+
+
+# The living picture of it
+
+
+def moment_state(moment: Moment, events: Iterable[Seen] = (), *, rate: float = 0.0) -> Plain:
+    """A moment as ``living_picture`` says a view. ``events`` are those of messages that are under way."""
+    assert moment.view is not None, "this moment was made by hand"
+    told = f"{moment.time:.3f} s. {_holders(moment)}."
+    view = replace(moment.view, time=moment.time)
+    picture = without_actions(living_picture(view, recorded=told, events=events, rate=rate))
+    members = {member.id: member for member in moment.members}
+    for each in picture["replicas"]:
+        if (member := members.get(each["id"])) is not None:
+            each["role"] = member.role
+            each["note"] = ", ".join([*_told(moment, member), *[each["note"]] * bool(each["note"])])
+    return {**picture, "words": in_words(moment)}
+
+
+def _told(moment: Moment, member: Member) -> Iterator[str]:
+    if member.keys is not None:
+        yield f"has {member.keys} of {moment.acknowledged} acknowledged keys"
+    if member.durable < moment.committed:
+        yield f"its log lacks {moment.committed - member.durable} committed"
+
+
+def run_marks(report: Report) -> list[Note]:
+    """What happened in a run that is worth a mark on its timeevent."""
+    marks = []
+    for event in report.trace:
+        if event.kind == "fault":
+            number = int(event.words.partition(":")[0])
+            words = (
+                str(report.faults[number]).partition(": ")[2] if number < len(report.faults) else event.words
+            )
+            marks.append(Note(event.time, words, "fault"))
+        elif event.kind in _REPLICA:
+            marks.append(Note(event.time, f"{event.words}: {event.kind}", "replica"))
+        elif event.kind == "violation":
+            marks.append(Note(event.time, event.words, "violation"))
+        elif event.kind == "status" and ("leader in" in event.words or "state 2" in event.words):
+            marks.append(Note(event.time, f"replica {event.words}", "election"))
+    return marks
+
+
+def recording_of_run(trace: Trace, title: str = "A run", captions: Sequence[Note] = ()) -> Recording:
+    """A page that plays it. Raises ``ValueError`` if there is no moment in it."""
+    if not trace.moments:
+        raise ValueError("there is no moment in this trace")
+    report, moments = trace.report, trace.moments
+    told = zip(moments, under_way([moment.time for moment in moments], trace.messages), strict=True)
+    pictures = list(without_repeats([moment_state(moment, events) for moment, events in told]))
+    first, last = moments[0].time, moments[-1].time
+    line = run_timeline(trace, first)
+    seconds = f"{first:.2f} to {last:.2f} s of virtual time"
+    origin = f"The simulator of ondisk, seed {report.seed}, {seconds}. " + (
+        f"Violation: {report.violation}" if report.rule else "No rule was violated."
+    )
+    return Recording(title, pictures, line, captions, origin)
+
+
+def run_timeline(trace: Trace, at: float, *, playing: bool = False, speed: float = 0.25) -> Plain:
+    """The timeline of a run. Its bands are when too few logs had what was committed."""
+    first, last = trace.moments[0].time, trace.moments[-1].time
+    return timeline(
+        run_marks(trace.report),
+        first,
+        last,
+        at,
+        playing=playing,
+        speed=speed,
+        bands=trace.exposures(),
+        band="what is committed is in too few logs",
+    )
 
 
 # The same numbers, and the events
