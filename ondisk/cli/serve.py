@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -20,6 +21,8 @@ from ondisk.net.tcp import TcpNetwork
 from ondisk.node import Node
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.storage.paths import read_regular
+
+_F = TypeVar("_F", bound=Callable[..., object])
 
 
 def _secret(path: Path) -> bytes:
@@ -49,6 +52,21 @@ def _monitor(node: Node, where: Address) -> AbstractContextManager[object]:
     except ImportError as error:  # the extra is not installed
         raise ConfigurationError(str(error)) from None
     return Monitor(node, where)
+
+
+def _tls_option(name: str, what: str) -> Callable[[_F], _F]:
+    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.option(name, metavar="FILE", type=kind, help=what)
+
+
+def _certificates(certificate: Path | None, key: Path | None, authority: Path | None) -> object:
+    if certificate is not None and key is not None and authority is not None:
+        from ondisk.net.tls import Certificates
+
+        return Certificates(certificate, key, authority)
+    if certificate is key is authority is None:
+        return None
+    raise click.UsageError("--tls-cert, --tls-key and --tls-ca go together")
 
 
 def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Address]:
@@ -113,6 +131,9 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     show_envvar=True,
     help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
 )
+@_tls_option("--tls-cert", "The certificate of this machine (PEM), for server and client.")
+@_tls_option("--tls-key", "Its key, without a password.")
+@_tls_option("--tls-ca", "The authority that has issued the certificates of all replicas, and no others.")
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
@@ -133,6 +154,9 @@ def run(
     import_snapshot: Path | None,
     data_dir: Path,
     secret_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
     metrics: str | None,
     log_level: str | None,
 ) -> int:
@@ -158,6 +182,7 @@ def run(
     monitored = None if metrics is None else parse_address(metrics)
     secret = _secret(secret_file) if secret_file else None
     options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
+    options["tls"] = _certificates(tls_cert, tls_key, tls_ca)
     network = TcpNetwork(addresses, secret=secret, **options)
     node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
     for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):

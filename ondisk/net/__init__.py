@@ -7,6 +7,7 @@
 ``dialer``      whom to call when, and at which of its addresses
 ``connection``  one TCP connection: a socket, and what waits to be written
 ``channel``     what is said on it: handshake and frames, no sockets
+``tls``         encryption below it, with certificates that can be renewed
 ``places``      who may stay among those that have not proved who they are
 ``sockets``     what is peculiar about sockets
 ``waker``       ends a wait for sockets from another thread

@@ -14,7 +14,7 @@
 
 The idea is that of TLS 1.3 with a pre-shared key (RFC 8446), without its encryption: HMAC-SHA256 over what
 both sides said makes proofs and keys, and keyed BLAKE2b (RFC 7693) seals the frames. Anybody who can listen
-can read them: between machines use a private network or a tunnel. The secret is that of the group: who knows
+can read them, unless all of it goes through TLS (``tls``). The secret is that of the group: who knows
 it can speak as any member.
 """
 
@@ -121,6 +121,8 @@ class Channel:
                 ascii(start)[2:-1],  # whoever calls begins no line of the log
                 _MAGIC.decode(),
             )
+        if start.startswith(b"\x16\x03"):
+            raise Refused("it speaks TLS, and this side does not: start all replicas with TLS, or none")
         if not _MAGIC.startswith(start):
             raise Refused("what it says is not the beginning of a conversation between replicas")
 

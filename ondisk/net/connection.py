@@ -1,16 +1,21 @@
-"""One TCP connection: a socket, what waits to be written to it, and the conversation over it."""
+"""One TCP connection: a socket, what waits to be written to it, and the conversation over it, or in TLS."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections import deque
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from ondisk.net.addresses import Address, neighbourhood
-from ondisk.net.channel import Channel
+from ondisk.net.channel import Channel, Refused
 from ondisk.raft.limits import MAX_UNSENT_BYTES
 from ondisk.raft.messages import Message, Origin
+
+if TYPE_CHECKING:
+    from ondisk.net.tls import Session
 
 HANDSHAKE_SECONDS = 3.0  # for all of it
 _READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
@@ -19,8 +24,11 @@ _READ_BYTES = 1 << 16  # a larger buffer costs more to make than it saves
 class Connection:
     """A connection to ``channel.peer``, or to whoever has not proved yet to be somebody."""
 
-    def __init__(self, sock: socket.socket, channel: Channel, address: Address) -> None:
+    def __init__(
+        self, sock: socket.socket, channel: Channel, address: Address, tls: Session | None = None
+    ) -> None:
         self.sock = sock
+        self._tls = tls
         self.channel = channel
         self.address = address
         self.neighbourhood = neighbourhood(address[0])
@@ -29,7 +37,9 @@ class Connection:
         self.unsent_bytes = 0
         self.awaits_room = True  # whether its selector tells when there is room to write: from the beginning
         self.connecting = channel.calling is not None
-        if channel.calling is not None:
+        if tls is not None:
+            self._push(tls.to_send())
+        elif channel.calling is not None:
             self._queue(channel.call())
 
     @property
@@ -61,6 +71,12 @@ class Connection:
         return bool(data)
 
     def _queue(self, data: bytes) -> None:
+        if self._tls is not None and data:
+            self._tls.write(data)
+            data = self._tls.to_send()
+        self._push(data)
+
+    def _push(self, data: bytes) -> None:
         if data:
             self.unsent.append(data)
             self.unsent_bytes += len(data)
@@ -83,6 +99,8 @@ class Connection:
 
     def read(self) -> list[tuple[Origin, Message]]:
         """What has arrived, each message with its origin. Raises ``Refused``, ``EOFError``, ``OSError``."""
+        if self._tls is not None:
+            return self._read_tls(self._tls)
         shaking_hands = self.peer is None
         try:
             data = self.sock.recv(self.channel.missing if shaking_hands else _READ_BYTES)
@@ -94,3 +112,28 @@ class Connection:
             self._queue(self.channel.shake_hands(data))
             return []
         return self.channel.open(data)
+
+    def _read_tls(self, tls: Session) -> list[tuple[Origin, Message]]:
+        try:
+            data = self.sock.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return []
+        if not data:
+            raise EOFError
+        established = tls.established
+        messages: list[tuple[Origin, Message]] = []
+        try:
+            tls.take_in(data)
+            if tls.established and not established and self.calling is not None:
+                self._queue(self.channel.call())
+            while data := tls.read(self.channel.missing if self.peer is None else _READ_BYTES):
+                if self.peer is None:
+                    self._queue(self.channel.shake_hands(data))
+                else:
+                    messages += self.channel.open(data)
+        except Refused:
+            with contextlib.suppress(OSError):
+                self.sock.send(tls.to_send())  # so that the other side learns why
+            raise
+        self._push(tls.to_send())
+        return messages

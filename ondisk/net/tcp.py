@@ -20,6 +20,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ondisk.errors import ConfigurationError
 from ondisk.interrupts import forked
@@ -33,6 +34,9 @@ from ondisk.net.ratelimit import RateLimitedLog
 from ondisk.net.sockets import NO_DESCRIPTORS, listen, notice_silence, reason, round_trip
 from ondisk.net.waker import Waker
 from ondisk.raft.messages import Message, Origin
+
+if TYPE_CHECKING:
+    from ondisk.net.tls import Certificates
 
 MAX_UNKNOWN_PEERS = 16  # proved, but at no address that is known here: joining, or not yet heard of
 _HUNG_UP_OFTEN = 5
@@ -51,12 +55,14 @@ class TcpNetwork:
         *,
         secret: bytes | None = None,
         bind: Mapping[int, Address] | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         """``addresses``: host and port where the others reach each member, this one included.
 
         ``secret`` (at least 16 bytes) must be the same everywhere. It is required as soon as one address is
         not loopback. ``bind``: where a member listens instead, if that differs, as behind a router or in a
-        container: ``{1: ("0.0.0.0", 63001)}``. Raises ``ConfigurationError``.
+        container: ``{1: ("0.0.0.0", 63001)}``. ``tls``: speak TLS with the members; either all do, or none.
+        Raises ``ConfigurationError``.
         """
         bind = {} if bind is None else bind
         if len(set(addresses.values())) != len(addresses):
@@ -76,6 +82,7 @@ class TcpNetwork:
         self.addresses = dict(addresses)
         self._secret = secret
         self._bind = dict(bind)
+        self._tls = tls
 
     def attach(self, replica_id: int) -> TcpEndpoint:
         """Listen at this member's address. Raises ``PortInUse`` or ``ConfigurationError``."""
@@ -83,7 +90,7 @@ class TcpNetwork:
             raise ConfigurationError(
                 f"replica {replica_id} has no address; the members are {sorted(self.addresses)}"
             )
-        return TcpEndpoint(replica_id, self.addresses, self._secret, self._bind.get(replica_id))
+        return TcpEndpoint(replica_id, self.addresses, self._secret, self._bind.get(replica_id), self._tls)
 
 
 class TcpEndpoint:
@@ -98,11 +105,13 @@ class TcpEndpoint:
         addresses: Mapping[int, Address],
         secret: bytes | None,
         bind: Address | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.id = replica_id
         self.addresses = dict(addresses)
         self.secret = _KNOWN_TO_ALL if secret is None else secret
         self._has_secret = secret is not None
+        self._tls = tls
         self.origin = Origin(b"", b"", 0, 0)
         self.advertised = format_address(addresses[replica_id])
         self._given = frozenset(addresses)  # by a person, who knows better than the log
@@ -372,6 +381,8 @@ class TcpEndpoint:
         except OSError:  # macOS: the other side has gone already
             sock.close()
             return
-        connection = Connection(sock, Channel(self.id, self.secret, calling), address)
+        hostname = None if calling is None else address[0]
+        tls = None if self._tls is None else self._tls.session(hostname)
+        connection = Connection(sock, Channel(self.id, self.secret, calling), address, tls)
         self._unauthenticated[connection] = None
         self._selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
