@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.beside import beside_etcd
+from benchmarks.curves import curves
 from benchmarks.instruments import (
     VALUE_BYTES,
     Order,
@@ -40,6 +41,7 @@ from benchmarks.instruments import (
     resident,
     timed,
 )
+from benchmarks.shares import shares
 from benchmarks.small import failover, idle, simulator, slow_disks, stale
 from benchmarks.worker import Ondisk, Stock, free_ports, puts
 from ondisk import Cluster
@@ -438,6 +440,8 @@ MEASUREMENTS: dict[str, Callable[[Order], None]] = {
     "stale": stale,
     "idle": idle,
     "simulator": simulator,
+    "shares": shares,
+    "curves": curves,
 }
 
 

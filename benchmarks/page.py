@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import LARGE, LOADS, SUBJECTS, large_table, tables
+from benchmarks.report import LARGE, LOADS, SUBJECTS, Figures, large_table, tables
 
 _WORDS = {"put": "puts", "get": "linearizable gets", "stale": "stale gets", "bulk": "bulk load"}
 _LOADS = [load for load in LOADS if not load.endswith("-1")]  # of which there are rates to be drawn
 _SHOWN = ("memory", "tcp", "processes", "stock", "etcd")
+CURVES = "performance-curves.svg"
 _HATCHES = ("", "//", "..", "xx", "--")
 
 _HEAD = """\
@@ -54,6 +55,45 @@ def _title(load: str) -> str:
     return f"{_WORDS[do]}, {at_once} at once"
 
 
+def draw_curves(figures: Figures, path: Path) -> None:
+    """Puts per second over one thing that changes, as medians; the range of the rounds as a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    by_thing = _curves(figures)
+    axes = figure.subplots(1, len(by_thing), squeeze=False)[0]
+    for axis, (thing, found) in zip(axes, by_thing.items(), strict=True):
+        where, middle = list(found), [statistics.median(rates) for rates in found.values()]
+        axis.plot(where, middle, color="0.2", marker="o")
+        axis.vlines(where, [min(rates) for rates in found.values()], [*map(max, found.values())], color="0.6")
+        axis.set_xscale("log", base=2 if thing == "replicas" else 10)
+        if thing == "replicas":
+            axis.set_xticks(where, [str(count) for count in where])
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(thing)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("puts per second")
+    figure.savefig(path)
+
+
+def _curves(figures: Figures) -> dict[str, dict[int, list[float]]]:
+    """By what changes: where, and the rates there."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row, columns in figures.items():
+        thing, where = row.split(": ")
+        found.setdefault(thing, {})[int(where)] = columns["puts/s"]
+    return found
+
+
+def describe_curves(figures: Figures) -> str:
+    """The picture of the curves in words."""
+    return ". ".join(
+        f"{thing}: "
+        + ", ".join(f"{where:,} {statistics.median(rates):,.0f}" for where, rates in found.items())
+        for thing, found in _curves(figures).items()
+    )
+
+
 def describe(measured: dict[str, Any]) -> str:
     """The picture in words."""
     said = []
@@ -77,6 +117,9 @@ def page(measured: dict[str, Any], picture: str) -> str:
         parts.append(f"![Operations per second. {describe(measured)}]({picture})\n")
         parts.append(f"```text\n{tables(measured['rounds'], names, measured['seconds'])}\n```\n")
     for name in LARGE:
+        if name == "curves" and name in measured["large"]:
+            words = describe_curves(measured["large"][name])
+            parts.append(f"![Puts per second over four things. {words}]({CURVES})\n")
         if name in measured["large"]:
             parts.append(
                 f"```text\n{large_table(name, measured['large'][name], measured['keys']).strip()}\n```\n"
@@ -100,6 +143,8 @@ def main(arguments: Sequence[str]) -> int:
     measured = json.loads(Path(arguments[0]).read_text())
     directory = Path(arguments[1])
     draw(measured, directory / "performance.svg")
+    if "curves" in measured["large"]:
+        draw_curves(measured["large"]["curves"], directory / CURVES)
     (directory / "performance.md").write_text(page(measured, "performance.svg"))
     return 0
 

@@ -65,8 +65,10 @@ LARGE = {
     "stale": "Stale gets, and gets of the same RocksDB without anything around it",
     "idle": "A notebook's kernel with three replicas that nobody asks anything",
     "simulator": "Seeds with all faults and all checks",
+    "shares": "Where the processor time of a put goes, three replicas in one process, in microseconds",
+    "curves": "One thing changes, all else stays: three replicas in memory, 64 in flight (values: 16)",
 }
-WITHOUT_KEYS = ("failover", "slow-disks", "stale", "idle", "simulator")
+WITHOUT_KEYS = ("failover", "slow-disks", "stale", "idle", "simulator", "shares")
 DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority

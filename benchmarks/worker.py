@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,15 @@ Finish = Callable[[object], None]  # called with what went wrong, or None
 class Ondisk:
     """A ``Cluster``, in memory or over TCP, or with ``member`` one ``Node`` of three processes."""
 
-    def __init__(self, directory: Path, member: int | None, ports: list[int], *, disks: Any = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        member: int | None,
+        ports: list[int],
+        *,
+        disks: Any = None,
+        replicas: int = 3,
+    ) -> None:
         from ondisk import Cluster, Node
         from ondisk.client import Client
         from ondisk.net.tcp import TcpNetwork
@@ -46,7 +54,9 @@ class Ondisk:
         network = TcpNetwork({id: ("127.0.0.1", port) for id, port in enumerate(ports, 1)}) if ports else None
         self._client: Client
         if member is None:
-            cluster = self.cluster = Cluster(directory, network=network, disks=disks)
+            cluster = self.cluster = Cluster(
+                directory, network=network, disks=disks, members=range(1, replicas + 1)
+            )
             self._client, self._status, self.close = cluster, cluster.status, cluster.close
         else:
             assert network is not None
@@ -264,14 +274,16 @@ def puts(
     return measured(latencies, took)
 
 
-def gets(read: Callable[[bytes], object], threads: int, seconds: float) -> dict[str, float]:
+def gets(
+    read: Callable[[bytes], object], threads: int, seconds: float, keys: Sequence[bytes] = KEYS
+) -> dict[str, float]:
     """Read in a loop in each of ``threads``."""
     start = time.perf_counter()
 
     def loop() -> list[float]:
         latencies = []
         now = time.perf_counter()
-        for key in itertools.cycle(KEYS):
+        for key in itertools.cycle(keys):
             if read(key) is None:
                 raise RuntimeError(f"{key!r} is missing")
             before, now = now, time.perf_counter()

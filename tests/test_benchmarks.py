@@ -19,7 +19,7 @@ from benchmarks.report import AGAINST, BARS, LARGE, LOADS, SUBJECTS, is_asked
 from tests.lengths import short_and_long
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["snapshots", "streams", "compaction", "resident", "growth", "slow-disks", "stale"]
+QUICK = ["snapshots", "streams", "compaction", "resident", "growth", "slow-disks", "stale", "shares"]
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -99,6 +99,11 @@ def test_every_measurement_of_a_large_state_says_what_it_found_and_what_it_shoul
         for row, figures in measured["large"][name].items():
             assert row in output
             assert all(figures.values())
+    page.main([str(tmp_path / "out"), str(tmp_path)])
+    written = (tmp_path / "performance.md").read_text()
+    assert all(f"{name}: {LARGE[name]}" in written for name in which)
+    assert ("performance-curves.svg" in written) == (tmp_path / "performance-curves.svg").exists()
+    assert ("replicas: 1 " in written) == ("curves" in which)  # what the picture shows, in words
     barred = {bar.measurement for bar in BARS if bar.measurement in which}
     judged = {verdict["subject"].split(",")[0] for verdict in measured["verdicts"]}
     assert judged - {"beside-etcd"} == barred
