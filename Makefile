@@ -29,10 +29,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-long soak mutation lint format bench lock clean
+.PHONY: help lab test test-long soak mutation lint format bench recordings lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(NOTEBOOK) \
@@ -62,6 +62,9 @@ format: $(VENV)/.test ## Format the code and sort the imports
 
 bench: $(VENV)/.lab ## Run the benchmarks (ARGS=...)
 	$(PY) -m benchmarks $(ARGS)
+
+recordings: $(VENV)/.lab ## Record the pages of docs/recordings anew (ARGS=--pages: only the page around them)
+	$(PY) docs/recordings/make.py $(ARGS)
 
 lock: $(VENV)/.uv ## Pin again what pyproject.toml asks (LOCK_ARGS=--upgrade for newer)
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra test \

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ondisk.lab.pictures.timeline import SPEEDS, timeline
 from ondisk.observe import Note, Seen, View
 from tests.test_browser import ARGUMENTS, CHROMIUM
 
+KEPT = Path(__file__).parent.parent / "docs/recordings"
 STATUSES = {
     1: ReplicaStatus(1, "leader", 4, 1, 17, 17, 16, 16, 12, 3),
     2: ReplicaStatus(2, "follower", 4, 1, 17, 16, 15, 14, 14, 3),
@@ -146,6 +148,31 @@ def test_a_file_is_stepped_scrubbed_and_played_to_its_end_by_keyboard(page: Any,
     page.get_by_role("button", name="1.000 s: replica 3").press("Enter")
     third.get_by_role("button", name="Replica 3: stopped").wait_for()
     assert errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_each_recording_that_is_kept_opens_explains_and_ends(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    for path in sorted(KEPT.glob("*.html")):
+        page.goto(path.as_uri())
+        slider, caption = page.get_by_role("slider", name="Moment"), page.locator("#caption")
+        expect(caption).not_to_be_empty()
+        first = caption.text_content()
+        slider.press("End")
+        expect(slider).to_have_attribute("aria-valuenow", str(slider.get_attribute("aria-valuemax")))
+        expect(caption).not_to_have_text(first)
+
+
+def test_the_recordings_that_are_kept_are_small_and_have_the_present_page() -> None:
+    """Else: make recordings ARGS=--pages."""
+    make = runpy.run_path(str(KEPT / "make.py"))
+    assert {path.name for path in KEPT.glob("*.html")} == make["RECORDINGS"].keys()
+    for path in KEPT.glob("*.html"):
+        html = path.read_text(encoding="utf-8")
+        assert make["with_the_present_page"](html) == html
+        assert path.stat().st_size <= make["MOST_BYTES"]
 
 
 # A run of the simulator

@@ -198,7 +198,7 @@ class Tracer:
             world.latency,
             in_flight=tuple(map(_seen, islice(self._under_way.values(), MAX_IN_FLIGHT))),
             stalled=network.stalled_links(),
-            contents=self._inside.look(statuses),
+            contents=self._inside.look(statuses, self._committed),
         )
 
     # What the replicas are
@@ -278,14 +278,16 @@ class _Inside:
         self._world = world
         self._looker = Looker(self)
 
-    def look(self, statuses: Mapping[int, ReplicaStatus]) -> dict[int, Contents]:
-        """What is in them now."""
+    def look(self, statuses: Mapping[int, ReplicaStatus], committed: int) -> dict[int, Contents]:
+        """What is in them now. Of stock PySyncObj's logs it is what is around the newest committed entry."""
         if isinstance(self._world, StockSimulation):
-            return {member: self._of_stock(replica) for member, replica in self._world.replicas.items()}
+            place = max(1, committed + 2 - NEWEST_ENTRIES), committed + 1
+            replicas = self._world.replicas.items()
+            return {member: self._of_stock(replica, *place) for member, replica in replicas}
         return self._looker.look(statuses, self._world.elapsed)
 
-    def _of_stock(self, replica: StockReplica) -> Contents:
-        return Contents(tuple(SeenEntry(*entry) for entry in replica.newest(NEWEST_ENTRIES)))
+    def _of_stock(self, replica: StockReplica, first: int, last: int) -> Contents:
+        return Contents(tuple(SeenEntry(*entry) for entry in replica.entries(first, last)))
 
     def inside(self, member: int, entries: int) -> Inside:
         """Of one that runs; else nothing."""

@@ -46,31 +46,36 @@ class Recording(NamedTuple):
         }
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-        parts = [
-            f"const {name} = (() => {{\n{source(file).replace('export default', 'return')}}})();\n"
-            for name, file in _PARTS.items()
-        ]
-        script = "".join([source("common.js"), *parts, source("recording.js")])
-        title, origin = escape(self.title), escape(self.origin)
-        return (
-            '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{_NO_NETWORK}">\n'
-            '<meta name="viewport" content="width=device-width">\n'
-            f"<title>{title}</title>\n"
-            f"<style>\n{source('panel.css', 'recording.css')}</style>\n"
-            f'<main><h1>{title}</h1><p id="message">This page needs JavaScript.</p>'
-            '<div id="line"></div><div id="caption" role="status"></div><div id="picture"></div>'
-            '<details><summary>What happened</summary><ol id="events"></ol></details>'
-            f"<footer>{origin}</footer></main>\n"
-            f'<script type="text/plain" id="recording">{packed}</script>\n'
-            f'<script type="module">\n{script}</script>\n</html>\n'
-        )
+        return page(self.title, self.origin, packed)
 
     def save(self, path: str | Path) -> Path:
         """Write the page there, and return where it is."""
         path = Path(path)
         path.write_text(self.html(), encoding="utf-8")
         return path
+
+
+def page(title: str, origin: str, packed: str) -> str:
+    """The page around a recording: ``packed`` is its data, compressed, in base64."""
+    parts = [
+        f"const {name} = (() => {{\n{source(file).replace('export default', 'return')}}})();\n"
+        for name, file in _PARTS.items()
+    ]
+    script = "".join([source("common.js"), *parts, source("recording.js")])
+    title, origin = escape(title), escape(origin)
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_NO_NETWORK}">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{title}</title>\n"
+        f"<style>\n{source('panel.css', 'recording.css')}</style>\n"
+        f'<main><h1>{title}</h1><p id="message">This page needs JavaScript.</p>'
+        '<div id="line"></div><div id="caption" role="status"></div><div id="picture"></div>'
+        '<details><summary>What happened</summary><ol id="events"></ol></details>'
+        f"<footer>{origin}</footer></main>\n"
+        f'<script type="text/plain" id="recording">{packed}</script>\n'
+        f'<script type="module">\n{script}</script>\n</html>\n'
+    )
 
 
 def recording_of(

@@ -65,9 +65,15 @@ def in_words(moment: Moment) -> str:
 def _holders(moment: Moment) -> str:
     if not moment.committed:
         return "Nothing is committed yet"
-    names = ", ".join(map(str, moment.holders)) or "none"
-    told = f"Entry {moment.committed} is committed; logs that are long enough to hold it: {names}"
-    return f"⚠ {told}. That is no majority" if moment.too_few else told
+    told = f"Entry {moment.committed} is committed"
+    match moment.holders:
+        case ():
+            return f"⚠ {told}, and no log is long enough to hold it: that is no majority"
+        case (one,) if len(moment.voters) > 1:
+            return f"⚠ {told}, and only the log of replica {one} is long enough to hold it: no majority"
+    names = ", ".join(map(str, moment.holders))
+    told = f"{told}, and the logs of {names} are long enough to hold it"
+    return f"⚠ {told}: no majority" if moment.too_few else told
 
 
 def _window(moment: Moment) -> tuple[int, int]:
@@ -114,9 +120,10 @@ def _lines(member: Member) -> int:
 def moment_state(moment: Moment, events: Iterable[Seen] = (), *, rate: float = 0.0) -> Plain:
     """A moment as ``living_picture`` says a view. ``events`` are those of messages that are under way."""
     assert moment.view is not None, "this moment was made by hand"
+    newest = None if moment.acknowledged is None else moment.committed + 1  # its logs differ in length a lot
     told = f"{moment.time:.3f} s. {_holders(moment)}."
     view = replace(moment.view, time=moment.time)
-    picture = without_actions(living_picture(view, recorded=told, events=events, rate=rate))
+    picture = without_actions(living_picture(view, recorded=told, events=events, rate=rate, newest=newest))
     members = {member.id: member for member in moment.members}
     for each in picture["replicas"]:
         if (member := members.get(each["id"])) is not None:

@@ -130,7 +130,7 @@ class Show {
       const picture = this.pictures[number];
       const rate = this.playing ? this.speed : 0;
       this.picture.set("state", { ...picture, time: this.at, rate, takes: this.#takes });
-      const caption = this.captions.filter((each) => each.time <= this.at + 1e-6).at(-1);
+      const caption = this.captions.filter((each) => each.time <= this.at + 1e-6).at(-1) ?? this.captions[0];
       say(document.getElementById("caption"), caption?.text ?? "");
     }
     this.timeline.set("state", { ...this.line, at: this.at, playing: Boolean(this.playing), speed: this.speed });
