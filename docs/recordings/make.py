@@ -126,7 +126,7 @@ def a_write_that_is_lost(path: Path) -> None:
         ),
         Note(
             last.time - 0.001,
-            f"{bad.report.violation}. Clients had been told that these writes are safe. The repair is one line "
+            f"{bad.report.violation}. Clients were told that these writes are safe. The repair is one line "
             "of the paper: cut only where an entry contradicts.",
         ),
     ]
