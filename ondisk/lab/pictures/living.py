@@ -28,17 +28,17 @@ def living_picture(
     events: Iterable[Seen] = (),
     recorded: str = "",
     rate: float = 1.0,
-    newest: int | None = None,
+    up_to: int | None = None,
 ) -> Plain:
     """The cluster at one moment. Times are in seconds of the cluster's clock, and so is ``time``.
 
     ``notes`` are what has happened, ``events`` those of messages that may have come and gone since the last
     picture; ``recorded`` says that this is the past, and is empty if it is not.
-    ``rate`` is how fast the time goes on until the next picture: 0 for a still. ``newest`` is the last place
+    ``rate`` is how fast the time goes on until the next picture: 0 for a still. ``up_to`` is the last place
     of the logs that is shown; without it that of the longest log.
     """
     ids = sorted(view.statuses)
-    high = newest or max((status.last_index for status in view.statuses.values()), default=0)
+    high = up_to or max((status.last_index for status in view.statuses.values()), default=0)
     window = range(max(1, high - CELLS + 1), max(CELLS, high) + 1)
     newest = _newest_values(view)
     words = in_words(view)

@@ -120,10 +120,10 @@ def _lines(member: Member) -> int:
 def moment_state(moment: Moment, events: Iterable[Seen] = (), *, rate: float = 0.0) -> Plain:
     """A moment as ``living_picture`` says a view. ``events`` are those of messages that are under way."""
     assert moment.view is not None, "this moment was made by hand"
-    newest = None if moment.acknowledged is None else moment.committed + 1  # its logs differ in length a lot
+    up_to = None if moment.acknowledged is None else moment.committed + 1  # its logs differ in length a lot
     told = f"{moment.time:.3f} s. {_holders(moment)}."
     view = replace(moment.view, time=moment.time)
-    picture = without_actions(living_picture(view, recorded=told, events=events, rate=rate, newest=newest))
+    picture = without_actions(living_picture(view, recorded=told, events=events, rate=rate, up_to=up_to))
     members = {member.id: member for member in moment.members}
     for each in picture["replicas"]:
         if (member := members.get(each["id"])) is not None:
