@@ -13,6 +13,7 @@ from ondisk.cluster import Cluster
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
     CommandTooLarge,
+    Compacted,
     ConfigurationError,
     Corrupt,
     DirectoryInUse,
@@ -68,6 +69,7 @@ __all__ = [
     "BulkLoad",
     "Cluster",
     "CommandTooLarge",
+    "Compacted",
     "ConfigurationError",
     "Corrupt",
     "DirectoryInUse",

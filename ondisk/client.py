@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -36,6 +36,8 @@ from ondisk.errors import (
 )
 from ondisk.interrupts.shielded import Turn, seconds_to_wait, still_wanted
 from ondisk.statemachine import Result
+from ondisk.verbs import changes, digest, txn
+from ondisk.watching import Watch
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
 
@@ -147,6 +149,25 @@ class Writes(ABC):
     ) -> Truth:
         """Set a key if it holds ``expected`` (``None``: if it is missing). ``value`` says whether it did."""
         return Truth(*self._command(diskkv.compare_and_set(key, expected, value), via, timeout))
+
+    def txn(
+        self,
+        compare: Sequence[txn.Compare] = (),
+        then: Sequence[txn.Operation] = (),
+        otherwise: Sequence[txn.Operation] = (),
+        *,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> txn.Answer:
+        """Do ``then`` if all of ``compare`` holds, and otherwise ``otherwise``, in one step.
+
+        The parts are made by ``ondisk.verbs.txn``: ``equals``, ``exists``, ``missing``, ``unchanged``; and
+        ``put``, ``delete``, ``get``. At most 128 of each, and a branch writes a key once at most.
+        """
+        result = self._command(txn.txn(compare, then, otherwise), via, timeout)
+        if result.error is not None:  # it was done, and nobody can say what came out
+            raise OutcomeUnknown(result.error)
+        return txn.answer(result.value)
 
     def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
         result = self.propose(command, via=via, timeout=timeout)
@@ -322,6 +343,58 @@ class Client(Writes):
         query = diskkv.scan(prefix, start, limit)
         pairs: list[tuple[bytes, bytes]] = self.read(query, via=via, timeout=timeout, lease=lease)
         return pairs
+
+    def changes(
+        self,
+        prefix: Text = b"",
+        after: int = 0,
+        limit: int = 1000,
+        *,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> changes.Page:
+        """What entries after index ``after`` have changed under a prefix, in order: at most ``limit``.
+
+        To go on, ask for what comes after ``through`` of the answer. Raises ``Compacted`` if the history does
+        not go back so far. Linearizable: see ``read``.
+        """
+        query = changes.changes_after(prefix, after, limit)
+        page: changes.Page = self.read(query, via=via, timeout=timeout)
+        return page
+
+    def watch(
+        self,
+        prefix: Text = b"",
+        from_index: int | None = None,
+        *,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Watch:
+        """An endless iterator over the changes under a prefix, from an index on: see ``watching.py``.
+
+        ``None``: from now on. ``timeout``: for so many seconds it goes on asking while nobody can answer.
+        """
+        return Watch(self, changes.changes_after(prefix, 0), from_index, via=via, timeout=checked(timeout))
+
+    def digest(
+        self,
+        prefix: Text = b"",
+        *,
+        index: int | None = None,
+        hashed: bool = True,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> digest.Digest:
+        """The hash of all pairs under a prefix, how many they are, and their bytes, as of some index.
+
+        Two replicas (``via``) that tell the same ``index`` tell the same hash. ``index``: as of this entry;
+        raises ``Compacted`` if there were changes since. It reads everything under the prefix: about a second
+        for 1 GB. Without ``hashed`` it counts only. Linearizable: see ``read``.
+        """
+        found: digest.Digest = self.read(
+            digest.digest_of(prefix, index, hashed=hashed), via=via, timeout=timeout
+        )
+        return found
 
 
 class Session(Writes):

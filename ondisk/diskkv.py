@@ -5,7 +5,8 @@ the last entry. RocksDB stores a batch entirely or not at all, so after any cras
 which commands the data holds.
 
 The index lives in a column family of its own, because a user may well have a key of the same name. So do the
-records of client sessions (``sessions.py``), which the same batch stores.
+records of client sessions (``sessions.py``), and the newest changes (``verbs/changes.py``), which the same
+batch stores.
 
 A snapshot is the database itself. A view is a second one with hard links to the same tables, which never
 change once they are written; saving it copies its files into a stream (``storage/filestream.py``). Recovering
@@ -40,10 +41,24 @@ from ondisk.storage.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
 from ondisk.storage.paths import resolved
 from ondisk.storage.store import Sizes, Store
+from ondisk.verbs import digest, texts, txn
+from ondisk.verbs.changes import (
+    SEGMENT_BYTES,
+    ChangeHistory,
+    Changes,
+    Recording,
+    changed,
+    changes_after,
+    page,
+    stored_history,
+)
+from ondisk.verbs.texts import as_key, as_value, too_long
 
-MAX_KEY_BYTES = 64 << 10
-MAX_VALUE_BYTES = 1 << 20
+MAX_KEY_BYTES = texts.MAX_KEY_BYTES
+MAX_VALUE_BYTES = texts.MAX_VALUE_BYTES
 MAX_SCAN_ITEMS = 10_000
+
+Text = texts.Text
 
 # Where an experiment may crash it (``Disk.reach``), beside the points of every ``Store``.
 POINTS = (
@@ -61,13 +76,11 @@ POINTS = (
 _DONE = Result()
 _APPLIED_INDEX = b"applied_index"
 _FORMAT = b"format"
-_FORMAT_KIND, _FORMAT_VERSION = "ondisk-diskkv", 1
+_FORMAT_KIND, _FORMAT_VERSION = "ondisk-diskkv", 2  # 1 kept no history: it would leave a gap in this one's
 _FORMAT_NOW = lines.encode(_FORMAT_KIND, _FORMAT_VERSION, "")
 _SESSION = b"session/"  # and 8 bytes: which one
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,19}")
 _INT64 = range(-(1 << 63), 1 << 63)
-
-Text = str | bytes
 
 
 class _Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -124,37 +137,17 @@ class Scan(msgspec.Struct, frozen=True):
     limit: int = 100
 
 
+_Data = dict[bytes, bytes | None]  # what keys hold now; ``None``: they are gone
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet | PutMany)
+_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet | PutMany | txn.Txn)
 
-
-def as_bytes(text: Text, what: str, limit: int) -> bytes:
-    """UTF-8 of a ``str``, or the ``bytes`` themselves. Raises ``InvalidCommand`` with what is wrong."""
-    if type(text) is bytes and len(text) <= limit:
-        return text
-    if isinstance(text, str):
-        try:
-            text = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidCommand(f"the {what} is not valid text: {error.reason}") from None
-    if not isinstance(text, bytes):
-        raise InvalidCommand(f"a {what} is str or bytes, not {type(text).__name__}")
-    if len(text) > limit:
-        raise InvalidCommand(f"the {what} has {len(text):,} bytes; at most {limit:,} are allowed")
-    return text
-
-
-def _key(key: Text) -> bytes:
-    return as_bytes(key, "key", MAX_KEY_BYTES)
-
-
-def _value(value: Text) -> bytes:
-    return as_bytes(value, "value", MAX_VALUE_BYTES)
+Command = Put | Delete | Incr | CompareAndSet | PutMany | txn.Txn
 
 
 def put(key: Text, value: Text) -> bytes:
     """The command that sets a key."""
-    return _encoder.encode(Put(_key(key), _value(value)))
+    return _encoder.encode(Put(as_key(key), as_value(value)))
 
 
 def put_many(pairs: Iterable[tuple[Text, Text]]) -> bytes:
@@ -164,7 +157,7 @@ def put_many(pairs: Iterable[tuple[Text, Text]]) -> bytes:
 
 def pair(key: Text, value: Text) -> tuple[bytes, bytes]:
     """A key and a value as they are stored. Raises ``InvalidCommand`` with what is wrong."""
-    return _key(key), _value(value)
+    return as_key(key), as_value(value)
 
 
 def encode_pairs(pairs: dict[bytes, bytes]) -> bytes:
@@ -174,39 +167,39 @@ def encode_pairs(pairs: dict[bytes, bytes]) -> bytes:
 
 def delete(key: Text) -> bytes:
     """The command that removes a key."""
-    return _encoder.encode(Delete(_key(key)))
+    return _encoder.encode(Delete(as_key(key)))
 
 
 def incr(key: Text, by: int = 1) -> bytes:
     """The command that adds ``by`` to a number."""
     if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:  # type: ignore[redundant-expr]
         raise InvalidCommand("an increment is a whole number of at most 64 bits")
-    return _encoder.encode(Incr(_key(key), by))
+    return _encoder.encode(Incr(as_key(key), by))
 
 
 def compare_and_set(key: Text, expected: Text | None, value: Text) -> bytes:
     """The command that sets a key if it still holds ``expected`` (``None``: if it is missing)."""
     return _encoder.encode(
-        CompareAndSet(_key(key), None if expected is None else _value(expected), _value(value))
+        CompareAndSet(as_key(key), None if expected is None else as_value(expected), as_value(value))
     )
 
 
 def get(key: Text) -> Get:
     """The query for one key."""
-    return Get(_key(key))
+    return Get(as_key(key))
 
 
 def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
     """The query for a range of keys, in byte order."""
     if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:  # type: ignore[redundant-expr]
         raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}")
-    return Scan(_key(prefix), _key(start), limit)
+    return Scan(as_key(prefix), as_key(start), limit)
 
 
-def decode(command: bytes) -> Put | Delete | Incr | CompareAndSet | PutMany:
+def decode(command: bytes) -> Command:
     """What a command of this module says. Raises ``InvalidCommand`` for any other bytes."""
     try:
-        decoded: Put | Delete | Incr | CompareAndSet | PutMany = _decoder.decode(command)
+        decoded: Command = _decoder.decode(command)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidCommand(f"no command of DiskKV: {error}") from None
     return decoded
@@ -244,6 +237,7 @@ class DiskKV(OnDiskStateMachine):
     """The key-value state machine. Commands and queries are made by the functions of this module."""
 
     offers_sessions: ClassVar[bool] = True
+    segment_bytes: ClassVar[int] = SEGMENT_BYTES
 
     def __init__(
         self, path: Path | str, *, sync_every_update: bool = False, disk: Disk | None = None
@@ -262,6 +256,7 @@ class DiskKV(OnDiskStateMachine):
         self._applied = 0
         self._says_its_format = False
         self._sessions = Sessions()
+        self._history = ChangeHistory()
         self._views: set[DiskKVView] = set()
 
     @property
@@ -277,6 +272,7 @@ class DiskKV(OnDiskStateMachine):
             self._says_its_format = _check_format(store)
             self._applied = _applied_index(store)
             self._sessions = _stored_sessions(store)
+            self._history = stored_history(store, self._applied)
         except BaseException:
             store.close()
             self._generations.close()
@@ -286,8 +282,9 @@ class DiskKV(OnDiskStateMachine):
 
     def update(self, entries: Sequence[Entry]) -> list[Result]:
         """Apply entries as one atomic batch, together with the index of the last one."""
-        changes: dict[bytes, bytes | None] = {}  # later commands of the batch must see earlier ones
+        changes: _Data = {}  # later commands of the batch must see earlier ones
         sessions: Batch | None = None  # and so must later envelopes
+        recording = Recording(self._history, self.segment_bytes)
         results = []
         applied = self._applied
         for entry in entries:
@@ -296,9 +293,10 @@ class DiskKV(OnDiskStateMachine):
             # The comparison alone would do for commands made here, which all begin lower, and costs nothing.
             if entry.command >= MAGIC and is_envelope(entry.command):
                 sessions = sessions or self._sessions.batch()
-                results.append(sessions.answer(entry, partial(self._apply, changes=changes)))
+                apply = partial(self._apply, index=entry.index, changes=changes, recording=recording)
+                results.append(sessions.answer(entry, apply))
             else:
-                results.append(self._apply(entry.command, changes))
+                results.append(self._apply(entry.command, entry.index, changes, recording))
             applied = entry.index
         store = self._open_store
         batch = store.batch()
@@ -310,11 +308,12 @@ class DiskKV(OnDiskStateMachine):
         if sessions is not None:
             for session, record in sessions.records():
                 store.put_meta(batch, _SESSION + session, record)
+        history = recording.store(store, batch, first=not self._says_its_format)
         store.put_meta(batch, _APPLIED_INDEX, applied.to_bytes(8, "big"))
         if not self._says_its_format:
             store.put_meta(batch, _FORMAT, _FORMAT_NOW)
         store.write(batch)
-        self._applied = applied
+        self._applied, self._history = applied, history
         self._says_its_format = True
         if sessions is not None:
             sessions.commit()
@@ -325,43 +324,79 @@ class DiskKV(OnDiskStateMachine):
         self._generations.check()
         return results
 
-    def _apply(self, command: bytes, changes: dict[bytes, bytes | None]) -> Result:
+    def _apply(self, command: bytes, index: int, changes: _Data, recording: Recording) -> Result:
+        """Apply a command to ``changes``, and record what it has changed."""
         try:
             decoded = _decoder.decode(command)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Result(error=f"malformed command: {error}")
-        if isinstance(decoded, PutMany):
-            return _set_many(decoded.pairs, changes)
+        if isinstance(decoded, Put):
+            result = _set_one(decoded.key, decoded.value, changes)
+        elif isinstance(decoded, PutMany):
+            result = _set_many(decoded.pairs, changes)
+        elif isinstance(decoded, txn.Txn):
+            return self._transact(decoded, index, changes, recording)
+        else:
+            return self._change(decoded, command, index, changes, recording)
+        if result.error is None and (isinstance(decoded, Put) or decoded.pairs):
+            recording.add(index, command)
+        return result
+
+    def _change(
+        self,
+        decoded: Delete | Incr | CompareAndSet,
+        command: bytes,
+        index: int,
+        changes: _Data,
+        recording: Recording,
+    ) -> Result:
+        """Apply a command that depends on what its key holds."""
         key = decoded.key
         if len(key) > MAX_KEY_BYTES:
-            return _too_long("key", key, MAX_KEY_BYTES)
-        if isinstance(decoded, Put):
-            return self._set(key, decoded.value, _DONE, changes)
+            return Result(error=too_long("key", key, MAX_KEY_BYTES))
         present = changes[key] if key in changes else self._open_store.get(key)
         if isinstance(decoded, Delete):
-            changes[key] = None
+            if present is not None:
+                changes[key] = None
+                recording.add(index, command)
             return Result(present is not None)
         if isinstance(decoded, CompareAndSet):
             if present != decoded.expected:
                 return Result(False)
-            return self._set(key, decoded.value, Result(True), changes)
-        if present is not None and not _NUMBER.fullmatch(present):
-            return Result(error=f"the value of {key!r:.60} is not a number of at most 64 bits")
-        number = int(present or 0) + decoded.by
-        if number not in _INT64:
-            return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
-        return self._set(key, str(number).encode(), Result(number), changes)
+            value, result = decoded.value, Result(True)
+        else:
+            if present is not None and not _NUMBER.fullmatch(present):
+                return Result(error=f"the value of {key!r:.60} is not a number of at most 64 bits")
+            number = int(present or 0) + decoded.by
+            if number not in _INT64:
+                return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
+            value, result = str(number).encode(), Result(number)
+        if (refused := _set_one(key, value, changes)).error is not None:
+            return refused
+        recording.add(index, _encoder.encode(Put(key, value)))
+        return result
 
-    def _set(self, key: bytes, value: bytes, result: Result, changes: dict[bytes, bytes | None]) -> Result:
-        if len(value) > MAX_VALUE_BYTES:
-            return _too_long("value", value, MAX_VALUE_BYTES)
-        changes[key] = value
+    def _transact(self, decoded: txn.Txn, index: int, changes: _Data, recording: Recording) -> Result:
+        store = self._open_store
+        recording.agree(index)
+        result, pairs = txn.apply(
+            decoded,
+            index,
+            lambda key: changes[key] if key in changes else store.get(key),
+            lambda key, since: recording.is_unchanged(store, key, since, index),
+        )
+        if pairs:
+            changes.update(pairs)
+            recording.add(index, changed(pairs))
         return result
 
     def lookup(self, query: Any) -> Any:
-        """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``."""
+        """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``.
+
+        ``Changes`` answers a ``Page``, and ``DigestOf`` a ``Digest`` (``verbs/``).
+        """
         if isinstance(query, Get):
-            key = _key(query.key)
+            key = as_key(query.key)
             try:
                 return self._open_store.get(key)
             except StoreClosed:
@@ -369,7 +404,13 @@ class DiskKV(OnDiskStateMachine):
         if isinstance(query, Scan):
             checked = scan(query.prefix, query.start, query.limit)
             return self._ask(lambda store: _scan(store, checked))
-        raise InvalidCommand(f"DiskKV answers Get and Scan, not {type(query).__name__}")
+        if isinstance(query, Changes):
+            after = changes_after(query.prefix, query.after, query.limit)
+            return self._ask(lambda store: page(store, after, _applied_index(store)))
+        if isinstance(query, digest.DigestOf):
+            of = digest.digest_of(query.prefix, query.index, hashed=query.hashed)
+            return self._ask(lambda store: digest.digest(store, of, lambda: _applied_index(store)))
+        raise InvalidCommand(f"DiskKV answers Get, Scan and those of verbs/, not {type(query).__name__}")
 
     def _ask(self, question: Callable[[Store], Any]) -> Any:
         """Ask the live database, and once more if a snapshot took its place before it was asked."""
@@ -420,6 +461,7 @@ class DiskKV(OnDiskStateMachine):
             if (applied := _applied_index(new)) != index:
                 raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
             sessions = _stored_sessions(new)
+            history = stored_history(new, index)
             generations.check()
             generations.point_to(path)
         except BaseException:
@@ -430,7 +472,7 @@ class DiskKV(OnDiskStateMachine):
             else:
                 remove(path)
             raise
-        self._sessions, self._says_its_format = sessions, says_its_format
+        self._sessions, self._history, self._says_its_format = sessions, history, says_its_format
         self._store, self._applied = new, index  # from here on lookups ask the new one
         self._disk.reach("recover: switched")
         with suppress(StorageError):  # what cannot be closed or removed now is a leftover like any other
@@ -463,31 +505,36 @@ class DiskKV(OnDiskStateMachine):
             view.close()
 
 
-def _set_many(pairs: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> Result:
+def _set_one(key: bytes, value: bytes, changes: _Data) -> Result:
+    if len(key) > MAX_KEY_BYTES:
+        return Result(error=too_long("key", key, MAX_KEY_BYTES))
+    if len(value) > MAX_VALUE_BYTES:
+        return Result(error=too_long("value", value, MAX_VALUE_BYTES))
+    changes[key] = value
+    return _DONE
+
+
+def _set_many(pairs: dict[bytes, bytes], changes: _Data) -> Result:
     """All or none. Thousands of pairs: so what is done for each of them is done in C."""
     longest_key, longest_value = max(pairs, key=len, default=b""), max(pairs.values(), key=len, default=b"")
     if len(longest_key) > MAX_KEY_BYTES:
-        return _too_long("key", longest_key, MAX_KEY_BYTES)
+        return Result(error=too_long("key", longest_key, MAX_KEY_BYTES))
     if len(longest_value) > MAX_VALUE_BYTES:
-        return _too_long("value", longest_value, MAX_VALUE_BYTES)
+        return Result(error=too_long("value", longest_value, MAX_VALUE_BYTES))
     changes.update(pairs)
     return _DONE
 
 
-def _too_long(what: str, text: bytes, limit: int) -> Result:
-    return Result(error=f"the {what} has {len(text):,} bytes; at most {limit:,} are allowed")
-
-
 def _check_format(store: Store) -> bool:
-    """Refuse what a later version has written; say whether it tells its format.
+    """Refuse what a later version has written; say whether it tells this format.
 
-    A new one does not yet, nor one that was made before there were versions; the next update adds it. Raises
+    A new one does not yet, nor one of an earlier version: the next update adds it. Raises
     ``UnknownVersion`` or ``Corrupt``.
     """
     stored = store.get_meta(_FORMAT)
     if stored is not None and stored != _FORMAT_NOW:
         lines.decode(store.path, stored, _FORMAT_KIND, _FORMAT_VERSION)
-    return stored is not None
+    return stored == _FORMAT_NOW
 
 
 def _applied_index(store: Store) -> int:

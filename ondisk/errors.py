@@ -83,6 +83,13 @@ class SessionExpiredUnknown(SessionExpired, OutcomeUnknown):
     """
 
 
+class Compacted(OndiskError):
+    """What was asked for lies further back than the history of changes, which is bounded.
+
+    Read the contents anew, and watch from there on: see docs/verbs.md.
+    """
+
+
 class DirectoryInUse(OndiskError):
     """Another process, or another object in this one, has the data directory open."""
 

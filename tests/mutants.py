@@ -218,6 +218,27 @@ MUTANTS = (
         "test_session_group.py::test_in_a_session_the_same_counts_once",
     ),
     Mutant(
+        "a watch is not told that what it asks for is compacted",
+        "verbs/changes.py",
+        "        if query.after < since:",
+        "        if False:",
+        "test_verbs.py::test_the_history_is_bounded_and_says_what_is_gone",
+    ),
+    Mutant(
+        "a transaction does not see the commands before it in the same batch",
+        "diskkv.py",
+        "            lambda key: changes[key] if key in changes else store.get(key),",
+        "            store.get,",
+        "test_verbs.py::test_a_transaction_does_one_branch_whole",
+    ),
+    Mutant(
+        "a comparison asks a history that not every replica has",
+        "verbs/changes.py",
+        "        if since < max(history.since, history.agreed or 0, index - MAX_UNCHANGED):",
+        "        if since < history.since:",
+        "test_verbs.py::test_replicas_that_were_upgraded_at_different_entries_decide_alike",
+    ),
+    Mutant(
         "sessions are not stored with the data",
         "diskkv.py",
         "            for session, record in sessions.records():",

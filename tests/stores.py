@@ -37,8 +37,9 @@ def newest_wal(directory: Path) -> Path:
 
 
 def largest_table(directory: Path) -> Path:
-    """The table with most in it: the data, not the metadata."""
-    return max(directory.rglob("*.sst"), key=lambda table: table.stat().st_size)
+    """The table with most data in it. (The metadata of a state may be more: they hold the history.)"""
+    tables = (table for table in directory.rglob("*.sst") if b"applied_index" not in table.read_bytes())
+    return max(tables, key=lambda table: table.stat().st_size)
 
 
 def flip(file: Path, position: int, bit: int) -> None:

@@ -61,7 +61,7 @@ def test_a_group_of_the_version_before_opens_with_all_it_had(before: Path) -> No
         assert file.read_bytes().startswith(b"ondisk-witness 1 ")
     for database in before.glob("data/replica-*/state/db-*"):
         with closing(Store(database, create=False)) as store:
-            assert (store.get_meta(b"format") or b"").startswith(b"ondisk-diskkv 1 ")
+            assert (store.get_meta(b"format") or b"").startswith(b"ondisk-diskkv 2 ")
 
 
 def test_the_log_of_the_version_before_still_notices_that_its_end_is_lost(before: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_snapshot_of_the_version_before_makes_a_group(before: Path, tmp_path: 
 
 
 @contextmanager
-def refused_untouched(directory: Path, place: str) -> Iterator[None]:
+def refused_untouched(directory: Path, place: str, version: int = 2) -> Iterator[None]:
     """The error names the place and the version, and no file is another one afterwards."""
 
     def files() -> dict[Path, bytes]:
@@ -92,7 +92,7 @@ def refused_untouched(directory: Path, place: str) -> Iterator[None]:
         return {file: file.read_bytes() for file in found if file.name in ("current", "witness", "owner")}
 
     before = files()
-    with pytest.raises(UnknownVersion, match=rf"{place}.*version 2.*later ondisk"):
+    with pytest.raises(UnknownVersion, match=rf"{place}.*version {version}.*later ondisk"):
         yield
     assert {file: content for file, content in files().items() if file.name != "owner"} == {
         file: content for file, content in before.items() if file.name != "owner"
@@ -112,9 +112,9 @@ def test_a_state_of_a_later_version_is_refused_when_opened_and_when_it_arrives(t
     opened(tmp_path / "kv").close()
     with closing(Store(tmp_path / "kv" / "db-000001")) as store:
         batch = store.batch()
-        store.put_meta(batch, b"format", lines.encode("ondisk-diskkv", 2, ""))
+        store.put_meta(batch, b"format", lines.encode("ondisk-diskkv", 3, ""))
         store.write(batch)
-    with refused_untouched(tmp_path, "db-000001"):
+    with refused_untouched(tmp_path, "db-000001", 3):
         DiskKV(tmp_path / "kv").open()
     (tmp_path / "kv" / "db-000001").rename(tmp_path / "later")
 
@@ -125,7 +125,7 @@ def test_a_state_of_a_later_version_is_refused_when_opened_and_when_it_arrives(t
     save_files(tmp_path / "later", 0, stream, threading.Event())
 
     with closing(opened(tmp_path / "receiver")) as machine:
-        with refused_untouched(tmp_path / "receiver", "db-000002"):
+        with refused_untouched(tmp_path / "receiver", "db-000002", 3):
             machine.recover_from_snapshot(io.BytesIO(b"".join(stream)), threading.Event())
         assert machine.lookup is not None and sorted(p.name for p in (tmp_path / "receiver").iterdir()) == [
             "current",
@@ -220,7 +220,7 @@ def test_a_record_of_the_log_that_cannot_be_read_is_damage(
         RaftLog(tmp_path / "log")
 
 
-@pytest.mark.parametrize("key", [b"applied_index", b"format", b"session/12345678"])
+@pytest.mark.parametrize("key", [b"applied_index", b"format", b"session/12345678", b"history"])
 def test_a_record_of_the_state_that_cannot_be_read_is_damage(tmp_path: Path, key: bytes) -> None:
     opened(tmp_path / "kv").close()
     with closing(Store(tmp_path / "kv" / "db-000001")) as store:

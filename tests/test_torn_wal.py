@@ -19,6 +19,7 @@ import pytest
 
 from ondisk.diskkv import _APPLIED_INDEX, MAX_SCAN_ITEMS, DiskKV, compare_and_set, delete, incr, put, scan
 from ondisk.statemachine import Entry, Result
+from ondisk.verbs.changes import Recording
 from tests.lengths import short_and_long
 from tests.stores import newest_wal, record_starts
 
@@ -32,7 +33,8 @@ class TwoBatches(DiskKV):
 
     def update(self, entries: Sequence[Entry]) -> list[Result]:
         changes: dict[bytes, bytes | None] = {}
-        results = [self._apply(entry.command, changes) for entry in entries]
+        recording = Recording(self._history)
+        results = [self._apply(entry.command, entry.index, changes, recording) for entry in entries]
         store = self._open_store
         data, index = store.batch(), store.batch()
         for key, value in changes.items():

@@ -20,6 +20,7 @@ from ondisk.raft.records import MEMBERS, NO_OP, REGULAR, LogEntry
 from ondisk.replica import Inside, ReplicaStatus
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.storage.store import Sizes
+from ondisk.verbs import txn
 
 NEWEST_ENTRIES = 6  # of each log
 MOST_KEYS = 3
@@ -159,6 +160,9 @@ def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
             return f"incr {_text(key)} by {by}", (key,)
         case diskkv.CompareAndSet(key=key, value=value):
             return f"cas {_text(key)} = {_text(value)}", (key,)
+        case txn.Txn(then=then, otherwise=otherwise):
+            keys = dict.fromkeys(part.key for part in (*then, *otherwise) if not isinstance(part, txn.GetKey))
+            return f"txn of {len(keys):,} keys", tuple(keys)[:MOST_KEYS]
 
 
 def _of_a_session(command: bytes) -> tuple[str, tuple[bytes, ...]]:

@@ -166,7 +166,7 @@ class Store:
 
     def meta_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """All metadata whose key begins with ``prefix``, by key."""
-        with Walk(self._calls, lambda: self._meta.iter(), prefix, False) as pairs:  # noqa: PLW0108 (it may be closed)
+        with self.iterate_meta(prefix) as pairs:
             return list(takewhile(lambda pair: pair[0].startswith(prefix), pairs))
 
     def sizes(self) -> Sizes:
@@ -184,6 +184,10 @@ class Store:
         """
         return Walk(self._calls, lambda: self._db.iter(), start, backwards)  # noqa: PLW0108 (it may be closed)
 
+    def iterate_meta(self, start: bytes) -> Walk:
+        """``with`` this: the metadata as they are now, ``(key, value)`` by key from ``start``."""
+        return Walk(self._calls, lambda: self._meta.iter(), start, False)  # noqa: PLW0108 (it may be closed)
+
     def batch(self) -> WriteBatch:
         """A new, empty batch: whatever is put in becomes visible and durable together."""
         return WriteBatch(raw_mode=True)
@@ -195,6 +199,11 @@ class Store:
             batch.delete(key, self._meta_handle)
         else:
             batch.put(key, value, self._meta_handle)
+
+    def delete_meta(self, batch: WriteBatch, first: bytes, end: bytes) -> None:
+        """Add to a batch that all metadata from ``first`` on go whose key is less than ``end``."""
+        self._calls.check_open()
+        batch.delete_range(first, end, self._meta_handle)
 
     def write(self, batch: WriteBatch) -> None:
         """Apply a batch: visible at once, durable after the next ``sync``."""
