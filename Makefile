@@ -9,6 +9,7 @@ ARGS ?=
 LAB_ARGS ?=
 LOCK_ARGS ?=
 SEEDS ?= 0:1000
+CLASS ?= class
 WORKERS ?= 5
 
 VENV := .venv
@@ -29,7 +30,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-long soak mutation lint format bench recordings lock clean
+.PHONY: help lab class test test-long soak mutation lint format bench recordings lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ help: ## Show this list
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(NOTEBOOK) \
 		$(ALLOW_ROOT) $(LAB_ARGS)
+
+class: $(VENV)/.lab ## Make the notebooks of a class, for nbgrader and otter (CLASS=folder)
+	$(PY) -m ondisk.lab.classroom make $(CLASS)
 
 test: $(VENV)/.test $(OVERRIDES) ## Run the tests, in some minutes (ARGS=... for pytest)
 	$(PY) -m pytest tests/ -n $(WORKERS) $(ARGS)
@@ -72,7 +76,7 @@ lock: $(VENV)/.uv ## Pin again what pyproject.toml asks (LOCK_ARGS=--upgrade for
 		pyproject.toml --output-file requirements.lock
 
 clean: ## Remove the venv, the caches, the builds and the example data
-	rm -rf $(VENV) build dist *.egg-info example-data notebooks/example-data
+	rm -rf $(VENV) .venv-class build dist *.egg-info example-data notebooks/example-data
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 

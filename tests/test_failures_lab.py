@@ -127,7 +127,8 @@ def test_5_1_is_decided_by_the_checker() -> None:
     assert len(PUTS) == 5
     assert check("5.1", right).right
     assert check("5.1", ["d", "c", "b", "a"]).right
-    assert "and 2 more" in check("5.1", {"a", "b"}).text
+    assert "not these alone" in check("5.1", {"a", "b"}).text
+    assert "not these alone" not in check("5.1", set()).text and not check("5.1", set()).right
     assert "'e' contradicts" in check("5.1", right | {"e"}).text
     assert "None contradicts" in check("5.1", right | {None}).text
     assert "Nobody put 'z'" in check("5.1", {"z"}).text

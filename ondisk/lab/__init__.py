@@ -1,6 +1,6 @@
 """What only the notebooks need.
 
-======================  ===============================================================
+======================  =======================================================================
 ``panel/``              a cluster to be clicked on
 ``lag``                 the lag of its replicas, live
 ``player``              a simulated run, step by step, back and forth
@@ -8,6 +8,7 @@
 ``sizes``               notebook 4: what is measured in bytes, drawn
 ``catch_up``            notebook 4: a replica that catches up, watched
 ``runs``                notebook 6: many runs of the simulator, with a bar that moves
+``classroom``           a class: notebooks for nbgrader and otter-grader, and a table of submissions
 ``exercises/``          what is asked, and how an answer is looked at
 ``display``             pictures as the output of a cell
 ``widgets``             what all widgets do alike
@@ -17,7 +18,7 @@
 ``experiments/``        what is made to happen; values come out
 ``raft_paper``          figure 2 of the Raft paper, to be read beside it
 ``raft_paper_replica``  the same in a real replica, and in the simulator
-======================  ===============================================================
+======================  =======================================================================
 
 Imports everything else; nothing else imports it, nor ipywidgets, matplotlib or IPython. Inside, experiments
 know no picture, pictures no widget, and neither knows what stands above it.
@@ -37,6 +38,7 @@ from ondisk.observe import Recorder, wait_until, wait_until_level
 
 if TYPE_CHECKING:
     from ondisk.lab.display import show_messages, show_status
+    from ondisk.lab.exercises.referee import grade
     from ondisk.lab.experiments.absence import go_away
     from ondisk.lab.experiments.clients import Clients, RecordingClient
     from ondisk.lab.experiments.failures import fail_the_leader
@@ -75,6 +77,7 @@ __all__ = [
     "cut_wal",
     "fail_the_leader",
     "go_away",
+    "grade",
     "hint",
     "judge",
     "lease_on_a_slow_clock",
@@ -109,6 +112,7 @@ _WITH_WIDGETS = {
     "compare_absences": "pictures.lag_plot.compare_absences",
     "fail_the_leader": "experiments.failures.fail_the_leader",
     "go_away": "experiments.absence.go_away",
+    "grade": "exercises.referee.grade",
     "judge": "pictures.history.judge",
     "lease_on_a_slow_clock": "experiments.leases.lease_on_a_slow_clock",
     "measure_puts": "experiments.load.measure_puts",

@@ -2,6 +2,7 @@
 
 ==============  =============================================
 ``check``       how an answer is looked at, and the hints
+``referee``     points for the answer that ``check`` was shown last
 ``answers``     kinds of answers: a function, a number, some names
 ``chapter_NN``  the exercises of notebook NN
 ==============  =============================================

@@ -37,6 +37,7 @@ _CASES = {
 
 @exercise(
     "2.1",
+    points=2,
     hints=[
         "Begin with the last reading: which is the first entry that the replica has not applied there?",
         "Somebody saw that entry committed for the first time. Go through the readings from the oldest on.",
@@ -60,6 +61,7 @@ def milliseconds_behind(answer: Callable[[Sequence[Reading], int], Any]) -> str 
 
 @exercise(
     "2.2",
+    points=2,
     hints=[
         "All disks write at the same time: the leader's entries leave before its own fsync is over.",
         "How many followers, with the leader, are a majority?",
@@ -114,6 +116,7 @@ def puts_per_second(answer: object) -> str | None:
 
 @exercise(
     "2.4",
+    points=2,
     hints=[
         "Milliseconds grow by themselves while something is missing. Entries grow when something is written.",
         "Cut a follower off, write very little, and wait.",

@@ -25,6 +25,8 @@ def entries_applied_twice(answer: Iterable[int]) -> str | None:
     if isinstance(answer, int | str):
         return "Which entries, not how many: give a list of their numbers, such as [7, 8]."
     named = set(answer)
+    if not named:
+        return "There are some. Which entries are in the data, and are handed over all the same?"
     if any(entry > _LAST or entry < 1 for entry in named):
         return f"The log has entries 1 to {_LAST} and no others."
     if any(entry <= _OPENED for entry in named):
@@ -38,6 +40,7 @@ def entries_applied_twice(answer: Iterable[int]) -> str | None:
 
 @exercise(
     "3.2",
+    points=2,
     hints=[
         "A killed process leaves all that it has written. Which way to die does not?",
         'With how="power cut", and no sync, nothing of the data survives. What does the index say by then?',
@@ -59,6 +62,7 @@ def a_crash_that_loses(answer: object) -> str | None:
 
 @exercise(
     "3.3",
+    points=3,
     hints=[
         "Look at the crash that is named: which pieces were written by then, and what did the index say?",
         "All keys that an update changed belong to one index. How many writes may lie between old and new?",

@@ -73,6 +73,7 @@ class _FailingDisk(Disk):
 
 @exercise(
     "4.2",
+    points=2,
     hints=[
         "Of these three calls, log.compact(index) alone writes nothing: log.sync() makes it durable.",
         "Imagine a power cut after each line. Is an entry that the log has dropped in the state, durably?",
@@ -139,6 +140,7 @@ def _compact(compact: Compact, disk: _FailingDisk, *, fail_at: int) -> tuple[int
 
 @exercise(
     "4.3",
+    points=2,
     hints=[
         "A file goes away when its last name goes away.",
         "os.stat(path).st_nlink says how many names a file has, wherever they are.",
@@ -208,6 +210,6 @@ def what_the_next_open_removes(answer: Iterable[str]) -> str | None:
         return "The owner file is the lock of whoever opens: it stays, and is used again."
     if "notes.txt" in named:
         return "Somebody put notes.txt there. A state machine removes only what it may have made itself."
-    if missing := _LEFTOVERS - named:
-        return f"All that you name is removed, and {len(missing)} more."
-    return None
+    if not named:
+        return "Something is removed: whatever the killed process was making."
+    return "All that you name is removed, and not that alone." if _LEFTOVERS - named else None

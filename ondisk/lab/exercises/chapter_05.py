@@ -44,8 +44,11 @@ def what_a_get_may_answer(answer: Iterable[str | None]) -> str | None:
     for value in _VALUES:
         if value in named and not may_answer(value):
             return f"{value!r} contradicts what has ended before the get, or was called after it."
-    missing = sum(may_answer(value) for value in _VALUES) - len(named)
-    return f"All that you name are possible, and {missing} more." if missing else None
+    if not named:
+        return "A get that ends answers something: name what that can be."
+    if len(named) < sum(may_answer(value) for value in _VALUES):
+        return "All that you name are possible, and not these alone."
+    return None
 
 
 # 5.2: a contradiction of three
@@ -53,6 +56,7 @@ def what_a_get_may_answer(answer: Iterable[str | None]) -> str | None:
 
 @exercise(
     "5.2",
+    points=2,
     hints=[
         "Each operation is a tuple: client, name, key, arguments, call, end, result.",
         "A get that reads what nobody put contradicts by itself. So it must read something that was put.",
@@ -105,6 +109,7 @@ def _is_explained_by(order: Sequence[Operation]) -> str | None:
 
 @exercise(
     "5.3",
+    points=2,
     hints=[
         "Two things can be wrong with an order: somebody's answer, or who comes before whom.",
         "For the answers keep one variable: a put sets it, and a get must have it as its result.",
@@ -154,6 +159,7 @@ def _an_order(draw: random.Random, *, few: bool) -> list[Operation]:
 
 @exercise(
     "5.4",
+    points=2,
     hints=[
         "Which of the buttons promises nothing about how old its answer is?",
         "Make a replica fall behind: cut it off, or stall it. Then change the value.",

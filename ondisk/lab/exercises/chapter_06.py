@@ -118,6 +118,7 @@ _MOMENTS = (
 
 @exercise(
     "6.3",
+    points=2,
     hints=[
         "Count the members whose id is in moment.voters and whose log reaches moment.committed.",
         "member.durable says how far a log reaches. Whether the replica is up does not matter.",
@@ -158,6 +159,7 @@ class _Counted:
 
 @exercise(
     "6.4",
+    points=3,
     hints=[
         "Leave out one fault. If the rest still breaks it, go on with the rest.",
         "After one was left out another may have become needless: begin again from the first.",

@@ -69,6 +69,7 @@ def what_makes_replicas_differ(answer: set[str]) -> str | None:
 
 @exercise(
     "7.3",
+    points=3,
     hints=[
         "Read what is wrong. Where is the book changed for the first time, and is that too early?",
         "A command that is refused must have changed nothing. So look first, and change last.",
@@ -101,6 +102,7 @@ _CASES = [
 
 @exercise(
     "7.4",
+    points=3,
     hints=[
         "A sample command must show when it is applied twice, or left out: what does a refused one show?",
         "Every command must move something, and no two states may be equal. What if all of them deposit?",

@@ -16,6 +16,7 @@ def _stage(file: str, stage: str) -> str | None:
 
 @exercise(
     "8.1",
+    points=3,
     hints=[
         "The comments in the hole are the figure's own rules: write a line of code under each.",
         "A log is up-to-date if (its last term, its last index) >= yours: tuples compare like that.",
@@ -29,6 +30,7 @@ def election(file: str) -> str | None:
 
 @exercise(
     "8.2",
+    points=2,
     hints=[
         "Term and vote stand in the log, because a restart must find them there.",
         "A newer term begins without a vote of yours; nothing happens in the same term, or an older one.",
@@ -42,6 +44,7 @@ def persistence(file: str) -> str | None:
 
 @exercise(
     "8.3",
+    points=3,
     hints=[
         "Take the five rules in their order. An answer is AppendEntriesResult(term, success, log_index).",
         "An entry that is there, with the same term, stays: truncate only at the first that differs.",
@@ -55,6 +58,7 @@ def log(file: str) -> str | None:
 
 @exercise(
     "8.4",
+    points=3,
     hints=[
         "The leader holds its own log to the end. What do all of them hold, sorted?",
         "In the sorted list of an odd number of servers, a majority holds what stands in the middle.",
@@ -68,6 +72,7 @@ def commit(file: str) -> str | None:
 
 @exercise(
     "8.5",
+    points=5,
     hints=[
         "The rule that is broken says where to look: docs/simulation.md lists them all.",
         "judge(...) returns the report: step through it in the player, and stop before the violation.",

@@ -3,16 +3,22 @@
 The exercises of chapter 3 live in ``chapter_03.py``, which is imported when the first of them is asked for.
 Each is one function that looks at an answer:
 
-    @exercise("3.2", hints=["The first.", "A clearer one.", "Nearly the solution."])
+    @exercise("3.2", points=2, hints=["The first.", "A clearer one.", "Nearly the solution."])
     def counts_the_letters(answer: str) -> str | None:
         return None if answer == "right" else "It has too many letters."
+
+``check`` keeps what it was shown last, and ``lab.grade("3.2")`` (``referee``) gives points for that.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -20,6 +26,8 @@ from typing import Any
 from ondisk.lab.exercises.answers import Wrong
 
 HINTS = 3
+SECONDS = float(os.environ.get("ONDISK_CHECK_SECONDS", "100"))
+"""For so long an answer may take: the cell would never end else, and neither would whoever grades it."""
 
 Decide = Callable[..., str | None]
 """Takes the answer as ``check`` got it; returns ``None`` if it is right, or a sentence: what is wrong."""
@@ -45,29 +53,35 @@ class Feedback:
 
 
 class _Exercise:
-    def __init__(self, decide: Decide, hints: Sequence[str], solution: str) -> None:
+    def __init__(self, decide: Decide, points: int, hints: Sequence[str], solution: str) -> None:
         self.decide = decide
+        self.points = points
         self.hints = tuple(hints)
         self.solution = solution
         self.given = 0  # hints so far
 
 
 _exercises: dict[str, _Exercise] = {}
+_answers: dict[str, tuple[Any, ...]] = {}  # by exercise: what check was shown last
 
 
-def exercise(number: str, *, hints: Sequence[str]) -> Callable[[Decide], Decide]:
+class OutOfTime(BaseException):
+    """Raised in the middle of an answer that takes too long. No ``Exception``, which the answer may catch."""
+
+
+def exercise(number: str, *, points: int = 1, hints: Sequence[str]) -> Callable[[Decide], Decide]:
     """Register the function below as the one that decides about exercise ``number``, such as ``"3.2"``.
 
     It returns what is wrong, or raises it as ``Wrong``. Any other error is shown to the reader as part of the
-    feedback: the answer is not of the kind that was expected. ``hints`` are three, each one clearer than the
-    one before.
+    feedback: the answer is not of the kind that was expected. ``points`` is what a right answer is worth.
+    ``hints`` are three, each one clearer than the one before.
     """
     chapter = _chapter(number)
     if len(hints) != HINTS:
         raise ValueError(f"exercise {number} has {len(hints)} hints, not {HINTS}")
 
     def register(decide: Decide) -> Decide:
-        _exercises[number] = _Exercise(decide, hints, f"notebooks/solutions/{chapter:02}-*.ipynb")
+        _exercises[number] = _Exercise(decide, points, hints, f"notebooks/solutions/{chapter:02}-*.ipynb")
         return decide
 
     return register
@@ -84,16 +98,58 @@ def check(number: str, *answer: Any) -> Feedback:
 
     Raises ``LookupError`` for an exercise that does not exist.
     """
+    _find(number)
+    _answers[number] = answer
+    return decide(number, answer)
+
+
+def decide(number: str, answer: Sequence[Any], seconds: float = SECONDS) -> Feedback:
+    """What is to be said about an answer, within so many seconds. Nobody keeps it."""
     found = _find(number)
-    if not answer or any(part is ... for part in answer):
+    if not answer or any(part is ... or part is None for part in answer):
         return Feedback(number, False, "No answer yet: put yours in place of the three dots.")
     try:
-        wrong = found.decide(*answer)
+        with _at_most(seconds):
+            wrong = found.decide(*answer)
     except Wrong as error:
         wrong = str(error)
+    except OutOfTime:
+        wrong = f"Your answer took more than {seconds:g} s. Does it come to an end?"
+    except SyntaxError as error:
+        wrong = f"This is no Python yet, in line {error.lineno}: {error.msg}."
     except Exception as error:
         wrong = f"Your answer could not be checked. {type(error).__name__}: {error}"
     return Feedback(number, wrong is None, "Right." if wrong is None else wrong)
+
+
+def last_answer(number: str) -> tuple[Any, ...]:
+    """What ``check`` was shown last for this exercise; nothing if it never was."""
+    _find(number)
+    return _answers.get(number, ())
+
+
+def points(number: str) -> int:
+    """What a right answer is worth. Raises ``LookupError`` for an exercise that does not exist."""
+    return _find(number).points
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise ``OutOfTime`` in this block after so long. Only the main thread can be told: a kernel's cells."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def over(signum: int, frame: object) -> None:
+        raise OutOfTime
+
+    former = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def hint(number: str) -> Feedback:
