@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -10,7 +11,8 @@ from IPython.display import HTML, display
 from ondisk.cluster import Cluster
 from ondisk.lab.pictures.cluster import status_table
 from ondisk.lab.pictures.messages import message_diagram
-from ondisk.observe import Recorder, capture
+from ondisk.lab.pictures.saving import as_csv, links, standalone_svg
+from ondisk.observe import Recorder, Seen, capture
 
 
 def show_status(cluster: Cluster) -> None:
@@ -21,7 +23,13 @@ def show_status(cluster: Cluster) -> None:
 def show_messages(recorder: Recorder, *, heartbeats: bool = False) -> None:
     """A diagram of the messages sent since ``recorder.mark()``."""
     events = recorder.messages(heartbeats=heartbeats)
-    Output().show(message_diagram(events, recorder.view().statuses))
+    drawn = message_diagram(events, recorder.view().statuses)
+    Output().show(drawn + links("messages", svg=standalone_svg(drawn), csv=_as_csv(events)))
+
+
+def _as_csv(events: Sequence[Seen]) -> str:
+    head = ("number", "seconds", "kind", "from", "to", "message")
+    return as_csv([head, *((e.number, e.time, e.kind, e.sender, e.receiver, e.label) for e in events)])
 
 
 class Output:

@@ -55,7 +55,7 @@ class _Drawn:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        return self._picture().html
+        return self._picture()._repr_html_()
 
     def __repr__(self) -> str:
         return self._picture().words

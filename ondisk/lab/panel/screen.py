@@ -182,7 +182,7 @@ class Screen:
             verdict.value = "" if asked is None else "Nothing was asked yet."
             return
         try:
-            verdict.value = history_picture(asked, check(asked, limit=_CONFIGURATIONS)).html
+            verdict.value = history_picture(asked, check(asked, limit=_CONFIGURATIONS))._repr_html_()
         except Undecided as error:
             verdict.value = escape(error_in_words(error))
 

@@ -24,8 +24,8 @@ _MORE_STYLE = """<style>
 </style>"""
 
 
-def _picture(title: str, words: str, height: int, parts: Sequence[str]) -> Picture:
-    return Picture(_MORE_STYLE + svg(title, words, 760, height, parts), words)
+def _picture(title: str, words: str, height: int, parts: Sequence[str], numbers: str) -> Picture:
+    return Picture(_MORE_STYLE + svg(title, words, 760, height, parts), words, numbers)
 
 
 def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[object]], words: str) -> Picture:
@@ -66,7 +66,7 @@ def crash_picture(crashes: Sequence[Crashed]) -> Picture:
             parts.append(_row(crash, y, last))
             words.append(str(crash))
         y += _ROW + 12
-    return _picture("What crashes left", ". ".join(words) + ".", y - 10, parts)
+    return _picture("What crashes left", ". ".join(words) + ".", y - 10, parts, crash_table(crashes).csv)
 
 
 def _entry(number: int, last: int) -> float:
@@ -148,7 +148,9 @@ def cut_picture(cuts: Mapping[str, Sequence[Cut]]) -> Picture:
         words.append(f"{machine}, cut at {len(of_machine)} lengths")
         words += map(str, found)
         top += _HEIGHT + _GAP
-    return _picture("A write-ahead log cut short", ". ".join(words) + ".", top - 10, parts)
+    return _picture(
+        "A write-ahead log cut short", ". ".join(words) + ".", top - 10, parts, cut_table(cuts).csv
+    )
 
 
 def _diagram(machine: str, found: Sequence[Stretch], top: int) -> str:

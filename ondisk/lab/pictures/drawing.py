@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from ondisk.lab.pictures.saving import links, standalone_svg, tables_as_csv
 
 STYLE = """<style>
 .ondisk { overflow-x: auto; color: var(--jp-ui-font-color1, #212121); }
@@ -36,19 +39,44 @@ STYLE = """<style>
 .ondisk th, .ondisk td { padding: 2px 9px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--jp-border-color2, #e0e0e0); }
 .ondisk td.words { text-align: left; white-space: normal; }
+[data-jp-theme-light="false"] .ondisk-figure img { filter: invert(1) hue-rotate(180deg); }
+.ondisk-save { margin: 2px 0; font-size: 12px; }
 .ondisk caption { text-align: left; font-weight: bold; padding: 2px 0; }
 </style>"""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Something to look at, as the value of a cell. As text it is its own description."""
+    """Something to look at, as the value of a cell. As text it is its own description.
+
+    ``numbers`` are what it shows, as CSV; without them it is what its tables say.
+    """
 
     html: str
     words: str
+    numbers: str = ""
+
+    @property
+    def svg(self) -> str:
+        """The picture as an SVG file; empty if it is a table."""
+        return standalone_svg(self.html)
+
+    @property
+    def csv(self) -> str:
+        """Its numbers."""
+        return self.numbers or tables_as_csv(self.html)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as ``.svg``, or its numbers as ``.csv``. Raises ``ValueError`` for any other name."""
+        path = Path(path)
+        text = {".svg": self.svg, ".csv": self.csv}.get(path.suffix, "")
+        if not text:
+            raise ValueError(f"{path.name}: this can be saved as {'.svg or .csv' if self.svg else '.csv'}")
+        path.write_text(text, encoding="utf-8")
+        return path
 
     def _repr_html_(self) -> str:
-        return self.html
+        return self.html + links(self.words, svg=self.svg, csv=self.csv)
 
     def __repr__(self) -> str:
         return self.words

@@ -82,7 +82,7 @@ def history_picture(
     return Picture(f'{_STYLE}<div class="ondisk-history">{drawn}</div>{numbers}', words)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Judged(Picture):
     """A picture with the verdict that it shows."""
 
@@ -93,7 +93,7 @@ def judge(history: Sequence[Operation], *, key: str | None = None) -> Judged:
     """Is this key-value history linearizable? The verdict, drawn. Raises as ``linearizability.check``."""
     verdict = check(history)
     shown = history_picture(history, verdict, key=key)
-    return Judged(shown.html, shown.words, verdict)
+    return Judged(shown.html, shown.words, verdict=verdict)
 
 
 # A long one is as wide as it is, and scrolls: JupyterLab would shrink it until nobody can read it. (The class
