@@ -37,10 +37,12 @@ from ondisk.errors import (
     Timeout,
     Unfinished,
     UnknownVersion,
+    Unreachable,
     WrongProcess,
 )
 from ondisk.net.tcp import TcpNetwork
 from ondisk.node import Node
+from ondisk.remote import AsyncClient, RemoteClient, connect
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.statemachine import (
@@ -66,6 +68,7 @@ else:
 
 
 __all__ = [
+    "AsyncClient",
     "BulkLoad",
     "Cluster",
     "CommandTooLarge",
@@ -87,6 +90,7 @@ __all__ = [
     "OutcomeUnknown",
     "PortInUse",
     "Rejected",
+    "RemoteClient",
     "ReplicaStatus",
     "ReplicaStopped",
     "ResourceError",
@@ -105,6 +109,8 @@ __all__ = [
     "Timeout",
     "Unfinished",
     "UnknownVersion",
+    "Unreachable",
     "WrongProcess",
+    "connect",
     "import_snapshot",
 ]

@@ -15,6 +15,7 @@ builds a third one from the stream, and replaces the pointer to the live one (``
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -73,6 +74,7 @@ POINTS = (
     "prepare: view made",
 )
 
+_PAIR_BYTES = 11  # that MessagePack adds to a pair, at most
 _DONE = Result()
 _APPLIED_INDEX = b"applied_index"
 _FORMAT = b"format"
@@ -123,18 +125,26 @@ class PutMany(_Command, frozen=True, tag="put_many"):
     pairs: dict[bytes, bytes]
 
 
-class Get(msgspec.Struct, frozen=True):
+class Get(_Command, frozen=True, tag="get"):
     """Query: the value of a key, ``None`` if it is missing (an empty value is ``b""``)."""
+
+    answer: ClassVar[Any] = bytes | None
 
     key: bytes
 
 
-class Scan(msgspec.Struct, frozen=True):
-    """Query: at most ``limit`` pairs whose key begins with ``prefix`` and is at least ``start``, by key."""
+class Scan(_Command, frozen=True, tag="scan"):
+    """Query: at most ``limit`` pairs whose key begins with ``prefix`` and is at least ``start``, by key.
+
+    ``max_bytes``: refuse to answer, rather than to collect more than that.
+    """
+
+    answer: ClassVar[Any] = list[tuple[bytes, bytes]]
 
     prefix: bytes = b""
     start: bytes = b""
     limit: int = 100
+    max_bytes: int | None = None
 
 
 _Data = dict[bytes, bytes | None]  # what keys hold now; ``None``: they are gone
@@ -189,11 +199,11 @@ def get(key: Text) -> Get:
     return Get(as_key(key))
 
 
-def scan(prefix: Text = b"", start: Text = b"", limit: int = 100) -> Scan:
+def scan(prefix: Text = b"", start: Text = b"", limit: int = 100, max_bytes: int | None = None) -> Scan:
     """The query for a range of keys, in byte order."""
     if not isinstance(limit, int) or not 0 < limit <= MAX_SCAN_ITEMS:  # type: ignore[redundant-expr]
         raise InvalidCommand(f"a scan's limit is a whole number from 1 to {MAX_SCAN_ITEMS:,}")
-    return Scan(as_key(prefix), as_key(start), limit)
+    return Scan(as_key(prefix), as_key(start), limit, max_bytes)
 
 
 def decode(command: bytes) -> Command:
@@ -238,6 +248,7 @@ class DiskKV(OnDiskStateMachine):
 
     offers_sessions: ClassVar[bool] = True
     segment_bytes: ClassVar[int] = SEGMENT_BYTES
+    queries: ClassVar[Any] = Get | Scan | Changes | digest.DigestOf
 
     def __init__(
         self, path: Path | str, *, sync_every_update: bool = False, disk: Disk | None = None
@@ -402,7 +413,7 @@ class DiskKV(OnDiskStateMachine):
             except StoreClosed:
                 return self._ask(lambda store: store.get(key))
         if isinstance(query, Scan):
-            checked = scan(query.prefix, query.start, query.limit)
+            checked = scan(query.prefix, query.start, query.limit, query.max_bytes)
             return self._ask(lambda store: _scan(store, checked))
         if isinstance(query, Changes):
             after = changes_after(query.prefix, query.after, query.limit)
@@ -553,10 +564,16 @@ def _stored_sessions(store: Store) -> Sessions:
 
 def _scan(store: Store, query: Scan) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
+    room = math.inf if query.max_bytes is None else query.max_bytes
     with store.iterate(max(query.start, query.prefix)) as pairs:
         for key, value in pairs:
             if not key.startswith(query.prefix):
                 break
+            if (room := room - len(key) - len(value) - _PAIR_BYTES) < 0:
+                raise InvalidCommand(
+                    f"the first {len(found) + 1:,} pairs have more than {query.max_bytes:,} bytes: scan "
+                    "fewer at once, and go on from the last key"
+                )
             found.append((key, value))
             if len(found) == query.limit:
                 break

@@ -29,6 +29,13 @@ class NoLeader(NotDone):
     """
 
 
+class Unreachable(NoLeader):
+    """None of a client's endpoints could be reached before the deadline, and nothing was sent.
+
+    It says of each why. Are the addresses and the secret right, and do the replicas run?
+    """
+
+
 class Rejected(NotDone):
     """The request was refused: by the state machine, or because a new leader discarded its entry."""
 

@@ -135,7 +135,7 @@ class Node(Client):
             except StorageError as error:
                 self._last_status = ReplicaStatus(self.id, "failed", error=failure(error, self.id))
                 raise
-            self._stepper = Stepper(self, replica, endpoint, self._events)
+            self._stepper = Stepper(self, replica, endpoint, self._events, self._clock)
             _running.add(self)
             forked.register(self)
             try:
@@ -184,10 +184,20 @@ class Node(Client):
     def hand_over(self, *, timeout: float = 2.0) -> None:
         """Before an orderly stop: if this replica leads, let another one lead, and answer who waits for it.
 
-        So no write of other replicas' clients fails because this one stops. If nobody else can lead, or not
-        in time, it is as if this had not been called.
+        So no write of other replicas' clients fails because this one stops, nor of its own over TCP, which
+        ask elsewhere from then on. If nobody else can lead, or not in time, some fail all the same.
         """
         deadline = time.monotonic() + checked(timeout)
+        self._hand_over_leadership(deadline)
+        stepper = self._stepper
+        if stepper is None or (serving := stepper.serving) is None or not serving.has_clients:
+            return
+        serving.leave()
+        while not serving.idle and self.status.running and time.monotonic() < deadline:
+            pause(0.005)
+        pause((self._timing or Timing()).heartbeat)  # what they still send, until they hear of it, is refused
+
+    def _hand_over_leadership(self, deadline: float) -> None:
         status = self.status
         if status.role != "leader":
             return

@@ -96,6 +96,10 @@ class OnDiskStateMachine(ABC):
     # command that they send twice is applied once. To a machine that does not, they are odd commands.
     offers_sessions: ClassVar[bool] = False
 
+    # The queries that clients which host no replica may ask over TCP: a union of ``msgspec.Struct``s, each
+    # with a tag and an ``answer``, the type of what ``lookup`` answers. ``None``: such clients cannot read.
+    queries: ClassVar[Any] = None
+
     @abstractmethod
     def open(self) -> int:
         """Open what is stored, or create it, and return the index of the last applied entry.
@@ -122,8 +126,8 @@ class OnDiskStateMachine(ABC):
     def lookup(self, query: Any) -> Any:
         """Answer a read-only query from the present state. May run beside everything else.
 
-        It never sees half of an ``update``. The query does not travel over the network: any object
-        will do. Raise ``InvalidCommand`` for one that makes no sense.
+        It never sees half of an ``update``. Any object will do: the query does not travel over the network,
+        unless it is one of ``queries``. Raise ``InvalidCommand`` for one that makes no sense.
         """
 
     @abstractmethod

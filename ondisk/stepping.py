@@ -6,16 +6,28 @@ import threading
 import weakref
 
 from ondisk.events import Events
+from ondisk.net.clock import Clock, since_boot
 from ondisk.net.endpoint import Endpoint
+from ondisk.net.tcp import TcpEndpoint
 from ondisk.replica import Replica
+from ondisk.serving import Serving
 from ondisk.snapshot.background import start_thread
 
 
 class Stepper:
     """A replica, its endpoint and their thread. What goes on in there does not keep the owner alive."""
 
-    def __init__(self, owner: object, replica: Replica, endpoint: Endpoint, events: Events) -> None:
+    def __init__(
+        self,
+        owner: object,
+        replica: Replica,
+        endpoint: Endpoint,
+        events: Events,
+        clock: Clock = since_boot,
+    ) -> None:
         self.replica = replica
+        # Only over TCP there are clients that host no replica.
+        self.serving = Serving(replica, endpoint, clock) if isinstance(endpoint, TcpEndpoint) else None
         self._events = events
         self._owner = weakref.ref(owner)
         self.endpoint = endpoint
@@ -66,13 +78,19 @@ class Stepper:
         try:
             self._step()
         finally:
+            if self.serving is not None:
+                self.serving.close()
             self.forget()
 
     def _step(self) -> None:
-        replica = self.replica
+        replica, serving = self.replica, self.serving
         try:
             while not self._ending:
+                if serving is not None:
+                    serving.take()
                 seconds = replica.step()
+                if serving is not None:
+                    serving.flush()
                 self._events.look(replica.status, replica.raft.connected)
                 if not replica.running:  # it failed, and its status says why
                     return

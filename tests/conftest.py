@@ -91,8 +91,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     """Every test closes what it starts: no thread of ours may outlive it."""
+    before = threading.enumerate()  # of a group that the tests of a file share
     yield
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ondisk-")]
+    after = [thread for thread in threading.enumerate() if thread not in before]
+    left = [thread.name for thread in after if thread.name.startswith("ondisk-")]
     assert not left, f"threads left behind: {left}"
 
 

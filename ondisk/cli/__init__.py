@@ -3,6 +3,8 @@
 ============  ==============================================================
 ``command``   the command: what goes wrong is one line and a status
 ``serve``     ``ondisk``: opens a replica and serves it
+``remote``    ``ondisk --endpoints ... get k``: one command for a group elsewhere
+``answers``   what such a command prints as JSON
 ``inspect``   ``ondisk inspect``: prints what a stopped replica holds
 ``check``     ``ondisk check perf``: is this machine fast enough?
 ``console``   a line into a request, and its outcome into text
@@ -14,7 +16,8 @@
 
 After Dragonboat's ``ondisk`` example, whose flags and answers it keeps.
 
-Imports ``node``, ``inspect``, ``perf`` and what is below. Imported by nobody but ``python -m ondisk``.
+Imports ``node``, ``remote``, ``inspect``, ``perf`` and what is below. Imported by nobody but
+``python -m ondisk``.
 
 Invariant: whatever goes wrong is said in one line, and no stored value can move the cursor.
 """

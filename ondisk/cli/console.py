@@ -24,6 +24,7 @@ from ondisk.errors import (
 from ondisk.net.addresses import parse_address
 from ondisk.node import Node
 from ondisk.raft.limits import MAX_COMMAND_BYTES
+from ondisk.remote import RemoteClient
 from ondisk.replica import ReplicaStatus
 from ondisk.snapshot.streaming import StreamProgress
 from ondisk.storage.paths import open_regular
@@ -285,9 +286,15 @@ class Console:
         return rows
 
     def _members(self) -> str:
-        newest = max(self._status(), key=lambda status: (status.term, status.last_index))
-        node = self._node
-        where = node.configuration[1].addresses if node is not None and node.status.running else {}
+        status = list(self._status())
+        if not status:
+            raise ReplicaStopped("no replica answers")
+        newest = max(status, key=lambda status: (status.term, status.last_index))
+        node, where = self._node, dict[int, str]()
+        if isinstance(self._client, RemoteClient):
+            where = self._client.members().addresses
+        elif node is not None and node.status.running:
+            where = node.configuration[1].addresses
         kinds = {"voters": newest.voters, "learners": newest.learners}
         lines = [
             f"{kind}: " + ", ".join(f"{i} ({where[i]})" if i in where else str(i) for i in ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,11 +36,11 @@ _ASK_THE_LEADER = (
 )
 
 
-def typed_lines(replica_id: int) -> Iterator[str]:
+def typed_lines(prompt: str) -> Iterator[str]:
     """From a person, with history, editing and completion."""
     names = dict.fromkeys(name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS))
     session: PromptSession[str] = PromptSession(
-        f"replica {replica_id}> ",
+        prompt,
         history=_history(),
         completer=WordCompleter(list(names), sentence=True),
         complete_while_typing=False,
@@ -86,6 +87,7 @@ def piped_lines(node: Node, hints: Hints) -> Iterator[str]:
 def carry_out(console: Console, lines: Iterable[str], *, typed: bool) -> None:
     """Answer each line on stdout, until the lines end. An interrupt ends a pipe, and of a person one line."""
     for line in lines:
+        began = time.monotonic()
         try:
             answer = console.execute(line)
         except EOFError:
@@ -94,5 +96,7 @@ def carry_out(console: Console, lines: Iterable[str], *, typed: bool) -> None:
             if not typed:
                 raise
             answer = "interrupted: a write may have happened, get the key before trying again"
+        if answer and typed:
+            answer += f"\n({1000 * (time.monotonic() - began):.0f} ms)"
         if answer:
             print(answer, flush=True)

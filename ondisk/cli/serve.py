@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,10 +22,13 @@ from ondisk.node import Node
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.storage.paths import read_regular
 
+if TYPE_CHECKING:
+    from ondisk.net.tls import Certificates
+
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
-def _secret(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
     """What the file holds. A FIFO would keep everybody waiting, a device might never end."""
     try:
         return read_regular(path).strip()
@@ -54,12 +57,12 @@ def _monitor(node: Node, where: Address) -> AbstractContextManager[object]:
     return Monitor(node, where)
 
 
-def _tls_option(name: str, what: str) -> Callable[[_F], _F]:
+def tls_option(name: str, what: str) -> Callable[[_F], _F]:
     kind = click.Path(exists=True, dir_okay=False, path_type=Path)
     return click.option(name, metavar="FILE", type=kind, help=what)
 
 
-def _certificates(certificate: Path | None, key: Path | None, authority: Path | None) -> object:
+def certificates(certificate: Path | None, key: Path | None, authority: Path | None) -> Certificates | None:
     if certificate is not None and key is not None and authority is not None:
         from ondisk.net.tls import Certificates
 
@@ -131,9 +134,9 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     show_envvar=True,
     help="Holds at least 16 bytes that all replicas share. Required beyond loopback.",
 )
-@_tls_option("--tls-cert", "The certificate of this machine (PEM), for server and client.")
-@_tls_option("--tls-key", "Its key, without a password.")
-@_tls_option("--tls-ca", "The authority that has issued the certificates of all replicas, and no others.")
+@tls_option("--tls-cert", "The certificate of this machine (PEM), for server and client.")
+@tls_option("--tls-key", "Its key, without a password.")
+@tls_option("--tls-ca", "The authority that has issued the certificates of all replicas, and no others.")
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
@@ -180,9 +183,9 @@ def run(
     if not serve and is_background_job():
         raise click.UsageError("the terminal belongs to another job: to run in the background, give --serve")
     monitored = None if metrics is None else parse_address(metrics)
-    secret = _secret(secret_file) if secret_file else None
+    secret = read_secret(secret_file) if secret_file else None
     options: dict[str, Any] = {} if bind is None else {"bind": {replica_id: parse_address(bind)}}
-    options["tls"] = _certificates(tls_cert, tls_key, tls_ca)
+    options["tls"] = certificates(tls_cert, tls_key, tls_ca)
     network = TcpNetwork(addresses, secret=secret, **options)
     node = Node(replica_id, () if join else tuple(addresses), data_dir, network)
     for number in (signal.SIGTERM, signal.SIGALRM, *([signal.SIGINT] if serve else [])):
@@ -209,7 +212,8 @@ def run(
             run_until_signal(node, hints)
             return 0
         console = Console(node, lambda: [node.status], node)
-        carry_out(console, typed_lines(replica_id) if typed else piped_lines(node, hints), typed=typed)
+        lines = typed_lines(f"replica {replica_id}> ") if typed else piped_lines(node, hints)
+        carry_out(console, lines, typed=typed)
         return 0 if typed else console.exit_status  # a person has seen it
     finally:
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):

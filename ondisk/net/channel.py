@@ -12,6 +12,9 @@
   which life. It stamps all that follows, so it costs nothing per message. Who belongs together is decided
   above (``identity/origins.py``), by origin and not by address: whoever knows an address calls.
 
+* A *client* hosts no replica (``client_messages.py``): its number is 0, and so is that of whom it calls,
+  which is whoever is there. It proves that it knows the secret as members do, and says no origin.
+
 The idea is that of TLS 1.3 with a pre-shared key (RFC 8446), without its encryption: HMAC-SHA256 over what
 both sides said makes proofs and keys, and keyed BLAKE2b (RFC 7693) seals the frames. Anybody who can listen
 can read them, unless all of it goes through TLS (``tls``). The secret is that of the group: who knows
@@ -28,8 +31,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from ondisk.net.client_messages import MAX_REQUEST_BYTES
 from ondisk.raft.limits import MAX_FRAME_BYTES
 from ondisk.raft.messages import Message, Origin, decoder, encoder
+
+CLIENT = 0  # in a hello: a client calls, and whom a client calls
 
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
@@ -130,14 +136,15 @@ class Channel:
         return _Hello(self._id, receiver, self._nonce)
 
     def _on_hello(self, hello: _Hello) -> bytes:
-        if hello.receiver != self._id:
+        called_by_client = self.calling is None and hello.sender == hello.receiver == CLIENT
+        if hello.receiver != self._id and not called_by_client:
             raise Refused("a call for replica %d; this is replica %d", hello.receiver, self._id)
         if self.calling is not None:
-            if hello.sender != self.calling:
+            if hello.sender != self.calling and (self.calling != CLIENT or hello.sender == CLIENT):
                 raise Refused("replica %d answered instead of replica %d", hello.sender, self.calling)
-            self._hellos = self._hello(hello.sender), hello
+            self._hellos = self._hello(self.calling), hello
             return self._proof(self._id)
-        if hello.sender == 0:
+        if hello.sender == 0 and not called_by_client:
             raise Refused("replica %d is none: ids begin with 1", hello.sender)
         if hello.sender == self._id:
             raise Refused("another replica %d calls: two have the same number", hello.sender)
@@ -146,8 +153,10 @@ class Channel:
 
     def _on_proof(self, proof: bytes) -> bytes:
         assert self._hellos is not None
-        peer = self._hellos[0].sender if self.calling is None else self.calling
+        peer = self._hellos[0 if self.calling is None else 1].sender
         if not hmac.compare_digest(proof, self._proof(peer)):
+            if peer == CLIENT:
+                raise Refused("a client does not know the shared secret")
             raise Refused("who claims to be replica %d does not know the shared secret", peer)
         self._send_key = self._derive(b"frames", self._id)
         self._receive_key = self._derive(b"frames", peer)
@@ -180,11 +189,12 @@ class Channel:
         introduction = b""
         if self._own_origin is not origin:
             self._own_origin = origin
-            introduction = self._frame(_ORIGIN_TAG + _origin_encoder.encode(origin))
-        frame = self._frame(payload)
+            introduction = self.frame(_ORIGIN_TAG + _origin_encoder.encode(origin))
+        frame = self.frame(payload)
         return introduction + frame if introduction else frame
 
-    def _frame(self, payload: bytes) -> bytes:
+    def frame(self, payload: bytes) -> bytes:
+        """The frame of a payload; between a client and a member that is all there is to do."""
         mac = _mac(self._send_key, self._sent_frames, payload)
         self._sent_frames += 1
         return len(payload).to_bytes(_LENGTH_BYTES, "big") + payload + mac
@@ -205,14 +215,21 @@ class Channel:
                 raise Refused("not a message: %s", error) from None
         return messages
 
+    def payloads(self, data: bytes) -> list[bytes]:
+        """Take what has arrived; return what the complete frames hold, undecoded. Raises ``Refused``."""
+        self._received += data
+        payloads = []
+        while (payload := self._next_payload()) is not None:
+            payloads.append(payload)
+        return payloads
+
     def _next_payload(self) -> bytes | None:
         if len(self._received) < _LENGTH_BYTES:
             return None
         length = int.from_bytes(self._received[:_LENGTH_BYTES], "big")
-        if length > MAX_FRAME_BYTES:
-            raise Refused(
-                "a frame of %s bytes; at most %s are allowed", f"{length:,}", f"{MAX_FRAME_BYTES:,}"
-            )
+        most = MAX_REQUEST_BYTES if self.peer == CLIENT else MAX_FRAME_BYTES
+        if length > most:
+            raise Refused("a frame of %s bytes; at most %s are allowed", f"{length:,}", f"{most:,}")
         end = _LENGTH_BYTES + length + _MAC_BYTES
         if len(self._received) < end:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import time
 from collections import deque
@@ -35,7 +36,8 @@ class Connection:
         self.born = time.monotonic()
         self.unsent = deque[bytes | memoryview]()
         self.unsent_bytes = 0
-        self.awaits_room = True  # whether its selector tells when there is room to write: from the beginning
+        self.queued_bytes = 0  # ever
+        self.events = 0  # what its selector looks for, 0 if it does not know the socket
         self.connecting = channel.calling is not None
         if tls is not None:
             self._push(tls.to_send())
@@ -80,6 +82,7 @@ class Connection:
         if data:
             self.unsent.append(data)
             self.unsent_bytes += len(data)
+            self.queued_bytes += len(data)
 
     def flush(self) -> None:
         """Write what the socket takes. Raises ``OSError`` if the connection is broken."""
@@ -97,31 +100,54 @@ class Connection:
                     break
                 written -= len(frame)
 
+    def send_payload(self, payload: bytes) -> int:
+        """Queue what a client and a member say to each other.
+
+        Returns how many bytes will have been written when all of it has left: see ``written_bytes``.
+        """
+        self._queue(self.channel.frame(payload))
+        return self.queued_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """How many bytes the kernel has taken, in TLS or not."""
+        return self.queued_bytes - self.unsent_bytes
+
     def read(self) -> list[tuple[Origin, Message]]:
         """What has arrived, each message with its origin. Raises ``Refused``, ``EOFError``, ``OSError``."""
+        data = self._receive()
+        return self.channel.open(data) if data else []
+
+    def read_payloads(self) -> list[bytes]:
+        """The same between a client and a member: what frames hold, undecoded."""
+        data = self._receive()
+        return self.channel.payloads(data) if data else []
+
+    def _receive(self) -> bytes:
+        """Bytes of frames, none if nothing is there or the handshake is going on."""
         if self._tls is not None:
-            return self._read_tls(self._tls)
+            return self._receive_tls(self._tls)
         shaking_hands = self.peer is None
         try:
             data = self.sock.recv(self.channel.missing if shaking_hands else _READ_BYTES)
         except (BlockingIOError, InterruptedError):
-            return []
+            return b""
         if not data:
             raise EOFError
         if shaking_hands:
             self._queue(self.channel.shake_hands(data))
-            return []
-        return self.channel.open(data)
+            return b""
+        return data
 
-    def _read_tls(self, tls: Session) -> list[tuple[Origin, Message]]:
+    def _receive_tls(self, tls: Session) -> bytes:
         try:
             data = self.sock.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
-            return []
+            return b""
         if not data:
             raise EOFError
         established = tls.established
-        messages: list[tuple[Origin, Message]] = []
+        found = b""
         try:
             tls.take_in(data)
             if tls.established and not established and self.calling is not None:
@@ -130,10 +156,30 @@ class Connection:
                 if self.peer is None:
                     self._queue(self.channel.shake_hands(data))
                 else:
-                    messages += self.channel.open(data)
+                    found += data
         except Refused:
             with contextlib.suppress(OSError):
                 self.sock.send(tls.to_send())  # so that the other side learns why
             raise
         self._push(tls.to_send())
-        return messages
+        return found
+
+    def watch(self, selector: selectors.BaseSelector, *, reading: bool = True) -> None:
+        """Let a selector tell when there is something to read, if it shall be, or room for what is unsent."""
+        wanted = (selectors.EVENT_READ if reading else 0) | (selectors.EVENT_WRITE if self.unsent else 0)
+        if wanted == self.events:
+            return
+        if not wanted:
+            selector.unregister(self.sock)
+        elif not self.events:
+            selector.register(self.sock, wanted, self)
+        else:
+            selector.modify(self.sock, wanted, self)
+        self.events = wanted
+
+    def close(self, selector: selectors.BaseSelector) -> None:
+        """Close the socket, which a selector looks at or not."""
+        if self.events:
+            selector.unregister(self.sock)
+            self.events = 0
+        self.sock.close()

@@ -8,6 +8,9 @@ shared secret exchanges sealed frames (``channel``), and who has not gets few pl
 On loopback the secret may be left out, and then it is a word that everybody knows: nothing keeps another
 user of this machine, or a program in a sandbox that may open connections, from speaking as a member.
 
+Programs that host no replica call, too (``clients``). What they ask is handed out beside the messages of
+members, and answered by who has the endpoint (``serving.py``).
+
 The endpoint has no thread. Its owner calls ``wait``, and sockets are served in there.
 """
 
@@ -26,7 +29,9 @@ from ondisk.errors import ConfigurationError
 from ondisk.interrupts import forked
 from ondisk.net import dialer
 from ondisk.net.addresses import Address, canonical_host, format_address, is_loopback, parse_address
-from ondisk.net.channel import Channel, Refused
+from ondisk.net.channel import CLIENT, Channel, Refused
+from ondisk.net.client_messages import Failed, Response
+from ondisk.net.clients import MAX_CLIENTS, Call, Clients
 from ondisk.net.connection import Connection
 from ondisk.net.dialer import Dialer
 from ondisk.net.places import MAX_UNAUTHENTICATED, who_makes_room
@@ -41,9 +46,17 @@ if TYPE_CHECKING:
 MAX_UNKNOWN_PEERS = 16  # proved, but at no address that is known here: joining, or not yet heard of
 _HUNG_UP_OFTEN = 5
 _DEAF_SECONDS = 0.5  # when no descriptor is left for who calls
-_KNOWN_TO_ALL = b"loopback"  # in place of a secret
+KNOWN_TO_ALL = b"loopback"  # in place of a secret
 
 logger = logging.getLogger(__name__)
+
+
+def check_secret(secret: bytes | None, host: str, who: str) -> None:
+    """Raise ``ConfigurationError`` for a secret that is too short, or missing beyond loopback."""
+    if secret is None and not is_loopback(host):
+        raise ConfigurationError(f"{who} is at {host}, beyond loopback: a shared secret is required")
+    if secret is not None and len(secret) < 16:
+        raise ConfigurationError("the shared secret needs at least 16 bytes")
 
 
 class TcpNetwork:
@@ -71,14 +84,8 @@ class TcpNetwork:
             raise ConfigurationError(
                 f"replica {unknown[0]} has an address to listen at, and none where others reach it"
             )
-        if secret is None:
-            for member, (host, _) in (*addresses.items(), *bind.items()):
-                if not is_loopback(host):
-                    raise ConfigurationError(
-                        f"member {member} is at {host}, beyond loopback: a shared secret is required"
-                    )
-        elif len(secret) < 16:
-            raise ConfigurationError("the shared secret needs at least 16 bytes")
+        for member, (host, _) in (*addresses.items(), *bind.items()):
+            check_secret(secret, host, f"member {member}")
         self.addresses = dict(addresses)
         self._secret = secret
         self._bind = dict(bind)
@@ -109,7 +116,7 @@ class TcpEndpoint:
     ) -> None:
         self.id = replica_id
         self.addresses = dict(addresses)
-        self.secret = _KNOWN_TO_ALL if secret is None else secret
+        self.secret = KNOWN_TO_ALL if secret is None else secret
         self._has_secret = secret is not None
         self._tls = tls
         self.origin = Origin(b"", b"", 0, 0)
@@ -118,6 +125,7 @@ class TcpEndpoint:
         self._inbox: list[tuple[int, Origin, Message]] = []
         self._connections: dict[int, Connection] = {}  # proved peers
         self._unauthenticated: dict[Connection, None] = {}  # the oldest first
+        self._clients = Clients()
         self._log = RateLimitedLog(logger, replica_id, most=MAX_UNAUTHENTICATED)
         self._dialer = Dialer(replica_id, self.addresses, self._log)
         self._hung_up: Counter[int] = Counter()  # by whom that was called, in a row
@@ -185,11 +193,40 @@ class TcpEndpoint:
             self.addresses[member] = address
             self._dialer.on_address(member)
 
+    # Clients
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether there are any. From any thread."""
+        return bool(self._clients)
+
+    def calls(self) -> list[Call]:
+        """Every request of a client that has arrived since the last call."""
+        arrived, self._clients.arrived = self._clients.arrived, []
+        return arrived
+
+    def answer(self, call: Call, response: Response) -> None:
+        """Queue an answer. It leaves with ``flush_answers``."""
+        self._clients.answer(call, response)
+
+    def tell_clients(self, response: Response) -> None:
+        """Queue for all clients what they have not asked for."""
+        for connection in self._clients.connections:
+            self._clients.tell(connection, response)
+
+    def flush_answers(self) -> None:
+        """Write what the sockets of clients take."""
+        for connection in self._clients.to_flush():
+            if self._clients.takes_nothing(connection):
+                self._drop(connection, Refused("a client does not take its answers"))
+            else:
+                self._flush(connection)
+
     def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
         deadline = time.monotonic() + seconds
         self._waker.begin()
-        while not self._inbox and not self._waker.awake:
+        while not self._inbox and not self._clients.arrived and not self._waker.awake:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -208,9 +245,9 @@ class TcpEndpoint:
         if self._closed:
             return
         self._closed = True
-        for connection in (*self._connections.values(), *self._unauthenticated):
+        for connection in (*self._connections.values(), *self._unauthenticated, *self._clients.connections):
             connection.sock.close()
-        self._connections, self._unauthenticated = {}, {}
+        self._connections, self._unauthenticated, self._clients = {}, {}, Clients()
         self._selector.close()
         self._listener.close()
         self._waker.close()
@@ -256,8 +293,12 @@ class TcpEndpoint:
 
     def _read(self, connection: Connection) -> bool:
         known = connection.peer is not None
+        messages: list[tuple[Origin, Message]] = []
         try:
-            messages = connection.read()
+            if connection.peer == CLIENT:
+                self._clients.take(connection, connection.read_payloads())
+            else:
+                messages = connection.read()
         except Refused as error:
             self._drop(connection, error)
             return False
@@ -277,6 +318,8 @@ class TcpEndpoint:
     def _promote(self, connection: Connection, peer: int) -> bool:
         """Keep one connection for each pair, the same on both sides; ``False`` if it is not this one."""
         self._unauthenticated.pop(connection, None)
+        if peer == CLIENT:
+            return self._admit(connection)
         former = self._connections.get(peer)
         if former is not None:
             # Calls that crossed: the one of the higher id stays. Else the peer was restarted, and this side
@@ -296,18 +339,27 @@ class TcpEndpoint:
         self._hung_up.pop(peer, None)
         return True
 
-    def _flush(self, connection: Connection) -> None:
-        if not connection.unsent and not connection.awaits_room:
-            return
-        try:
+    def _admit(self, connection: Connection) -> bool:
+        """Let a client in; ``False`` if there are too many, which it is told."""
+        if self._clients.admit(connection):
+            return True
+        full = Failed(
+            "ReplicaStopped", f"replica {self.id} has {MAX_CLIENTS} clients, and no place for one more"
+        )
+        self._clients.tell(connection, Response(0, 0, full))
+        with contextlib.suppress(OSError):
             connection.flush()
+        self._drop(connection, Refused("there are %d clients already", MAX_CLIENTS))
+        return False
+
+    def _flush(self, connection: Connection) -> None:
+        try:
+            if connection.unsent:
+                connection.flush()
         except OSError:
             self._drop(connection)
             return
-        if connection.awaits_room != bool(connection.unsent):
-            connection.awaits_room = not connection.awaits_room
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.awaits_room else 0)
-            self._selector.modify(connection.sock, events, connection)
+        connection.watch(self._selector, reading=self._clients.may_ask(connection))
 
     def _on_end(self, connection: Connection) -> Refused | None:
         """The other side has hung up. Say so if this may be a mistake that somebody can put right."""
@@ -334,9 +386,9 @@ class TcpEndpoint:
         if refused is not None:
             host, port = connection.address
             self._log.outside(host, str(refused.args[0]), "dropped %s:%s: %s", host, port, refused)
-        self._selector.unregister(connection.sock)
-        connection.sock.close()
+        connection.close(self._selector)
         self._unauthenticated.pop(connection, None)
+        self._clients.forget(connection)
         if connection.peer is not None and self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
             self._dialer.on_lost(connection.peer)
@@ -385,4 +437,4 @@ class TcpEndpoint:
         tls = None if self._tls is None else self._tls.session(hostname)
         connection = Connection(sock, Channel(self.id, self.secret, calling), address, tls)
         self._unauthenticated[connection] = None
-        self._selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+        connection.watch(self._selector)
