@@ -30,10 +30,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab class test test-long soak mutation lint format bench recordings lock clean
+.PHONY: help lab class test test-long soak mutation lint format bench recordings release-check lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: $(VENV)/.lab $(OVERRIDES) ## Open the notebooks in JupyterLab (LAB_ARGS=...)
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(NOTEBOOK) \
@@ -70,6 +70,9 @@ bench: $(VENV)/.lab ## Run the benchmarks (ARGS=...)
 recordings: $(VENV)/.lab ## Record the pages of docs/recordings anew (ARGS=--pages: only the page around them)
 	$(PY) docs/recordings/make.py $(ARGS)
 
+release-check: $(VENV)/.release ## Build a release twice, install and try it (ARGS=--quick)
+	$(PY) -m tests.release $(ARGS)
+
 lock: $(VENV)/.uv ## Pin again what pyproject.toml asks (LOCK_ARGS=--upgrade for newer)
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra test \
 		--no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
@@ -98,6 +101,10 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml requirements.lock
 	@echo "Installing ondisk, JupyterLab and the test tools into $(VENV): a minute or two the first time."
 	$(PIP) install --quiet -c requirements.lock -e '.[test]'
 	@touch $(VENV)/.lab $@
+
+$(VENV)/.release: $(VENV)/.test
+	$(PIP) install --quiet build twine
+	@touch $@
 
 $(VENV)/.uv: $(VENV)/.made
 	$(PIP) install --quiet uv
