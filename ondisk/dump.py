@@ -30,7 +30,7 @@ from typing import IO, Any, NamedTuple
 from ondisk.bulk import BulkLoad
 from ondisk.client import Client, insist
 from ondisk.diskkv import Text
-from ondisk.errors import ConfigurationError, Corrupt, StorageError, UnknownVersion
+from ondisk.errors import ConfigurationError, Corrupt, InvalidCommand, StorageError, UnknownVersion
 from ondisk.storage.errors import disk_errors
 from ondisk.storage.paths import check_target, open_descriptor, open_regular, resolved
 
@@ -75,8 +75,16 @@ def dump(
     with disk_errors(path), open(descriptor, "r+b") as file:
         writer = _Writer(file, path)
         last = writer.continue_after(_encoded({"ondisk_dump": VERSION, **_as_text("prefix", prefix)}))
+        limit = PAGE
         while writer.complete is None:
-            page = _page(client, prefix, last)
+            try:
+                page = _page(client, prefix, last, limit)
+            except InvalidCommand:  # from elsewhere: so many of these do not go into an answer
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            limit = min(PAGE, 2 * limit)
             for key, value in page:
                 writer.write(_encoded({**_as_text("key", key), **_as_text("value", value)}))
                 writer.pairs += 1
@@ -191,14 +199,14 @@ class _Writer:
         self.complete = complete
 
 
-def _page(client: Client, prefix: bytes, last: bytes | None) -> list[tuple[bytes, bytes]]:
-    """The next pairs after the key ``last``; no pairs: there are no more."""
+def _page(client: Client, prefix: bytes, last: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+    """At most ``limit`` pairs after the key ``last``; no pairs: there are no more."""
     start = b"" if last is None else last
     found, _ = insist(
-        lambda seconds: client.scan(prefix, start=start, limit=PAGE + 1, timeout=seconds),
+        lambda seconds: client.scan(prefix, start=start, limit=limit + 1, timeout=seconds),
         time.monotonic() + PATIENCE,
     )
-    return found[1:] if found and found[0][0] == last else found[:PAGE]
+    return found[1:] if found and found[0][0] == last else found[:limit]
 
 
 def _encoded(record: dict[str, Any]) -> bytes:

@@ -17,11 +17,15 @@ from ondisk import (
     Node,
     NoLeader,
     StorageError,
+    TcpNetwork,
     UnknownVersion,
+    connect,
 )
 from ondisk.dump import PAGE, dump, load, pairs
+from ondisk.net.addresses import format_address
 from ondisk.net.memory import MemoryNetwork
 from tests.processes import Terminal
+from tests.tcp import free_addresses
 from tests.terminals import alone
 
 __all__ = ["alone"]  # a fixture
@@ -153,6 +157,23 @@ def test_a_dump_outlives_a_leader(make_cluster: Callable[..., Cluster], tmp_path
             cluster.crash(crashed[0])
 
     assert dump(cluster, tmp_path / "dump", progress=crash_the_leader).pairs == 3 * PAGE
+
+
+def test_a_dump_and_a_load_from_elsewhere(tmp_path: Path) -> None:
+    """Where an answer holds 8 MB, and so fewer of the largest pairs than a page."""
+    many = {f"k{number:04}".encode(): b"v" for number in range(2 * PAGE)}
+    large = {f"large{number}".encode(): b"x" * (1 << 20) for number in range(9)}
+    address = free_addresses(1)
+    with Node(1, [1], tmp_path / "data", TcpNetwork(address)) as node:
+        node.wait_for_leader()
+        node.put_many((many | large | {b"z": b""}).items())
+        with connect(format_address(address[1])) as client:
+            complete = dump(client, tmp_path / "dump")
+            assert complete.pairs == len(many) + len(large) + 1
+            node.delete("z")
+            assert load(client, tmp_path / "dump") == complete.pairs
+        assert node.get("z") == b""
+        assert dump(node, tmp_path / "again") == complete
 
 
 def test_without_a_leader_a_dump_ends_and_what_it_has_stays(

@@ -76,6 +76,19 @@ class Scan(msgspec.Struct):
     more: bool
 
 
+class Dump(msgspec.Struct):
+    """``dump``: what the file holds."""
+
+    pairs: int
+    sha256: str
+
+
+class Load(msgspec.Struct):
+    """``load``: how many pairs the file has, which are all set now."""
+
+    pairs: int
+
+
 class Replica(msgspec.Struct):
     """One of ``status``; the words of ``ReplicaStatus``."""
 

@@ -22,6 +22,8 @@ from ondisk.cli.process import log_to_stderr, speak_utf8
 from ondisk.cli.serve import certificates, read_secret, tls_option
 from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.diskkv import MAX_SCAN_ITEMS, MAX_VALUE_BYTES
+from ondisk.dump import dump as write_dump
+from ondisk.dump import load as read_dump
 from ondisk.errors import ConfigurationError, NoLeader, OndiskError, OutcomeUnknown, Unreachable
 from ondisk.remote import RemoteClient, connect
 
@@ -231,6 +233,25 @@ def scan(session: Session, prefix: str, start: str, limit: int, via: str | None)
     text += [f"(stopped at the limit of {limit})"] if more else []
     found = [answers.Pair(data(key), data(value)) for key, value in pairs]
     session.say(answers.Scan(found, more), "\n".join(text))
+
+
+@command
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("prefix", default="")
+@click.option("--resume", is_flag=True, help="Go on with a file in which an earlier dump has ended.")
+def dump(session: Session, file: Path, prefix: str, resume: bool) -> None:
+    """Write all pairs whose keys begin with PREFIX into a new FILE, as lines of JSON."""
+    found = write_dump(session.client, file, prefix=prefix, resume=resume)
+    session.say(answers.Dump(*found), f"{found.pairs:,} pairs, sha256 {found.sha256}")
+
+
+@command
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--skip", type=click.IntRange(0), default=0, help="So many pairs, which are stored already.")
+def load(session: Session, file: Path, skip: int) -> None:
+    """Set all pairs of a dump. If it fails, it says how many are stored."""
+    found = read_dump(session.client, file, skip=skip)
+    session.say(answers.Load(found), f"{found:,} pairs")
 
 
 @command
