@@ -9,6 +9,7 @@
 ``catch_up``            notebook 4: a replica that catches up, watched
 ``runs``                notebook 6: many runs of the simulator, with a bar that moves
 ``classroom``           a class: notebooks for nbgrader and otter-grader, and a table of submissions
+``course``              how far a learner is: the map of the course, and what was predicted wrongly
 ``exercises/``          what is asked, and how an answer is looked at
 ``display``             pictures as the output of a cell
 ``widgets``             what all widgets do alike
@@ -16,6 +17,7 @@
 ``static``              those browser parts: JavaScript and CSS
 ``pictures/``           values go in, SVG comes out
 ``experiments/``        what is made to happen; values come out
+``learner``             what one learner has done, in one file
 ``raft_paper``          figure 2 of the Raft paper, to be read beside it
 ``raft_paper_replica``  the same in a real replica, and in the simulator
 ======================  =======================================================================
@@ -37,6 +39,7 @@ from ondisk.lab.pictures.crash import crash_picture, crash_table, cut_picture, c
 from ondisk.observe import Recorder, wait_until, wait_until_level
 
 if TYPE_CHECKING:
+    from ondisk.lab.course import progress, summary
     from ondisk.lab.display import show_messages, show_status
     from ondisk.lab.exercises.referee import grade
     from ondisk.lab.experiments.absence import go_away
@@ -87,12 +90,14 @@ __all__ = [
     "plot_lag",
     "plot_latencies",
     "predict",
+    "progress",
     "show_messages",
     "show_outages",
     "show_reads",
     "show_status",
     "slow",
     "stall",
+    "summary",
     "undo_faults",
     "wait_until",
     "wait_until_level",
@@ -121,12 +126,14 @@ _WITH_WIDGETS = {
     "plot_lag": "pictures.lag_plot.plot_lag",
     "plot_latencies": "pictures.costs.plot_latencies",
     "predict": "predict.Prediction",
+    "progress": "course.progress",
     "show_messages": "display.show_messages",
     "show_outages": "pictures.failures.show_outages",
     "show_reads": "pictures.reads.show_reads",
     "show_status": "display.show_status",
     "slow": "experiments.faults.slow",
     "stall": "experiments.faults.stall",
+    "summary": "course.summary",
     "undo_faults": "experiments.faults.undo_faults",
     "what_contradicts": "experiments.leases.what_contradicts",
 }

@@ -1,7 +1,8 @@
 """A class: notebooks that nbgrader and otter-grader take in, and a table of what was handed in.
 
     python -m ondisk.lab.classroom make FOLDER        (``make class``)
-    python -m ondisk.lab.classroom table FOLDER       a folder of submissions, one folder or notebook each
+    python -m ondisk.lab.classroom table FOLDER       the points of a folder of submissions
+    python -m ondisk.lab.classroom progress FOLDER    what each learner's own file says
 
 A lesson and its solutions (``notebooks/``, ``notebooks/solutions/``) become two notebooks: the instructor's,
 with each solution behind the reader's own answer, and the student's, without. Behind each exercise stands a
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ondisk.lab import course, learner
 from ondisk.lab.exercises import check
 
 Notebook = dict[str, Any]  # as it is stored: JSON
@@ -252,8 +254,29 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def progress(folder: Path) -> str:
+    """A table of all files of progress in ``folder``: exercises, and predictions as it happened, by notebook.
+
+    They are the learners' own files, and say what those did, or wrote: points come from ``table``.
+    """
+    found = sorted(folder.rglob(learner.FILE))
+    wide = max([len("learner"), *(len(str(path.parent.relative_to(folder))) for path in found)])
+    lines = [
+        "  ".join([f"{'learner':{wide}}", *(f"{number:>12}" for number in course.COURSE), "  sure, wrong"])
+    ]
+    for path in found:
+        done = {number: course.chapter(number, learner.read(path)) for number in course.COURSE}
+        cells = [
+            f"{each.right}/{each.exercises}, {each.as_predicted}/{each.predicted}" for each in done.values()
+        ]
+        wrong = sum(each.sure_and_wrong for each in done.values())
+        name = str(path.parent.relative_to(folder))
+        lines.append("  ".join([f"{name:{wide}}", *(f"{cell:>12}" for cell in cells), f"{wrong:>13}"]))
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """``make`` or ``table``."""
+    """``make``, ``table`` or ``progress``."""
     parser = argparse.ArgumentParser(prog="python -m ondisk.lab.classroom", description="A class.")
     does = parser.add_subparsers(dest="does", required=True)
     making = does.add_parser("make", help="write the notebooks of a class into a new folder")
@@ -262,10 +285,14 @@ def main() -> None:
     showing = does.add_parser("table", help="run a folder of submissions, and show their points")
     showing.add_argument("--seconds", type=float, default=180.0, help="for one cell (default: 180)")
     showing.add_argument("folder", type=Path)
+    reading = does.add_parser("progress", help="show what each learner's own file says, by notebook")
+    reading.add_argument("folder", type=Path)
     given = parser.parse_args()
     if given.does == "make":
         for name in make(given.notebooks, given.folder):
             print(name)
+    elif given.does == "progress":
+        print(progress(given.folder))
     else:
         print(as_text(table(given.folder, given.seconds)))
 

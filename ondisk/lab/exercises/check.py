@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ondisk.lab import learner
 from ondisk.lab.exercises.answers import Wrong
 
 HINTS = 3
@@ -40,6 +41,7 @@ class Feedback:
     number: str
     right: bool
     text: str
+    hints: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"{self.number}: {self.text}"
@@ -48,8 +50,16 @@ class Feedback:
         mark = "&#10003;" if self.right else "&#9998;"
         return (
             f'<div role="status"><b>{mark} Exercise {escape(self.number)}.</b> '
-            f'<span style="white-space:pre-line">{escape(self.text)}</span></div>'
+            f'<span style="white-space:pre-line">{escape(self.text)}</span></div>{_folded(self.hints)}'
         )
+
+
+def _folded(hints: Sequence[str], number: int = 1) -> str:
+    """One inside the other, so that the next one is seen when the one before was opened."""
+    if not hints:
+        return ""
+    inside = f"{escape(hints[0])}{_folded(hints[1:], number + 1)}"
+    return f"<details><summary>Hint {number} of {HINTS}</summary>{inside}</details>"
 
 
 class _Exercise:
@@ -100,14 +110,17 @@ def check(number: str, *answer: Any) -> Feedback:
     """
     _find(number)
     _answers[number] = answer
-    return decide(number, answer)
+    found = decide(number, answer)
+    if _is_there(answer):
+        learner.note(exercise=number, right=found.right)
+    return found
 
 
 def decide(number: str, answer: Sequence[Any], seconds: float = SECONDS) -> Feedback:
     """What is to be said about an answer, within so many seconds. Nobody keeps it."""
     found = _find(number)
-    if not answer or any(part is ... or part is None for part in answer):
-        return Feedback(number, False, "No answer yet: put yours in place of the three dots.")
+    if not _is_there(answer):
+        return Feedback(number, False, "No answer yet: put yours in place of the three dots.", found.hints)
     try:
         with _at_most(seconds):
             wrong = found.decide(*answer)
@@ -119,7 +132,13 @@ def decide(number: str, answer: Sequence[Any], seconds: float = SECONDS) -> Feed
         wrong = f"This is no Python yet, in line {error.lineno}: {error.msg}."
     except Exception as error:
         wrong = f"Your answer could not be checked. {type(error).__name__}: {error}"
-    return Feedback(number, wrong is None, "Right." if wrong is None else wrong)
+    if wrong is None:
+        return Feedback(number, True, "Right.")
+    return Feedback(number, False, wrong, found.hints)
+
+
+def _is_there(answer: Sequence[Any]) -> bool:
+    return bool(answer) and not any(part is ... or part is None for part in answer)
 
 
 def last_answer(number: str) -> tuple[Any, ...]:
