@@ -274,6 +274,21 @@ MUTANTS = (
         "        if False:",
         "test_tcp_unauthenticated.py::test_without_the_secret_nobody_joins",
     ),
+    # Clients that are no members
+    Mutant(
+        "a client sends a command again that had left when its connection broke",
+        "remote/courier.py",
+        "            if ask.repeatable or end > line.lost_after:",
+        "            if True:",
+        "test_remote_retries.py::test_a_command_that_had_left_is_unknown_and_a_read_is_asked_elsewhere",
+    ),
+    Mutant(
+        "a client is read from however much it has asked",
+        "net/clients.py",
+        "            load.requests < MAX_UNDER_WAY",
+        "            True",
+        "test_clients.py::test_who_asks_without_end_is_told_to_wait_and_holds_up_nobody",
+    ),
     # The judge
     Mutant(
         "a write of what is there already is ordered at once",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import weakref
 
@@ -25,6 +26,7 @@ from ondisk import (
 from ondisk.diskkv import MAX_VALUE_BYTES
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.verbs import txn
+from tests.interrupts import another_thread, bytecodes, interrupt_at
 from tests.remote import Group, client, group
 from tests.tcp import SECRET, free_addresses
 from tests.waiting import wait_until
@@ -187,6 +189,35 @@ def test_a_client_that_nobody_holds_ends(group: Group) -> None:
     assert dropped() is None
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # it hits a weak reference, too
+def test_an_interrupt_at_any_bytecode_leaves_the_client_usable(group: Group) -> None:
+    """Fifty of them, all over what a put, a get and the ends of a client execute; it is used after each."""
+    client = group.connect()
+
+    def use() -> None:
+        client.put("interrupt", "v", timeout=20)
+        client.get("interrupt", timeout=20)
+
+    def open_and_close() -> None:
+        with group.connect():
+            pass
+
+    with another_thread() as elsewhere:
+        for call in (use, open_and_close):
+            use()
+            count = bytecodes(call)
+            for number in range(1, count, max(1, count // 25)):
+                interrupt_at(call, number)
+                elsewhere(use)
+        use()
+        elsewhere(client.close)
+    sys.last_value = sys.last_traceback = None  # which hold clients that were torn
+    gc.collect()
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "ondisk-client"])
 
 
 def test_a_child_process_is_refused_and_its_parent_goes_on(group: Group, client: RemoteClient) -> None:

@@ -140,7 +140,9 @@ class Channel:
         if hello.receiver != self._id and not called_by_client:
             raise Refused("a call for replica %d; this is replica %d", hello.receiver, self._id)
         if self.calling is not None:
-            if hello.sender != self.calling and (self.calling != CLIENT or hello.sender == CLIENT):
+            if hello.sender == CLIENT:
+                raise Refused("who answered is a client, and no replica")
+            if self.calling not in (CLIENT, hello.sender):
                 raise Refused("replica %d answered instead of replica %d", hello.sender, self.calling)
             self._hellos = self._hello(self.calling), hello
             return self._proof(self._id)
