@@ -186,6 +186,7 @@ class Node(Client):
 
         So no write of other replicas' clients fails because this one stops, nor of its own over TCP, which
         ask elsewhere from then on. If nobody else can lead, or not in time, some fail all the same.
+        Stop it afterwards: clients over TCP are answered nothing more.
         """
         deadline = time.monotonic() + checked(timeout)
         self._hand_over_leadership(deadline)

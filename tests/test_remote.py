@@ -8,22 +8,27 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 
 from ondisk import (
     AsyncClient,
+    Cluster,
     CommandTooLarge,
     ConfigurationError,
     InvalidCommand,
+    OndiskError,
     Rejected,
     RemoteClient,
     ReplicaStopped,
+    TcpNetwork,
     Unreachable,
     WrongProcess,
     connect,
 )
 from ondisk.diskkv import MAX_VALUE_BYTES
+from ondisk.net.addresses import format_address
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.verbs import txn
 from tests.interrupts import another_thread, bytecodes, interrupt_at
@@ -133,6 +138,46 @@ def test_asyncio_awaits_the_same_client(group: Group) -> None:
                 await client.incr("async/b", by=1 << 62, timeout=20) and await client.incr("async/b", 1 << 62)
 
     asyncio.run(ask())
+
+
+# Who goes away
+
+
+def test_a_replica_that_stops_in_order_fails_no_request_of_its_clients(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """Clients that cannot reach the leader, so that they ask those that go away, one after the other."""
+    addresses = free_addresses(3)
+    cluster = make_cluster(network=TcpNetwork(addresses, secret=SECRET))
+    leader = cluster.wait_for_leader()
+    followers = sorted({1, 2, 3} - {leader})
+    over, errors = threading.Event(), list[OndiskError]()
+
+    def ask(name: str) -> None:
+        while not over.is_set():
+            try:
+                client.put(name, "v", timeout=20)
+                client.get(name, timeout=20)
+            except OndiskError as error:
+                errors.append(error)
+
+    with connect([format_address(addresses[each]) for each in followers], secret=SECRET) as client:
+        threads = [threading.Thread(target=ask, args=(f"k{number}",)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            for follower in followers:
+                applied = cluster.status()[leader].applied_index
+                wait_until(lambda applied=applied: cluster.status()[leader].applied_index > applied + 50)
+                cluster._nodes[follower].hand_over()
+                cluster.stop(follower)
+                cluster.start(follower)
+                wait_until(lambda: not client.unreachable())
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert errors == []
 
 
 # Who is not there
