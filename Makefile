@@ -9,6 +9,7 @@ ARGS ?=
 LAB_ARGS ?=
 LOCK_ARGS ?=
 SEEDS ?= 0:1000
+SITE ?= _site
 CLASS ?= class
 WORKERS ?= 5
 
@@ -30,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab class test test-long soak mutation lint format bench recordings release-check lock clean
+.PHONY: help lab class test test-long soak mutation lint format bench site recordings release-check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,13 +74,16 @@ recordings: $(VENV)/.lab ## Record the pages of docs/recordings anew (ARGS=--pag
 release-check: $(VENV)/.release ## Build a release twice, install and try it (ARGS=--quick)
 	$(PY) -m tests.release $(ARGS)
 
+site: $(VENV)-site/.made ## Make the site in _site: the book, the notebooks, the API (SITE=folder)
+	$(VENV)-site/bin/python -m sphinx -b html -c docs/site -W --keep-going --quiet . $(SITE)
+
 lock: $(VENV)/.uv ## Pin again what pyproject.toml asks (LOCK_ARGS=--upgrade for newer)
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra test \
 		--no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
 		pyproject.toml --output-file requirements.lock
 
 clean: ## Remove the venv, the caches, the builds and the example data
-	rm -rf $(VENV) .venv-class build dist *.egg-info example-data notebooks/example-data
+	rm -rf $(VENV) .venv-class .venv-site _site build dist *.egg-info example-data notebooks/example-data
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
@@ -104,6 +108,14 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml requirements.lock
 
 $(VENV)/.release: $(VENV)/.test
 	$(PIP) install --quiet build twine
+	@touch $@
+
+# An environment of its own: what Sphinx needs nobody else does.
+$(VENV)-site/.made: $(VENV)/.made pyproject.toml site.lock
+	@echo "Installing Sphinx into $(VENV)-site: a minute the first time."
+	$(PYTHON) -m venv --clear $(VENV)-site
+	$(VENV)-site/bin/python -m pip --disable-pip-version-check install --quiet -c site.lock -e . \
+		sphinx myst-nb furo sphinxcontrib-mermaid
 	@touch $@
 
 $(VENV)/.uv: $(VENV)/.made
