@@ -363,20 +363,22 @@ def test_whatever_happened_can_be_gone_back_to(on_panel: OnPanel) -> None:
         await press(panel, panel.stop[follower])
         panel.refresh()
         stopped = f"Replica {follower}: stopped"
-        happened = {name: at for name, at in panel.jump.options if at >= 0}
+        happened = {mark["text"]: mark["time"] for mark in panel.timeline.state["marks"]}
         assert "put colour = blue" in happened
         await press(panel, panel.start[follower])
         await until(lambda: panel.cluster.status()[follower].role == "follower")
         panel.refresh()
         assert stopped not in panel.picture.value
-        panel.jump.value = next(at for name, at in happened.items() if "-> stopped" in name)
+        panel.go_to(next(at for name, at in happened.items() if "-> stopped" in name))
         assert stopped in panel.picture.value
         assert "Recorded" in panel.picture.value
-        panel.jump.value = happened["put colour = blue"]
+        assert panel.timeline.state["at"] is not None
+        panel.go_to(happened["put colour = blue"])
         assert stopped not in panel.picture.value
         panel.live.click()
         assert "Recorded" not in panel.picture.value
-        assert panel.jump.value == -1
+        assert panel.timeline.state["at"] is None
+        assert any(name.startswith("put colour = blue: done") for name in happened)
 
     on_panel(act)
 
@@ -403,6 +405,35 @@ def test_the_record_is_played_until_its_end(on_panel: OnPanel) -> None:
         panel.live.click()
         assert not panel.play.value
         assert "Recorded" not in panel.picture.value
+
+    on_panel(act)
+
+
+def test_the_timeline_goes_steps_plays_and_changes_the_speed(on_panel: OnPanel) -> None:
+    """By the messages of its browser part; what does not fit is not obeyed."""
+
+    async def act(panel: Panel) -> None:
+        def do(what: str, on: object = None) -> dict[str, Any]:
+            panel.timeline._handle_custom_msg({"do": what, "on": on}, [])
+            state: dict[str, Any] = panel.timeline.state
+            return state
+
+        await press(panel, panel.put)
+        line = panel.timeline.state
+        assert line["at"] is None and line["live"]
+        assert {"request", "answer"} <= {mark["kind"] for mark in line["marks"]}
+        first = do("go", line["first"])
+        assert first["at"] == first["first"] and panel.place.value == 1
+        assert do("forward")["at"] > first["at"]
+        assert do("back")["at"] == first["at"]
+        assert do("speed", 4.0) and do("play")["playing"]
+        assert panel.picture.state["rate"] == panel.timeline.state["speed"] == 4.0
+        before = panel.picture.state["takes"]
+        assert do("go", first["first"])["playing"]
+        assert panel.picture.state["takes"] > before
+        for what, on in (("speed", 3.0), ("go", "there"), ("end", None)):
+            assert do(what, on)["speed"] == 4.0
+        assert do("live")["at"] is None
 
     on_panel(act)
 
@@ -569,9 +600,10 @@ def test_every_control_has_a_name_and_says_what_it_does(on_panel: OnPanel) -> No
                 yield widget
 
         controls = list(used(panel.box))
-        assert len(controls) == 3 + 5 + 1 + 5 + 6 + 4
-        controls.remove(panel.picture)  # it gives names to its own parts
-        controls += used(panel.of_replicas)
+        assert len(controls) == 3 + 5 + 1 + 5 + 1 + 4
+        for drawn in (panel.picture, panel.timeline):  # they give names to their own parts
+            controls.remove(drawn)
+        controls += [*used(panel.of_replicas), *used(panel.of_the_record)]
         assert all(control.description and control.tooltip for control in controls)
         names = [control.description for control in controls]
         assert len(set(names)) == len(names)

@@ -13,6 +13,7 @@
 ``exercises/``          what is asked, and how an answer is looked at
 ``display``             pictures as the output of a cell
 ``widgets``             what all widgets do alike
+``playing``             a record that is played, at some speed
 ``browser``             widgets with a browser part of their own
 ``static``              those browser parts: JavaScript and CSS
 ``pictures/``           values go in, SVG comes out

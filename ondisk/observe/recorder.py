@@ -110,6 +110,11 @@ class Recorder(LooksEvery):
         with self._sampling:
             return list(self._samples)
 
+    @property
+    def began(self) -> float:
+        """The time of the oldest view that is kept, in seconds of the cluster's clock."""
+        return self._samples[0].time
+
     @shielded
     def mark(self) -> None:
         """Whatever is sent from now on is what ``messages`` shows."""

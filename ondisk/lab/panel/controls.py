@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from ondisk.lab.browser import LivingPicture
+from ondisk.lab.browser import LivingPicture, Timeline
 from ondisk.lab.widgets import Shown, button, row, slider, toggle
 
 _BUTTONS = (  # attribute, name of the button, tooltip
@@ -19,15 +19,14 @@ _BUTTONS = (  # attribute, name of the button, tooltip
     ("reconnect", "Reconnect", "Heal all its links"),
     ("compact", "Compact", "Drop the log that its state makes needless"),
 )
-NOWHERE = "what happened …"
 OF_A_REPLICA = tuple(attribute for attribute, _, _ in _BUTTONS)
 
 
 class Controls(Shown):
     """All widgets of a panel, by names that a program can use, too.
 
-    ``box`` has those that are shown. The buttons of the replicas are pressed by the menus of the picture, or
-    by a program.
+    ``box`` has those that are shown. The buttons of the replicas are pressed by the menus of the picture,
+    those of the record by the timeline, and both by a program.
     """
 
     stop: dict[int, Any]
@@ -41,16 +40,16 @@ class Controls(Shown):
     def make_widgets(self, members: Collection[int], answer: Any) -> None:
         """For a cluster with these members. ``answer`` is the widget with the answers."""
         self.answer = answer
-        self.picture = LivingPicture()
+        self.picture, self.timeline = LivingPicture(), Timeline()
         self.table, self.messages, self.verdict = w.HTML(), w.HTML(), w.HTML()
-        self.of_replicas = self._replicas(members)
+        self.of_replicas, self.of_the_record = self._replicas(members), self._of_the_record()
         self.box = w.VBox(
             [
                 *self._requests(members),
                 self.answer,
                 self.picture,
                 self._network(),
-                self._recorded(),
+                self.timeline,
                 *self._on_demand(),
             ]
         )
@@ -102,22 +101,15 @@ class Controls(Shown):
         self.heal = _button("Heal", "Reconnect all links")
         return row([self.latency, self.pause, self.resume, self.step, self.heal])
 
-    def _recorded(self) -> Any:
+    def _of_the_record(self) -> Any:
+        """What the timeline presses, in a box that is not shown."""
         self.back = _button("Back", "Show what was recorded, one step earlier")
         self.forward = _button("Forward", "One step later")
         self.live = _button("Live", "Show the cluster as it is now")
         self.place = slider("Recorded", "Which of the recorded moments is shown", 1, "80px")
         self.place.disabled = True
-        self.play = toggle("Play", "Show it from there on, at a quarter of its speed", "auto")
-        self.jump = w.Dropdown(
-            options=[(NOWHERE, -1)],
-            description="Go to",
-            tooltip="The moment when something happened: who leads, what was cut, what was asked",
-            layout=w.Layout(width="230px"),
-            style={"description_width": "50px"},
-        )
-        self.place.layout.width = "320px"
-        return row([self.place, self.back, self.forward, self.play, self.live, self.jump])
+        self.play = toggle("Play", "Show it from there on", "auto")
+        return w.VBox([self.place, self.back, self.forward, self.play, self.live])
 
     def _on_demand(self) -> list[Any]:
         self.with_messages = toggle(

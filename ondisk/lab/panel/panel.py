@@ -106,6 +106,10 @@ class Panel(Controls):
             except Exception as error:  # show it, and go on looking
                 self._answers.say("watching", error_in_words(error))
 
+    def go_to(self, moment: float) -> None:
+        """Show what was recorded at this time of the cluster's clock, or before it; *Live* ends that."""
+        self._screen.go_to(moment)
+
     def save_html(
         self, path: str | Path, title: str = "Three replicas", captions: Sequence[Note] = ()
     ) -> Path:
@@ -141,5 +145,6 @@ class Panel(Controls):
         if self.box is not None:
             close_widgets(self.box)
             close_widgets(self.of_replicas)
+            close_widgets(self.of_the_record)
         self._forget()  # last: whoever is interrupted before closes it again
         self._closed = True

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import time
+import math
 from bisect import bisect_left, bisect_right
 from functools import partial
 from html import escape
+from typing import Any
 
 from ondisk.lab.panel.answers import Answers, error_in_words
-from ondisk.lab.panel.controls import NOWHERE, Controls
+from ondisk.lab.panel.controls import Controls
 from ondisk.lab.panel.watched import Watched
 from ondisk.lab.pictures.cluster import status_table
 from ondisk.lab.pictures.history import history_picture
 from ondisk.lab.pictures.living import Plain, living_picture
 from ondisk.lab.pictures.messages import message_diagram
+from ondisk.lab.pictures.timeline import SPEEDS, timeline
+from ondisk.lab.playing import Playing
 from ondisk.linearizability import Undecided, check
 from ondisk.linearizability.history import History, Operation
-from ondisk.observe import Note, View
+from ondisk.observe import View
 
-_SLOWLY = 0.25  # of its own speed the record is played
+_SLOWLY = 0.25  # of its own speed the record is played, until another one is chosen
 _NEWEST_SECONDS = 5.0
-_LONG = 0.5  # seconds without anything that are waited for
-_NOTES = 40  # that can be gone back to
+_NOTES = 200  # marks on the timeline
 _EVENTS = 60  # of messages, between two pictures
 _CONFIGURATIONS = 20_000  # to decide about what was asked here: the kernel must not stand still
-
-
-class _Playing:
-    """How far the record was played: ``moment`` is in seconds of the cluster's clock."""
-
-    def __init__(self, moment: float) -> None:
-        self.moment = moment
-        self._since = time.perf_counter()
-
-    def go_on(self) -> None:
-        """Let the time pass that has passed since the last call."""
-        now = time.perf_counter()
-        self.moment += _SLOWLY * (now - self._since)
-        self._since = now
 
 
 class Screen:
@@ -48,15 +36,16 @@ class Screen:
         self._watched = watched
         self._recorded: list[View] = []  # empty: the picture is live
         self._told = 0  # the number of the newest message that was drawn, in this network
-        self._playing: _Playing | None = None
-        self._notes: list[Note] = []  # what can be gone back to
+        self._playing: Playing | None = None
+        self._speed = _SLOWLY
+        self._jumps = 0  # over the record: messages under way do not come along
         self._judged: tuple[Operation, ...] | None = None
         answers.connect(controls.back, partial(self._move, -1))
         answers.connect(controls.forward, partial(self._move, +1))
         answers.connect(controls.live, self.go_live)
         answers.connect(controls.forget, self._forget)
         controls.play.observe(lambda _: answers.on_loop(self._play), "value")
-        controls.jump.observe(lambda _: answers.on_loop(self._jump), "value")
+        controls.timeline.on_act(lambda do, on: answers.on_loop(partial(self._on_act, do, on)))
         controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
         for switch in (controls.with_messages, controls.with_verdict, controls.with_table):
             switch.observe(lambda _: self.refresh(), "value")
@@ -68,12 +57,12 @@ class Screen:
         view = recorder.sample()
         if self._playing is not None:
             self._go_on_playing(self._playing)
+        self._show_timeline(view)
         shown = self._recorded[controls.place.value - 1] if self._recorded else view
         if self._recorded:
-            played = self._playing is not None
-            picture = living_picture(shown, recorded=_recorded(shown, view), rate=_SLOWLY * played)
-            picture["time"] = self._playing.moment if self._playing is not None else shown.time
-            controls.picture.show(picture)
+            rate = self._speed if self._playing is not None else 0.0
+            picture = living_picture(shown, recorded=_recorded(shown, view), rate=rate)
+            controls.picture.show({**picture, "time": self._moment, "takes": self._jumps})
         else:
             controls.picture.show(self._living(view))
         lag = None if self._recorded else recorder.lag()
@@ -85,7 +74,6 @@ class Screen:
             controls.latency.value = view.latency
         controls.pause.disabled, controls.resume.disabled = view.paused, not view.paused
         controls.step.disabled = not view.paused
-        self._list_what_happened()
         at_the_end = not self._recorded or controls.place.value == len(self._recorded)
         controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
 
@@ -102,7 +90,6 @@ class Screen:
         self._controls.play.value = False
         self._recorded = []
         self._controls.place.disabled = True
-        self._controls.jump.value = -1
         self.refresh()
 
     def turned(self) -> None:
@@ -119,12 +106,55 @@ class Screen:
             place.value = len(self._recorded)
             place.disabled = False
 
+    def _on_act(self, do: str, on: Any) -> None:
+        """Something was done to the timeline."""
+        controls = self._controls
+        buttons = {"back": controls.back, "forward": controls.forward, "live": controls.live}
+        if do in buttons:
+            buttons[do].click()
+        elif do == "play":
+            controls.play.value = not controls.play.value
+        elif do == "speed" and on in SPEEDS:
+            self._speed = on
+            if self._playing is not None:
+                self._playing.speed = on
+        elif do == "go" and isinstance(on, int | float):
+            self.go_to(on)
+
     def _move(self, steps: int) -> None:
         """Back and forward over what was recorded."""
         self._controls.play.value = False
         self._look_back()
+        self._jumps += 1
         self._controls.place.value += steps  # a slider stays within its bounds
         self.refresh()
+
+    def go_to(self, moment: float) -> None:
+        """Show what was recorded at this time of the cluster's clock, or before it."""
+        self._look_back()
+        self._jumps += 1
+        self._controls.place.value = max(1, self._place_of(moment, after=True))
+        if self._playing is not None:
+            self._playing.moment = moment
+        self.refresh()
+
+    @property
+    def _moment(self) -> float:
+        """Which time is shown, when it is not now."""
+        return self._playing.moment if self._playing else self._recorded[self._controls.place.value - 1].time
+
+    def _show_timeline(self, now: View) -> None:
+        """What has happened, and where this is in it. While it is live, it grows by whole seconds."""
+        recorder = self._watched.recorder
+        notes = recorder.newest_notes(_NOTES)
+        if self._recorded:
+            first, last, at = self._recorded[0].time, self._recorded[-1].time, self._moment
+        else:
+            newest = max((note.time for note in notes), default=0.0)
+            first, last, at = recorder.began, max(math.floor(now.time), newest, recorder.began), None
+        playing = self._playing is not None
+        line = timeline(notes, first, last, at, playing=playing, speed=self._speed, live=True)
+        self._controls.timeline.show(line)
 
     def _play(self) -> None:
         """Begin or end to show the record as it went on from the moment that is shown."""
@@ -132,44 +162,25 @@ class Screen:
             self._playing = None
         else:
             self._look_back()
+            self._jumps += 1
             place = self._controls.place
             if place.value == len(self._recorded):  # there is nothing after it: its newest seconds
                 last = self._recorded[-1].time
                 place.value = 1 + self._place_of(last - _NEWEST_SECONDS)
-            self._playing = _Playing(self._recorded[place.value - 1].time)
+            times = [view.time for view in self._recorded]
+            self._playing = Playing(times, times[place.value - 1], self._speed)
         self.refresh()
 
-    def _go_on_playing(self, playing: _Playing) -> None:
-        """Go to the moment that has come; where nothing happened for long, at once to what came then."""
-        playing.go_on()
-        place = self._place_of(playing.moment, after=True)
-        if place == len(self._recorded):
+    def _go_on_playing(self, playing: Playing) -> None:
+        goes_on = playing.go_on()
+        self._controls.place.value = max(1, self._place_of(playing.moment, after=True))
+        if not goes_on:
             self._controls.play.value = False
-        elif self._recorded[place].time > playing.moment + _LONG:
-            playing.moment = self._recorded[place].time - _LONG
-        self._controls.place.value = max(1, place)
 
     def _place_of(self, moment: float, *, after: bool = False) -> int:
         """How many of the recorded views were taken before this moment, or with ``after`` not after it."""
         search = bisect_right if after else bisect_left
         return min(search(self._recorded, moment, key=lambda view: view.time), len(self._recorded))
-
-    def _list_what_happened(self) -> None:
-        """Offer the newest notes to go back to; while one is looked at, the list stands still."""
-        notes = self._watched.recorder.newest_notes(_NOTES)
-        if notes == self._notes or self._recorded:
-            return
-        self._notes = notes
-        self._controls.jump.options = [(NOWHERE, -1), *((note.text, at) for at, note in enumerate(notes))]
-
-    def _jump(self) -> None:
-        """Show the moment of the note that was chosen."""
-        if (chosen := self._controls.jump.value) == -1:
-            return
-        self._controls.play.value = False
-        self._look_back()
-        self._controls.place.value = 1 + self._place_of(self._notes[chosen].time)
-        self.refresh()
 
     def _judge(self) -> None:
         """Draw the verdict, if it is wanted and something was asked or answered since it was drawn."""

@@ -33,13 +33,14 @@ def timeline(
     *,
     playing: bool = False,
     speed: float = 1.0,
+    live: bool = False,
     bands: Iterable[tuple[float, float]] = (),
     band: str = "",
 ) -> Plain:
     """Times are in seconds of one clock. ``at`` is the moment that is shown; ``None``: it is now.
 
-    ``bands`` are times during which something held, and ``band`` says what. Of very many notes the newest
-    are drawn.
+    ``live``: it can be gone back to now. ``bands`` are times during which something held, and ``band`` says
+    what. Of very many notes the newest are drawn.
     """
     marks = [
         {"time": note.time, "kind": note.kind, "text": note.text}
@@ -54,6 +55,7 @@ def timeline(
         "bands": [[since, until] for since, until in bands],
         "band": band,
         "playing": playing,
+        "live": live,
         "speed": speed,
         "speeds": [[value, name] for value, name in SPEEDS.items()],
         "words": f"{len(marks)} things happened in {last - first:.1f} s",

@@ -127,7 +127,7 @@ function render({ model, el }) {
     set(play, "aria-pressed", now.playing);
     set(back, "aria-disabled", now.at !== null && at <= now.first);
     set(forward, "aria-disabled", now.at === null || at >= now.last);
-    live.hidden = now.live === undefined;
+    live.hidden = !now.live;
     set(live, "aria-disabled", now.at === null);
     if (speed.children.length !== now.speeds.length) {
       for (const [value, name] of now.speeds) {
