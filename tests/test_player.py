@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 
@@ -10,12 +11,12 @@ import pytest
 from ondisk.lab import runs
 from ondisk.lab.experiments import seeds
 from ondisk.lab.experiments.trace import Member, Moment, Trace, Tracer, trace
-from ondisk.lab.pictures.trace import event_table, in_words, moment_picture, moment_table
-from ondisk.lab.player import KINDS, Player
+from ondisk.lab.pictures.trace import event_table, in_words, moment_state, moment_table
+from ondisk.lab.player import FORKS, KINDS, Player
 from ondisk.simulation.faults import Fault
 from ondisk.simulation.run import Report, Setting, run
 from ondisk.simulation.world import TraceEvent
-from tests.pictures import svg_of, texts
+from tests.lengths import short_and_long
 
 CALM = Setting(replicas=3, seconds=4)
 
@@ -117,22 +118,32 @@ def test_watching_does_not_change_the_run(lossy: Trace) -> None:
 # Pictures
 
 
-def test_a_picture_says_everything_in_words_too() -> None:
-    """Roles, numbers, messages; and nothing of them is taken for HTML."""
-    html = moment_picture(moment(), "Some run")
-    picture = svg_of(html)
-    shown = texts(picture)
-    assert "Replica 1: leader" in shown and "Replica 3: down" in shown
-    assert "Some run: 1.250 s" in shown
-    assert "from 1: append <b>" in "".join(shown) and "<b>" not in html
-    assert "and 2 more messages" in "".join(shown)
-    assert picture.get("aria-label") == in_words(moment())
-    for words in (
+def test_the_words_say_everything_that_the_picture_shows() -> None:
+    words = in_words(moment())
+    for said in (
+        "1.250 s",
         "Replica 2: follower, term 2, log to 9",
         "hears nothing from 3",
         "its log lacks 5 committed",
+        "from 1: append <b>",
+        "and 2 more messages",
     ):
-        assert words in in_words(moment())
+        assert said in words
+
+
+def test_a_moment_is_drawn_as_the_panel_draws_a_cluster(lossy: Trace) -> None:
+    """What the logs hold, who lacks what, and nothing that could be done with it."""
+    number = next(n for n, each in enumerate(lossy.moments) if each.too_few and each.view)
+    drawn = moment_state(lossy.moments[number])
+    assert "no majority" in drawn["recorded"] and drawn["words"] == in_words(lossy.moments[number])
+    notes = [each["note"] for each in drawn["replicas"]]
+    assert any("its log lacks" in note for note in notes) and all(
+        "acknowledged keys" in note for note in notes
+    )
+    texts = {cell["text"] for each in drawn["replicas"] for cell in each["cells"]}
+    assert any(text.startswith("put k") for text in texts) and "not here" in texts
+    assert not any(each["actions"] for each in drawn["replicas"] + drawn["links"])
+    assert any(moment_state(each)["flights"] for each in lossy.moments[:number])
 
 
 def test_too_few_copies_are_told_in_words() -> None:
@@ -140,12 +151,6 @@ def test_too_few_copies_are_told_in_words() -> None:
     assert "no majority" in in_words(moment(committed=10))
     assert "no majority" not in in_words(moment())
     assert "Nothing is committed yet" in in_words(moment(committed=0))
-
-
-def test_an_empty_group_and_five_replicas_can_be_drawn() -> None:
-    svg_of(moment_picture(Moment(0.0, 0, (), 0, ())))
-    five = tuple(Member(number, "follower") for number in range(1, 6))
-    assert len(texts(svg_of(moment_picture(Moment(0.0, 0, five, 0, (1, 2, 3, 4, 5)))))) > 20
 
 
 def test_the_table_has_the_same_numbers() -> None:
@@ -219,6 +224,72 @@ def test_every_kind_of_line_can_be_filtered(lossy: Trace) -> None:
     known = {kind for kinds in KINDS.values() for kind in kinds} | {"violation"}
     ours = {line.kind for seed in (0, 2) for line in run(seed).trace}
     assert {line.kind for line in lossy.report.trace} | ours <= known
+
+
+def test_the_timeline_has_faults_crashes_elections_and_when_too_few_had_what_was_committed(
+    player: Player, lossy: Trace
+) -> None:
+    line = player.timeline.state
+    assert {"fault", "replica", "election", "violation"} <= {mark["kind"] for mark in line["marks"]}
+    assert line["bands"] == [[each.since, each.until] for each in lossy.exposures()]
+    player.timeline._handle_custom_msg({"do": "go", "on": line["marks"][2]["time"]}, [])
+    assert player.moment.time <= line["marks"][2]["time"] == pytest.approx(player.moment.time, abs=0.2)
+    number = player.place.value
+    player.timeline._handle_custom_msg({"do": "forward", "on": None}, [])
+    assert player.place.value == number + 1 and player.timeline.state["at"] == player.moment.time
+
+
+def test_a_run_is_played_until_its_end(lossy: Trace) -> None:
+    """On the loop of whoever shows it; the messages are those that were under way."""
+
+    async def play() -> None:
+        player = Player(lossy, "a test")
+        player.end.click()
+        player.back.click()
+        player.timeline._handle_custom_msg({"do": "speed", "on": 4.0}, [])
+        player.timeline._handle_custom_msg({"do": "play", "on": None}, [])
+        assert player.picture.state["rate"] == player.timeline.state["speed"] == 4.0
+        async with asyncio.timeout(60):
+            while player.timeline.state["playing"]:
+                await asyncio.sleep(0.01)
+        assert player.place.value == player.place.max
+        assert player.picture.state["rate"] == 0
+
+    asyncio.run(play())
+
+
+def test_a_run_goes_on_from_a_moment_with_another_fault(lossy: Trace) -> None:
+    """Up to there it is the same, line for line; then what was chosen happens, and nothing else."""
+    player = Player(lossy, "a test").go_to(2.9)
+    player.fault.value, player.who.value = "crash", 2
+    player.fork_here.click()
+    assert player.forked is not None and player.box.children[-1] is player.forked.box
+    ours, theirs = player.forked.trace.report, lossy.report
+    at = player.moment.time
+    assert [line for line in ours.trace if line.time < at] == [
+        line for line in theirs.trace if line.time < at
+    ]
+    after = [line for line in ours.trace if line.time >= at]
+    assert next(line for line in after if line.kind == "crash").words == "replica 2"
+    assert [fault.kind for fault in ours.faults if fault.at >= at] == ["crash"]
+    assert player.forked.moment.time == pytest.approx(at, abs=0.1)
+    first = player.forked
+    player.fork()  # nothing more goes wrong: the group comes to rest
+    assert first.box.comm is None
+    assert player.forked.trace.report.rule is None
+
+
+@pytest.mark.parametrize("kinds", short_and_long(["crash", "partition"], list(FORKS)))
+def test_our_own_group_goes_on_with_each_of_the_faults(kinds: list[str]) -> None:
+    """Of every kind that the player offers."""
+    run_of_ours = trace(2, CALM, ())
+    before = [line for line in run_of_ours.report.trace if line.time < 3]
+    for kind in kinds:
+        lasts, size = FORKS[kind]
+        forked = run_of_ours.fork(3.0, Fault(3.0, kind, lasts, 1, 2, size), seconds=1.0)
+        assert forked.report.trace[: len(before)] == tuple(before)
+        assert any(line.kind == "fault" and line.words.endswith(kind) for line in forked.report.trace)
+        assert forked.report.rule is None
 
 
 def test_a_second_player_of_the_same_title_closes_the_first(player: Player, lossy: Trace) -> None:

@@ -342,6 +342,18 @@ class Trace(NamedTuple):
         assert again.report.trace == self.report.trace
         return again
 
+    def fork(self, at: float, *faults: Fault, seconds: float = 10.0) -> Trace:
+        """The same run up to this time, and then only these faults, for so many virtual seconds.
+
+        Up to then it is the same, line for line: nothing but the seed and the faults decides about a run.
+        """
+        before = [fault for fault in self.report.faults if fault.at <= at]
+        setting = self.setting._replace(seconds=at + seconds)
+        return trace(self.report.seed, setting, [*before, *faults], since=max(0.0, at - _BEFORE))
+
+
+_BEFORE = 2.0  # seconds that a fork shows of what both have in common
+
 
 def trace(
     seed: int,

@@ -4,7 +4,6 @@
 ``drawing``   what all are made of: text, lines, marks, tables, words
 ``saving``    what is saved of one: SVG and CSV
 ``figures``   figures by matplotlib
-``cards``     a card for a replica, with a bar for each kind of index
 ``cluster``   the replicas, their logs and links, in words and as a table
 ``living``    the same as plain data, which the panel's browser part draws;
               ``timeline``: when what happened; ``recording``: a page that

@@ -1,4 +1,4 @@
-"""A moment of a simulated run: a card for each replica; and the events around it, as a table."""
+"""A moment of a simulated run as a living picture and in words; the events around it, as a table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ondisk.lab.experiments.trace import Member, Moment, Trace
-from ondisk.lab.pictures import cards
-from ondisk.lab.pictures.cards import Bars, Mark
-from ondisk.lab.pictures.drawing import clip, line, moved, svg, table, text
+from ondisk.lab.pictures.drawing import table
 from ondisk.lab.pictures.living import Plain, living_picture
 from ondisk.lab.pictures.recording import Recording, under_way, without_actions, without_repeats
 from ondisk.lab.pictures.timeline import timeline
@@ -18,47 +16,21 @@ from ondisk.simulation.run import Report
 from ondisk.simulation.world import TraceEvent
 
 _MARKS = {  # by the field of a member
-    "last": Mark("log to", "last", "the newest entry in its log"),
-    "commit": Mark("commit", "commit", "what it takes for committed"),
-    "applied": Mark("applied", "applied", "its state machine holds the outcome up to here"),
+    "last": "log to",
+    "commit": "commit",
+    "applied": "applied",
 }
-_CARD_WIDTH, _GAP, _EDGE, _HEAD = 282, 12, 6, 66
-_MOST_CHARACTERS = 38  # of a message, in a card
 _REPLICA = ("start", "stop", "crash", "failed", "removed", "refused", "install", "import")
 _BEFORE, _AFTER = 11, 6  # lines of the record around the present one
-
-
-def moment_picture(moment: Moment, title: str = "") -> str:
-    """One moment of a run: a card for each replica, with its log and what is under way to it."""
-    keys = moment.acknowledged is not None
-    lines = 4 + max((_lines(member) for member in moment.members), default=0)
-    height_of_card = 100 + 18 * (lines + keys - 3)
-    height = _HEAD + height_of_card + 20
-    width = max(2, len(moment.members)) * (_CARD_WIDTH + _GAP) - _GAP + 2 * _EDGE
-    x = _EDGE + 4
-    parts = [
-        text(x, 20, f"{title or 'Virtual time'}: {moment.time:.3f} s", "bold"),
-        text(x, 42, _holders(moment), "bad bold" if moment.too_few else ""),
-    ]
-    low, high = _window(moment)
-    for place, member in enumerate(moment.members):
-        card = _card(moment, member, height_of_card, low, high)
-        parts.append(moved(_EDGE + place * (_CARD_WIDTH + _GAP), _HEAD - 10, card))
-    legend = (
-        f"The bars show entries {low} to {high}; the dashed line is entry {moment.committed}, "
-        "the newest that anybody ever took for committed."
-    )
-    parts.append(text(x, height - 10, legend))
-    return svg(f"{title} {moment.time:.3f} s".strip(), in_words(moment), width, height, parts)
 
 
 def in_words(moment: Moment) -> str:
     """All that the picture shows, as sentences."""
     said = [f"{moment.time:.3f} s", _holders(moment)]
     for member in moment.members:
-        marks = ", ".join(f"{mark.name} {getattr(member, field)}" for field, mark in _MARKS.items())
+        marks = ", ".join(f"{name} {getattr(member, field)}" for field, name in _MARKS.items())
         said.append(f"Replica {member.id}: {member.role}, term {member.term}, {marks}")
-        said.extend(words for words, _ in _notes(moment, member))
+        said.extend(_notes(moment, member))
     return ". ".join(said) + "."
 
 
@@ -76,42 +48,14 @@ def _holders(moment: Moment) -> str:
     return f"⚠ {told}: no majority" if moment.too_few else told
 
 
-def _window(moment: Moment) -> tuple[int, int]:
-    """The entries that all bars show."""
-    values = [getattr(member, field) for member in moment.members for field in _MARKS]
-    high = max([moment.committed, *values, 8])
-    return max(0, min(min(values, default=0), high - 8)), high
-
-
-def _card(moment: Moment, member: Member, height: int, low: int, high: int) -> str:
-    bars = Bars(low, high, 68, _CARD_WIDTH - 48, _CARD_WIDTH, height=18)
-    parts = [cards.frame(member.id, member.role, member.term, _CARD_WIDTH, height)]
-    for row, (field, mark) in enumerate(_MARKS.items()):
-        parts.append(bars.bar(row, mark, getattr(member, field)))
-    committed = bars.place(moment.committed)
-    parts.append(line("line off", committed, 36, committed, 92))
-    for row, (words, bad) in enumerate(_notes(moment, member)):
-        short = clip(words, _MOST_CHARACTERS)
-        parts.append(text(14, 108 + 18 * row, short, "small bad" if bad else "small", title=words))
-    return "".join(parts)
-
-
-def _notes(moment: Moment, member: Member) -> Iterator[tuple[str, bool]]:
-    """What a card says below its bars, and whether that is bad."""
-    if member.keys is not None:
-        yield f"has {member.keys} of {moment.acknowledged} acknowledged keys", False
-    if member.durable < moment.committed:
-        yield f"its log lacks {moment.committed - member.durable} committed", True
+def _notes(moment: Moment, member: Member) -> Iterator[str]:
+    """What is special about it, and what is under way to it."""
+    yield from _told(moment, member)
     if member.deaf_to:
-        yield f"hears nothing from {', '.join(map(str, member.deaf_to))}", True
-    for words in member.coming:
-        yield words, False
+        yield f"hears nothing from {', '.join(map(str, member.deaf_to))}"
+    yield from member.coming
     if member.more:
-        yield f"and {member.more} more messages", False
-
-
-def _lines(member: Member) -> int:
-    return len(member.coming) + bool(member.deaf_to) + bool(member.more)
+        yield f"and {member.more} more messages"
 
 
 # The living picture of it
