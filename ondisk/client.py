@@ -24,6 +24,7 @@ from ondisk.diskkv import Text
 from ondisk.errors import (
     CommandTooLarge,
     InvalidCommand,
+    LeaseEnded,
     NoLeader,
     NotDone,
     OndiskError,
@@ -35,8 +36,9 @@ from ondisk.errors import (
     Unfinished,
 )
 from ondisk.interrupts.shielded import Turn, seconds_to_wait, still_wanted
+from ondisk.locks import Held, KeyLease, holder, take
 from ondisk.statemachine import Result
-from ondisk.verbs import changes, digest, txn
+from ondisk.verbs import changes, digest, keyleases, txn
 from ondisk.watching import Watch
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
@@ -171,6 +173,8 @@ class Writes(ABC):
 
     def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
         result = self.propose(command, via=via, timeout=timeout)
+        if result.error == keyleases.NO_LEASE:
+            raise LeaseEnded(result.error)
         if result.error is not None and not result.error.startswith(sessions.APPLIED_BUT):
             raise Rejected(result.error)
         return result
@@ -375,6 +379,29 @@ class Client(Writes):
         ``None``: from now on. ``timeout``: for so many seconds it goes on asking while nobody can answer.
         """
         return Watch(self, changes.changes_after(prefix, 0), from_index, via=via, timeout=checked(timeout))
+
+    def key_lease(self, ttl: float, *, timeout: float = DEFAULT_TIMEOUT) -> KeyLease:
+        """Begin a lease of ``ttl`` seconds: keys that are put under it go when nobody keeps it alive.
+
+        ``with`` it, a thread does. It may end seconds later than it says, and not earlier: docs/verbs.md.
+        """
+        return KeyLease(self, ttl, timeout=checked(timeout))
+
+    def lock(self, name: Text, *, ttl: float = 10.0, timeout: float = math.inf) -> Held:
+        """Wait until nobody else holds this lock, and hold it: ``with client.lock("jobs") as held: ...``.
+
+        The lock is the key ``name``. If its holder is gone it is free after ``ttl`` seconds and some more.
+        ``held.token`` is the fencing token: see ``locks.py`` for what a lock promises.
+        """
+        return take(self, name, b"", ttl, checked(timeout))
+
+    def elect(self, name: Text, value: Text, *, ttl: float = 10.0, timeout: float = math.inf) -> Held:
+        """Wait until nobody else leads, and lead. ``value`` tells ``elected(name)`` who that is."""
+        return take(self, name, value, ttl, checked(timeout))
+
+    def elected(self, name: Text, *, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
+        """What the one who leads has said of itself; ``None``: nobody does."""
+        return holder(self.get(name, timeout=timeout))
 
     def digest(
         self,

@@ -42,7 +42,7 @@ from ondisk.storage.filestream import RECEIVE_POINTS, receive_files, save_files
 from ondisk.storage.generations import CREATE_POINTS, OPEN_POINTS, POINTER_POINTS, Generations, remove
 from ondisk.storage.paths import resolved
 from ondisk.storage.store import Sizes, Store
-from ondisk.verbs import digest, texts, txn
+from ondisk.verbs import digest, keyleases, texts, txn
 from ondisk.verbs.changes import (
     SEGMENT_BYTES,
     ChangeHistory,
@@ -53,6 +53,8 @@ from ondisk.verbs.changes import (
     page,
     stored_history,
 )
+from ondisk.verbs.keyleases import KeyLeases, stored_leases
+from ondisk.verbs.pending import Pending
 from ondisk.verbs.texts import as_key, as_value, too_long
 
 MAX_KEY_BYTES = texts.MAX_KEY_BYTES
@@ -147,12 +149,10 @@ class Scan(_Command, frozen=True, tag="scan"):
     max_bytes: int | None = None
 
 
-_Data = dict[bytes, bytes | None]  # what keys hold now; ``None``: they are gone
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Put | Delete | Incr | CompareAndSet | PutMany | txn.Txn)
+Command = Put | Delete | Incr | CompareAndSet | PutMany | txn.Txn | keyleases.Command
 
-Command = Put | Delete | Incr | CompareAndSet | PutMany | txn.Txn
+_decoder = msgspec.msgpack.Decoder[Command](Command)
 
 
 def put(key: Text, value: Text) -> bytes:
@@ -248,7 +248,8 @@ class DiskKV(OnDiskStateMachine):
 
     offers_sessions: ClassVar[bool] = True
     segment_bytes: ClassVar[int] = SEGMENT_BYTES
-    queries: ClassVar[Any] = Get | Scan | Changes | digest.DigestOf
+    queries: ClassVar[Any] = Get | Scan | Changes | digest.DigestOf | keyleases.TimeNow | keyleases.LeaseLeft
+    leases_type: ClassVar[type[keyleases.Batch]] = keyleases.Batch
 
     def __init__(
         self, path: Path | str, *, sync_every_update: bool = False, disk: Disk | None = None
@@ -268,6 +269,7 @@ class DiskKV(OnDiskStateMachine):
         self._says_its_format = False
         self._sessions = Sessions()
         self._history = ChangeHistory()
+        self._leases = KeyLeases(0, {}, {})
         self._views: set[DiskKVView] = set()
 
     @property
@@ -284,6 +286,7 @@ class DiskKV(OnDiskStateMachine):
             self._applied = _applied_index(store)
             self._sessions = _stored_sessions(store)
             self._history = stored_history(store, self._applied)
+            self._leases = stored_leases(store)
         except BaseException:
             store.close()
             self._generations.close()
@@ -293,9 +296,10 @@ class DiskKV(OnDiskStateMachine):
 
     def update(self, entries: Sequence[Entry]) -> list[Result]:
         """Apply entries as one atomic batch, together with the index of the last one."""
-        changes: _Data = {}  # later commands of the batch must see earlier ones
-        sessions: Batch | None = None  # and so must later envelopes
-        recording = Recording(self._history, self.segment_bytes)
+        store = self._open_store
+        # Later commands of the batch must see earlier ones, and so must later envelopes.
+        pending = Pending(store, Recording(self._history, self.segment_bytes), self.leases_type(self._leases))
+        sessions: Batch | None = None
         results = []
         applied = self._applied
         for entry in entries:
@@ -304,14 +308,12 @@ class DiskKV(OnDiskStateMachine):
             # The comparison alone would do for commands made here, which all begin lower, and costs nothing.
             if entry.command >= MAGIC and is_envelope(entry.command):
                 sessions = sessions or self._sessions.batch()
-                apply = partial(self._apply, index=entry.index, changes=changes, recording=recording)
-                results.append(sessions.answer(entry, apply))
+                results.append(sessions.answer(entry, partial(_apply, index=entry.index, pending=pending)))
             else:
-                results.append(self._apply(entry.command, entry.index, changes, recording))
+                results.append(_apply(entry.command, entry.index, pending))
             applied = entry.index
-        store = self._open_store
         batch = store.batch()
-        for key, value in changes.items():
+        for key, value in pending.data.items():
             if value is None:
                 batch.delete(key)
             else:
@@ -319,12 +321,14 @@ class DiskKV(OnDiskStateMachine):
         if sessions is not None:
             for session, record in sessions.records():
                 store.put_meta(batch, _SESSION + session, record)
-        history = recording.store(store, batch, first=not self._says_its_format)
+        for key, record in pending.leases.records():
+            store.put_meta(batch, key, record)
+        history = pending.recording.store(store, batch, first=not self._says_its_format)
         store.put_meta(batch, _APPLIED_INDEX, applied.to_bytes(8, "big"))
         if not self._says_its_format:
             store.put_meta(batch, _FORMAT, _FORMAT_NOW)
         store.write(batch)
-        self._applied, self._history = applied, history
+        self._applied, self._history, self._leases = applied, history, pending.leases.after()
         self._says_its_format = True
         if sessions is not None:
             sessions.commit()
@@ -335,76 +339,10 @@ class DiskKV(OnDiskStateMachine):
         self._generations.check()
         return results
 
-    def _apply(self, command: bytes, index: int, changes: _Data, recording: Recording) -> Result:
-        """Apply a command to ``changes``, and record what it has changed."""
-        try:
-            decoded = _decoder.decode(command)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return Result(error=f"malformed command: {error}")
-        if isinstance(decoded, Put):
-            result = _set_one(decoded.key, decoded.value, changes)
-        elif isinstance(decoded, PutMany):
-            result = _set_many(decoded.pairs, changes)
-        elif isinstance(decoded, txn.Txn):
-            return self._transact(decoded, index, changes, recording)
-        else:
-            return self._change(decoded, command, index, changes, recording)
-        if result.error is None and (isinstance(decoded, Put) or decoded.pairs):
-            recording.add(index, command)
-        return result
-
-    def _change(
-        self,
-        decoded: Delete | Incr | CompareAndSet,
-        command: bytes,
-        index: int,
-        changes: _Data,
-        recording: Recording,
-    ) -> Result:
-        """Apply a command that depends on what its key holds."""
-        key = decoded.key
-        if len(key) > MAX_KEY_BYTES:
-            return Result(error=too_long("key", key, MAX_KEY_BYTES))
-        present = changes[key] if key in changes else self._open_store.get(key)
-        if isinstance(decoded, Delete):
-            if present is not None:
-                changes[key] = None
-                recording.add(index, command)
-            return Result(present is not None)
-        if isinstance(decoded, CompareAndSet):
-            if present != decoded.expected:
-                return Result(False)
-            value, result = decoded.value, Result(True)
-        else:
-            if present is not None and not _NUMBER.fullmatch(present):
-                return Result(error=f"the value of {key!r:.60} is not a number of at most 64 bits")
-            number = int(present or 0) + decoded.by
-            if number not in _INT64:
-                return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
-            value, result = str(number).encode(), Result(number)
-        if (refused := _set_one(key, value, changes)).error is not None:
-            return refused
-        recording.add(index, _encoder.encode(Put(key, value)))
-        return result
-
-    def _transact(self, decoded: txn.Txn, index: int, changes: _Data, recording: Recording) -> Result:
-        store = self._open_store
-        recording.agree(index)
-        result, pairs = txn.apply(
-            decoded,
-            index,
-            lambda key: changes[key] if key in changes else store.get(key),
-            lambda key, since: recording.is_unchanged(store, key, since, index),
-        )
-        if pairs:
-            changes.update(pairs)
-            recording.add(index, changed(pairs))
-        return result
-
     def lookup(self, query: Any) -> Any:
         """``Get`` answers ``bytes | None``; ``Scan`` answers ``list[tuple[bytes, bytes]]``.
 
-        ``Changes`` answers a ``Page``, and ``DigestOf`` a ``Digest`` (``verbs/``).
+        ``Changes``, ``DigestOf``, ``TimeNow`` and ``LeaseLeft`` (``verbs/``) answer as they say.
         """
         if isinstance(query, Get):
             key = as_key(query.key)
@@ -421,6 +359,10 @@ class DiskKV(OnDiskStateMachine):
         if isinstance(query, digest.DigestOf):
             of = digest.digest_of(query.prefix, query.index, hashed=query.hashed)
             return self._ask(lambda store: digest.digest(store, of, lambda: _applied_index(store)))
+        if isinstance(query, keyleases.TimeNow):
+            return self.time()
+        if isinstance(query, keyleases.LeaseLeft):
+            return self._leases.left(query.lease)
         raise InvalidCommand(f"DiskKV answers Get, Scan and those of verbs/, not {type(query).__name__}")
 
     def _ask(self, question: Callable[[Store], Any]) -> Any:
@@ -432,6 +374,10 @@ class DiskKV(OnDiskStateMachine):
             except StoreClosed:
                 if store is self._store:
                     raise
+
+    def time(self) -> keyleases.Time:
+        """What the log clock shows. Costs next to nothing."""
+        return self._leases.time()
 
     def sizes(self) -> Sizes:
         """Where its data are: in the write-ahead log, in memory, in tables."""
@@ -472,7 +418,7 @@ class DiskKV(OnDiskStateMachine):
             if (applied := _applied_index(new)) != index:
                 raise Corrupt(f"the snapshot says that it holds index {index}, but it holds {applied}")
             sessions = _stored_sessions(new)
-            history = stored_history(new, index)
+            history, leases = stored_history(new, index), stored_leases(new)
             generations.check()
             generations.point_to(path)
         except BaseException:
@@ -483,7 +429,8 @@ class DiskKV(OnDiskStateMachine):
             else:
                 remove(path)
             raise
-        self._sessions, self._history, self._says_its_format = sessions, history, says_its_format
+        self._sessions, self._history, self._leases = sessions, history, leases
+        self._says_its_format = says_its_format
         self._store, self._applied = new, index  # from here on lookups ask the new one
         self._disk.reach("recover: switched")
         with suppress(StorageError):  # what cannot be closed or removed now is a leftover like any other
@@ -516,24 +463,80 @@ class DiskKV(OnDiskStateMachine):
             view.close()
 
 
-def _set_one(key: bytes, value: bytes, changes: _Data) -> Result:
+def _apply(command: bytes, index: int, pending: Pending) -> Result:
+    """Apply a command to what is pending."""
+    try:
+        decoded = _decoder.decode(command)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Result(error=f"malformed command: {error}")
+    if isinstance(decoded, Put):
+        return _set_one(decoded.key, decoded.value, command, index, pending)
+    if isinstance(decoded, PutMany):
+        return _set_many(decoded.pairs, command, index, pending)
+    if isinstance(decoded, Delete | Incr | CompareAndSet):
+        return _change(decoded, command, index, pending)
+    pending.recording.agree(index)
+    if isinstance(decoded, txn.Txn):
+        return txn.apply(decoded, index, pending)
+    return _lease(decoded, index, pending)
+
+
+def _change(decoded: Delete | Incr | CompareAndSet, command: bytes, index: int, pending: Pending) -> Result:
+    """Apply a command that depends on what its key holds."""
+    key = decoded.key
+    if len(key) > MAX_KEY_BYTES:
+        return Result(error=too_long("key", key, MAX_KEY_BYTES))
+    present = pending.get(key)
+    if isinstance(decoded, Delete):
+        if present is not None:
+            pending.data[key] = None
+            pending.record(index, command, (key,))
+        return Result(present is not None)
+    if isinstance(decoded, CompareAndSet):
+        if present != decoded.expected:
+            return Result(False)
+        value, result = decoded.value, Result(True)
+    else:
+        if present is not None and not _NUMBER.fullmatch(present):
+            return Result(error=f"the value of {key!r:.60} is not a number of at most 64 bits")
+        number = int(present or 0) + decoded.by
+        if number not in _INT64:
+            return Result(error=f"the value of {key!r:.60} would leave the range of 64 bits")
+        value, result = str(number).encode(), Result(number)
+    refused = _set_one(key, value, _encoder.encode(Put(key, value)), index, pending)
+    return result if refused.error is None else refused
+
+
+def _set_one(key: bytes, value: bytes, command: bytes, index: int, pending: Pending) -> Result:
     if len(key) > MAX_KEY_BYTES:
         return Result(error=too_long("key", key, MAX_KEY_BYTES))
     if len(value) > MAX_VALUE_BYTES:
         return Result(error=too_long("value", value, MAX_VALUE_BYTES))
-    changes[key] = value
+    pending.data[key] = value
+    pending.record(index, command, (key,))
     return _DONE
 
 
-def _set_many(pairs: dict[bytes, bytes], changes: _Data) -> Result:
+def _set_many(pairs: dict[bytes, bytes], command: bytes, index: int, pending: Pending) -> Result:
     """All or none. Thousands of pairs: so what is done for each of them is done in C."""
     longest_key, longest_value = max(pairs, key=len, default=b""), max(pairs.values(), key=len, default=b"")
     if len(longest_key) > MAX_KEY_BYTES:
         return Result(error=too_long("key", longest_key, MAX_KEY_BYTES))
     if len(longest_value) > MAX_VALUE_BYTES:
         return Result(error=too_long("value", longest_value, MAX_VALUE_BYTES))
-    changes.update(pairs)
+    if pairs:
+        pending.data.update(pairs)
+        pending.record(index, command, pairs)
     return _DONE
+
+
+def _lease(decoded: keyleases.Command, index: int, pending: Pending) -> Result:
+    result, over = pending.leases.apply(decoded, index)
+    if over:
+        pairs = [(key, None) for key in over]
+        pending.data.update(pairs)
+        pending.record(index, changed(pairs), over)
+    return result
 
 
 def _check_format(store: Store) -> bool:

@@ -68,6 +68,10 @@ class Timeout(OutcomeUnknown, TimeoutError):
     """The deadline passed after the request had been proposed."""
 
 
+class LeaseEnded(Rejected):
+    """There is no such key lease any more: nobody kept it in time, or it was ended. Its keys are gone."""
+
+
 class Unfinished(Rejected):
     """The session has an earlier command whose outcome is unknown: ``resume`` it first."""
 

@@ -12,6 +12,7 @@ from ondisk.net.tcp import TcpEndpoint
 from ondisk.replica import Replica
 from ondisk.serving import Serving
 from ondisk.snapshot.background import start_thread
+from ondisk.ticking import Ticker
 
 
 class Stepper:
@@ -28,6 +29,7 @@ class Stepper:
         self.replica = replica
         # Only over TCP there are clients that host no replica.
         self.serving = Serving(replica, endpoint, clock) if isinstance(endpoint, TcpEndpoint) else None
+        self._ticker = Ticker(replica, clock)
         self._events = events
         self._owner = weakref.ref(owner)
         self.endpoint = endpoint
@@ -94,6 +96,7 @@ class Stepper:
                 self._events.look(replica.status, replica.raft.connected)
                 if not replica.running:  # it failed, and its status says why
                     return
+                self._ticker.look()
                 self.endpoint.wait(seconds)
                 if self.is_dropped:  # no hook of the garbage collector tells: those can be torn
                     replica.close()

@@ -183,9 +183,9 @@ MUTANTS = (
     ),
     Mutant(
         "a command does not see the ones before it in the same batch",
-        "diskkv.py",
-        "        present = changes[key] if key in changes else self._open_store.get(key)",
-        "        present = self._open_store.get(key)",
+        "verbs/pending.py",
+        "        return self.data[key] if key in self.data else self.store.get(key)",
+        "        return self.store.get(key)",
         "test_diskkv.py",
     ),
     Mutant(
@@ -226,9 +226,9 @@ MUTANTS = (
     ),
     Mutant(
         "a transaction does not see the commands before it in the same batch",
-        "diskkv.py",
-        "            lambda key: changes[key] if key in changes else store.get(key),",
-        "            store.get,",
+        "verbs/txn.py",
+        "        present = pending.get(compare.key)",
+        "        present = pending.store.get(compare.key)",
         "test_verbs.py::test_a_transaction_does_one_branch_whole",
     ),
     Mutant(
@@ -237,6 +237,27 @@ MUTANTS = (
         "        if since < max(history.since, history.agreed or 0, index - MAX_UNCHANGED):",
         "        if since < history.since:",
         "test_verbs.py::test_replicas_that_were_upgraded_at_different_entries_decide_alike",
+    ),
+    Mutant(
+        "two who measure the same time count it twice",
+        "verbs/keyleases.py",
+        "        return command.seen == self._clock",
+        "        return True",
+        "test_keyleases.py::test_time_passes_once_whoever_says_so",
+    ),
+    Mutant(
+        "a key that was set without its lease goes with it all the same",
+        "verbs/pending.py",
+        "        if self.leases.keys:",
+        "        if False:",
+        "test_keyleases.py::test_a_key_that_is_set_without_the_lease_is_free_of_it",
+    ),
+    Mutant(
+        "a snapshot brings no leases along",
+        "diskkv.py",
+        "            history, leases = stored_history(new, index), stored_leases(new)",
+        "            history, leases = stored_history(new, index), self._leases",
+        "test_keyleases.py::test_leases_and_the_clock_outlive_a_restart_and_a_snapshot",
     ),
     Mutant(
         "sessions are not stored with the data",

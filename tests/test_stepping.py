@@ -24,6 +24,7 @@ class FakeReplica:
 
     id = 1
     status = None
+    machine = None
     raft = SimpleNamespace(connected=frozenset())
 
     def __init__(self) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from ondisk import diskkv
 from ondisk.diskkv import _APPLIED_INDEX, MAX_SCAN_ITEMS, DiskKV, compare_and_set, delete, incr, put, scan
 from ondisk.statemachine import Entry, Result
 from ondisk.verbs.changes import Recording
+from ondisk.verbs.pending import Pending
 from tests.lengths import short_and_long
 from tests.stores import newest_wal, record_starts
 
@@ -32,12 +34,11 @@ class TwoBatches(DiskKV):
     """What not to do: the data in one batch, and the index in the next."""
 
     def update(self, entries: Sequence[Entry]) -> list[Result]:
-        changes: dict[bytes, bytes | None] = {}
-        recording = Recording(self._history)
-        results = [self._apply(entry.command, entry.index, changes, recording) for entry in entries]
         store = self._open_store
+        pending = Pending(store, Recording(self._history), self.leases_type(self._leases))
+        results = [diskkv._apply(entry.command, entry.index, pending) for entry in entries]
         data, index = store.batch(), store.batch()
-        for key, value in changes.items():
+        for key, value in pending.data.items():
             if value is None:
                 data.delete(key)
             else:

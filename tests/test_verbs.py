@@ -15,7 +15,7 @@ from ondisk import Cluster, DiskKV, import_snapshot, sessions
 from ondisk.diskkv import delete, incr, put, put_many
 from ondisk.errors import Compacted, InvalidCommand
 from ondisk.statemachine import Entry, Result
-from ondisk.verbs import changes, txn
+from ondisk.verbs import changes, keyleases, txn
 from ondisk.verbs.changes import ENTRY_BYTES, SEGMENTS, Changed, Changes, changes_after
 from ondisk.verbs.digest import DigestOf, digest_of
 from tests.kvcommands import anything, commands, malformed, packed
@@ -131,7 +131,14 @@ compares = st.lists(
     | st.builds(txn.unchanged, parts, st.integers(0, 60)),
     max_size=2,
 )
-transactions = st.builds(txn.txn, compares, branches, branches)
+few = st.integers(1, 30)
+transactions = st.builds(txn.txn, compares, branches, branches) | st.one_of(
+    st.builds(keyleases.grant, st.just(0.1)),
+    st.builds(keyleases.keep, few),
+    st.builds(keyleases.end, few),
+    st.builds(keyleases.advance, st.sampled_from([0, 1000, 2000]), st.just(1000)),
+    st.builds(lambda key, lease: txn.txn([], [txn.put(key, "", lease=lease)]), parts, few),
+)
 
 
 @anything
@@ -152,6 +159,7 @@ def test_where_updates_begin_decides_nothing(batches: list[list[bytes]]) -> None
             machines[0].open()
         assert everything(machines[0]) == everything(machines[1])
         assert machines[0]._history == machines[1]._history
+        assert vars(machines[0]._leases) == vars(machines[1]._leases)
         since = machines[0]._history.since
         first, second = told(machines[0], since), told(machines[1], since)
         assert first == second and list(first) == sorted(first)

@@ -20,7 +20,7 @@ from ondisk.raft.records import MEMBERS, NO_OP, REGULAR, LogEntry
 from ondisk.replica import Inside, ReplicaStatus
 from ondisk.statemachine import OnDiskStateMachine
 from ondisk.storage.store import Sizes
-from ondisk.verbs import txn
+from ondisk.verbs import keyleases, txn
 
 NEWEST_ENTRIES = 6  # of each log
 MOST_KEYS = 3
@@ -163,6 +163,10 @@ def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
         case txn.Txn(then=then, otherwise=otherwise):
             keys = dict.fromkeys(part.key for part in (*then, *otherwise) if not isinstance(part, txn.GetKey))
             return f"txn of {len(keys):,} keys", tuple(keys)[:MOST_KEYS]
+        case keyleases.Advance(by=by):
+            return f"{by:,} ms have passed", ()
+        case _:
+            return "a lease of keys", ()
 
 
 def _of_a_session(command: bytes) -> tuple[str, tuple[bytes, ...]]:

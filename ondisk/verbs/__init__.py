@@ -3,6 +3,8 @@
 =============  ==================================================================
 ``texts``      keys and values as bytes, and how long they may be
 ``changes``    the newest changes with their indexes, for ``watch``
+``keyleases``  keys that go when nobody keeps them; what time it is, by the log
+``pending``    what one update has changed so far
 ``txn``        compare, then, else: many keys in one step
 ``digest``     what the contents come to: a hash, a count, a size
 =============  ==================================================================

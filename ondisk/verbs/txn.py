@@ -11,13 +11,15 @@ each key. What it cannot tell any more counts as changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 
 from ondisk.errors import InvalidCommand
 from ondisk.statemachine import Result
+from ondisk.verbs.changes import changed
+from ondisk.verbs.pending import Pending
 from ondisk.verbs.texts import MAX_KEY_BYTES, MAX_VALUE_BYTES, Text, as_key, as_value, too_long
 
 MAX_PARTS = 128  # comparisons, and operations of each branch
@@ -52,9 +54,10 @@ class Unchanged(_Part, frozen=True, tag="unchanged"):
 
 
 class PutKey(_Part, frozen=True, tag="put"):
-    """Operation: set the key. Answers ``None``."""
+    """Operation: set the key, and put it under a lease. Answers ``None``."""
 
     value: bytes
+    lease: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)] | None = None
 
 
 class DeleteKey(_Part, frozen=True, tag="delete"):
@@ -114,9 +117,9 @@ def unchanged(key: Text, since: int) -> Unchanged:
     return Unchanged(as_key(key), since)
 
 
-def put(key: Text, value: Text) -> PutKey:
-    """Operation: set a key."""
-    return PutKey(as_key(key), as_value(value))
+def put(key: Text, value: Text, *, lease: int | None = None) -> PutKey:
+    """Operation: set a key. With a ``lease`` (``KeyLease.id``) it goes when that ends."""
+    return PutKey(as_key(key), as_value(value), lease)
 
 
 def delete(key: Text) -> DeleteKey:
@@ -167,35 +170,39 @@ def _wrong(command: Txn) -> str | None:
     return None
 
 
-def apply(
-    command: Txn,
-    index: int,
-    get: Callable[[bytes], bytes | None],
-    unchanged: Callable[[bytes, int], bool],
-) -> tuple[Result, list[tuple[bytes, bytes | None]]]:
-    """The result, and what is to be changed. ``get`` and ``unchanged`` ask the state before this entry."""
+def apply(command: Txn, index: int, pending: Pending) -> Result:
+    """Do it, on top of what is pending; return its result."""
     if (wrong := _wrong(command)) is not None:
-        return Result(error=wrong), []
+        return Result(error=wrong)
 
     def holds(compare: Compare) -> bool:
         if isinstance(compare, Unchanged):
-            return unchanged(compare.key, compare.since)
-        present = get(compare.key)
+            return pending.recording.is_unchanged(pending.store, compare.key, compare.since, index)
+        present = pending.get(compare.key)
         if isinstance(compare, Equals):
             return present == compare.value
         return (present is None) == isinstance(compare, Missing)
 
     succeeded = all(map(holds, command.compare))
+    operations = command.then if succeeded else command.otherwise
+    leased = [(each.key, each.lease) for each in operations if isinstance(each, PutKey) and each.lease]
+    if leased and (refused := pending.leases.refuses(leased)) is not None:
+        return Result(error=refused)
     pairs: list[tuple[bytes, bytes | None]] = []
     answers: list[bytes | bool | None] = []
-    for operation in command.then if succeeded else command.otherwise:
+    for operation in operations:
         if isinstance(operation, PutKey):
             pairs.append((operation.key, operation.value))
             answers.append(None)
         elif isinstance(operation, DeleteKey):
-            if present := get(operation.key) is not None:
+            if present := pending.get(operation.key) is not None:
                 pairs.append((operation.key, None))
             answers.append(present)
         else:
-            answers.append(get(operation.key))
-    return Result(_encoder.encode(Answer(succeeded, index, tuple(answers)))), pairs
+            answers.append(pending.get(operation.key))
+    if pairs:
+        pending.data.update(pairs)
+        pending.record(index, changed(pairs), (key for key, _ in pairs))
+        for key, lease in leased:
+            pending.leases.attach(key, lease)
+    return Result(_encoder.encode(Answer(succeeded, index, tuple(answers))))
