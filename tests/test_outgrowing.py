@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from ondisk import Cluster, Node
-from ondisk.dump import dump
 from ondisk.net.memory import MemoryNetwork
 from tests.processes import free_ports
 from tests.waiting import wait_until
@@ -116,15 +115,22 @@ def is_healthy(url: str) -> bool:
         return False
 
 
-def test_a_group_moves_into_a_real_etcd(etcd: str, tmp_path: Path) -> None:
-    """All pairs, byte for byte."""
+def test_a_group_moves_into_a_real_etcd_under_load(
+    make_cluster: Callable[..., Cluster], etcd: str, tmp_path: Path
+) -> None:
+    """All pairs, byte for byte, and what is written after the move, too."""
     there = {b"\xff": b"\x00", "ä".encode(): b"", **{f"k{n:03}".encode(): b"v%d" % n for n in range(250)}}
-    with Node(1, [1], tmp_path / "data", MemoryNetwork()) as node:
-        node.wait_for_leader()
-        node.put_many(there.items())
-        dump(node, tmp_path / "all")
-    recipe(1)["load_into_etcd"](tmp_path / "all", etcd)
+    old = make_cluster()
+    old.put_many(there.items())
+    gate, into = recipe(0)["Gate"](old), recipe(1)
+    with writers(gate.put, 4) as acknowledged:
+        wait_until(lambda: len(acknowledged) > 100)
+        complete = gate.move(into["Etcd"](etcd), tmp_path / "all", into["load_into_etcd"])
+        wait_until(lambda: len(acknowledged) + len(there) > complete.pairs + 20)
     everything = json.dumps({"key": "AA==", "range_end": "AA=="}).encode()
     with urllib.request.urlopen(f"{etcd}/v3/kv/range", everything, timeout=20) as answer:
         found = json.load(answer)["kvs"]
-    assert {base64.b64decode(kv["key"]): base64.b64decode(kv.get("value", "")) for kv in found} == there
+    written = {key.encode(): value.encode() for key, value in acknowledged.items()}
+    assert {
+        base64.b64decode(kv["key"]): base64.b64decode(kv.get("value", "")) for kv in found
+    } == there | written
