@@ -284,3 +284,46 @@ def _for_ever(faults: list[Fault], breaks: Callable[[list[Fault]], bool]) -> Non
 def test_6_4_wants_what_cannot_be_less(fewest: object, said: str) -> None:
     """And an end to it."""
     assert said in check("6.4", fewest).text
+
+
+def test_3_3_shows_the_line_of_the_reader_and_nothing_of_the_kit(tmp_path: Path) -> None:
+    """For what is no Python, and for what is no state machine."""
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine\n    pass\n")
+    assert check("3.3", os.fspath(file)).text == "This is no Python yet, in line 1: expected ':'."
+    file.write_text("x = 1\n")
+    said = check("3.3", os.fspath(file)).text
+    assert "should define one state machine" in said and "\n" not in said
+
+
+def test_a_way_to_die_that_does_not_exist_is_refused() -> None:
+    """A typo would have been a kill."""
+    with pytest.raises(ValueError, match="'kill' and 'power cut'"):
+        crash(TwoWrites, at=4, how="power_cut")  # type: ignore[arg-type]
+
+
+# Chapter 1
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "said"),
+    [
+        ("1.1", 400, "Right."),
+        ("1.1", 200, "asked a follower"),
+        ("1.1", 300, "Who tells the follower"),
+        ("1.1", 0.4, "in seconds"),
+        ("1.2", lambda n: (n - 1) // 2, "Right."),
+        ("1.2", lambda n: n // 2, "no majority"),
+        ("1.2", lambda n: 1, "One more"),
+        ("1.2", lambda n: ..., "no number yet"),
+        ("1.2", 1, "function itself"),
+        ("1.3", {"NoLeader", "NotDone"}, "Right."),
+        ("1.3", {"NoLeader"}, "an error more"),
+        ("1.3", {"NotDone", "Timeout"}, "in time"),
+        ("1.3", {"OutcomeUnknown"}, "added twice"),
+        ("1.3", {"Whatever"}, "not one of the four"),
+    ],
+    ids=lambda value: str(value)[:16] if isinstance(value, str | int | float) else None,
+)
+def test_chapter_1_says_what_is_wrong(number: str, answer: object, said: str) -> None:
+    assert said in check(number, answer).text

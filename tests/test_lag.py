@@ -510,3 +510,19 @@ def test_readings_without_the_wanted_lag_are_told_what_they_lack() -> None:
 def test_the_cases_of_an_exercise_differ() -> None:
     """No case is there twice."""
     assert len(set(map(str, exercises_02._CASES.values()))) == len(exercises_02._CASES) == 5
+
+
+def test_a_measurement_ends_with_its_experiment(tmp_path: Path) -> None:
+    """Whoever reads on before looking at the plot sees the same as after Run All."""
+    with Cluster(tmp_path) as cluster, LagRecorder(cluster) as recorder:
+        recorder.note("before the beginning")
+        recorder.begin()
+        recorder.note("in it")
+        last = recorder.read().time
+        recorder.end()
+        recorder.note("too late")
+        assert recorder.read().time > last
+        assert recorder.readings[-1].time <= recorder.ended
+        assert [note.text for note in recorder.notes] == ["in it"]
+        recorder.begin()
+        assert recorder.read() in recorder.readings

@@ -54,6 +54,15 @@ WRONG = [
     ("to_apply", "self.last_applied + 1", "self.last_applied", "none twice"),
     ("to_apply", "self.commit_index, self", "self.log.last_index, self", "up to commitIndex"),
     ("to_apply", "self.last_applied >= self.commit_index", "True", "Apply each entry"),
+    ("needs_snapshot", "<=", "<", "needs a snapshot"),
+    ("needs_snapshot", "next_index", "match_index", "behind base_index"),
+    ("needs_snapshot", "log.base_index", "commit_index", "needs a snapshot"),
+    ("_entries_for", "max(next_index - 1, log.base_index)", "next_index - 1", "may be dropped"),
+    ("_entries_for", " and not self.needs_snapshot(follower)", "", "begins later"),
+    ("_entries_for", "self.commit_index", "log.last_index", "know to be committed"),
+    ("install_snapshot", "max(self.commit_index, index)", "index", "stays committed"),
+    ("install_snapshot", "self.commit_index = max(self.commit_index, index)", "pass", "is committed"),
+    ("install_snapshot", "self.last_applied = index", "pass", "lastApplied"),
 ]
 
 

@@ -343,15 +343,17 @@ class Raft:
         return [(follower, self._entries_for(follower)) for follower in sorted(self.peers)]
 
     def _entries_for(self, follower: int) -> AppendEntries:
-        """Make a message. Where the log begins behind nextIndex, only a snapshot helps (7): a heartbeat.
+        """Make a message.
 
         "If last log index >= nextIndex for a follower: send AppendEntries RPC with log entries starting at
         nextIndex"
         """
         log, next_index = self.log, self.next_index[follower]
         entries: list[LogEntry] = []
-        if log.base_index < next_index <= log.last_index:
+        # None if there is no more, and none if only a snapshot helps (7): that is a heartbeat.
+        if next_index <= log.last_index and not self.needs_snapshot(follower):
             entries = log.entries(next_index, log.last_index, self._max_bytes)
+        # Of what a snapshot stands for, the log has the last index and term only (7).
         prev_log_index = max(next_index - 1, log.base_index)
         prev_log_term = log.term_at(prev_log_index)
         assert prev_log_term is not None
@@ -392,3 +394,19 @@ class Raft:
         n = held[(len(held) - 1) // 2]  # a majority holds this one, and all before
         if n > self.commit_index and self.log.term_at(n) == self.current_term:
             self.commit_index = n
+
+    # Log compaction (7). Who drives this server makes snapshots, and carries them.
+
+    def needs_snapshot(self, follower: int) -> bool:
+        """As leader: does only a snapshot help this follower?
+
+        So it is "when the leader has already discarded the next log entry that it needs to send" (7).
+        """
+        return self.next_index[follower] <= self.log.base_index
+
+    def install_snapshot(self, index: int) -> None:
+        """The state machine now holds the state after entry ``index``, and the log begins behind it."""
+        # Only what is committed was applied, and is in a snapshot; the commit index never goes back.
+        self.commit_index = max(self.commit_index, index)
+        # The state machine was replaced, whatever it held before.
+        self.last_applied = index

@@ -390,7 +390,7 @@ class PaperRaft(Raft):
 
     def still_needs_snapshot(self, replica_id: int) -> bool:
         """As leader: whether a stream to this follower, reachable or not, is of use."""
-        behind = self.paper.next_index.get(replica_id, self.log.base_index + 1) <= self.log.base_index
+        behind = replica_id in self.paper.next_index and self.paper.needs_snapshot(replica_id)
         return behind or replica_id in self.lost_state
 
     def on_snapshot_installed(self, replica_id: int, index: int) -> None:
@@ -410,8 +410,7 @@ class PaperRaft(Raft):
     def install(self, index: int, term: int, members: Members) -> None:
         """The state machine now holds the state after entry ``index``, durably: begin there."""
         self.log.install(index, term, members)
-        self.paper.commit_index = max(self.commit_index, index)
-        self.paper.last_applied = index
+        self.paper.install_snapshot(index)
         self.needs_state = False
         self.membership.adopt()
 

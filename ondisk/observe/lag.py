@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -68,6 +69,11 @@ class LagRecorder(LooksEvery):
     def begin(self) -> None:
         """Whatever is read from now on is what ``readings`` and ``notes`` show."""
         self.began = self._clock()  # in seconds of the cluster's clock
+        self.ended = math.inf
+
+    def end(self) -> None:
+        """The experiment is over: what is read from now on is no part of ``readings`` and ``notes``."""
+        self.ended = self._clock()
 
     def note(self, text: str) -> None:
         """Write down what is being done, with the time."""
@@ -76,9 +82,9 @@ class LagRecorder(LooksEvery):
     @property
     @shielded
     def readings(self) -> list[Reading]:
-        """What was read since ``begin``, the oldest first."""
+        """What was read between ``begin`` and ``end``, the oldest first."""
         with self._reading:
-            return [reading for reading in self._readings if reading.time >= self.began]
+            return [reading for reading in self._readings if self.began <= reading.time <= self.ended]
 
     @shielded
     def worst(self, seconds: float) -> list[Reading]:
@@ -99,5 +105,5 @@ class LagRecorder(LooksEvery):
 
     @property
     def notes(self) -> list[Note]:
-        """What was written down since ``begin``."""
-        return [note for note in self._notes if note.time >= self.began]
+        """What was written down between ``begin`` and ``end``."""
+        return [note for note in self._notes if self.began <= note.time <= self.ended]

@@ -103,4 +103,6 @@ def describe_process(pid: int | str | None) -> str:
         command = " ".join(psutil.Process(number).cmdline())[:80]
     except (ValueError, psutil.Error):
         return f"process {pid or 'unknown'}"
+    if "ipykernel" in command:
+        return f"process {number}, the kernel of a notebook: shut it down there (Kernel, Shut Down Kernel)"
     return f"process {number} ({command})"

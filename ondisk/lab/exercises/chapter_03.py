@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ondisk.lab.exercises.check import exercise
 from ondisk.lab.experiments.crash import Crashed, Workload, crash, crash_everywhere
-from ondisk.testing.crashing import How
+from ondisk.testing.crashing import ChildFailed, How
 
 _OPENED, _HELD, _LAST = 40, 43, 50
 
@@ -73,7 +73,11 @@ def whole_after_every_crash(answer: str) -> str | None:
     """``answer`` is the name of a file that defines a ``Keeper``."""
     if not Path(answer).is_file():
         return f"There is no file {answer}. The cell that begins with %%writefile makes it."
-    ended = crash(answer, at="never", workload=_SEVERAL_KEYS)
+    compile(Path(answer).read_text(), answer, "exec")  # the child would show how it got there, too
+    try:
+        ended = crash(answer, at="never", workload=_SEVERAL_KEYS)
+    except ChildFailed as error:
+        return f"It could not be run: {str(error).strip().splitlines()[-1]}"
     if (ended.index, len(ended.held)) != (ended.last, ended.last):
         return (
             f"Without any crash, {ended.last} entries were applied, and the data should hold all of them: "

@@ -72,6 +72,20 @@ def commit(file: str) -> str | None:
 
 @exercise(
     "8.5",
+    points=3,
+    hints=[
+        "A log begins behind base_index: what is at or before it stands in no message.",
+        "next_index <= base_index: then send no entries, and let prev_log_index be base_index.",
+        "install_snapshot: commit_index = max(commit_index, index), and last_applied = index.",
+    ],
+)
+def compaction(file: str) -> str | None:
+    """``file`` defines ``MyRaft``."""
+    return _stage(file, "compaction")
+
+
+@exercise(
+    "8.6",
     points=5,
     hints=[
         "The rule that is broken says where to look: docs/simulation.md lists them all.",

@@ -79,6 +79,7 @@ async def go_away(
             await asyncio.sleep(0.5)
     finally:
         network.reconnect(follower)
+        recorder.end()
     events = [observed.popleft() for _ in range(len(observed))]
     entries = [describe(event) for event in events if _brings_entries(event, follower)]
     sent = {event.number: event for event in entries if event.kind == "sent" and gone <= event.time < back}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ondisk.diskkv import get, incr
 from ondisk.statemachine import Entry, OnDiskStateMachine
@@ -128,11 +129,18 @@ def crash(
     system survives; or ``"power cut"``: only what was synced is certain to. A point that is never reached
     leaves a machine that did all of its work, and was killed then.
 
-    Raises ``ChildFailed`` for a machine that raises an error, or that cannot be imported.
+    Raises ``ChildFailed`` for a machine that raises an error, or that cannot be imported; ``ValueError`` for
+    another way to die.
     """
+    _is_a_way(how)
     point = Point(at, "written", how) if isinstance(at, int) else Point(occurrence, at, how)
     with scratch_directory() as folder, _child(machine) as child:
         return _crash_at(child, folder, machine, point, workload or Workload())
+
+
+def _is_a_way(how: str) -> None:
+    if how not in get_args(How):
+        raise ValueError(f"how={how!r} is no way to die: there are {' and '.join(map(repr, get_args(How)))}")
 
 
 def crash_everywhere(
@@ -142,6 +150,7 @@ def crash_everywhere(
 
     Points from before the first update are left out: there is nothing to lose yet.
     """
+    _is_a_way(how)
     work = workload or Workload()
     with scratch_directory() as folder, _child(machine) as child:
         run = child.run(_live, machine, folder / "whole", work)

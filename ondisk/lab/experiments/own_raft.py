@@ -31,6 +31,7 @@ HOLES = {
     "persistence": ("see_term",),
     "log": ("append_entries", "_on_result"),
     "commit": ("advance_commit_index", "to_apply"),
+    "compaction": ("needs_snapshot", "_entries_for", "install_snapshot"),
 }
 """By stage: the methods that the reader writes."""
 
@@ -299,16 +300,67 @@ def _applies(raft: type[Raft]) -> str | None:
     return "There is nothing more to apply." if server.to_apply() else None
 
 
+def _falls_behind(raft: type[Raft]) -> str | None:
+    server = _leader(raft, MemoryLog(1, 1, 1, base=4))  # entries 5 to 7 are left, and it begins with 8
+    for next_index, helps in ((8, False), (6, False), (5, False), (4, True), (1, True)):
+        server.next_index[2], server.match_index[2] = next_index, 0
+        if bool(server.needs_snapshot(2)) != helps:
+            return (
+                "Entries up to base_index are gone: whose nextIndex is one of these needs a snapshot."
+                if helps
+                else "What comes behind base_index is in the log, whatever the follower has acknowledged."
+            )
+    return None
+
+
+def _says_what_it_can(raft: type[Raft]) -> str | None:
+    server = _leader(raft, MemoryLog(1, 1, 1, base=4))
+    server.commit_index = 6
+    for next_index, sent, prev in ((6, [6, 7, 8], 5), (5, [5, 6, 7, 8], 4), (9, [], 8), (3, [], 4)):
+        server.next_index[2] = next_index
+        try:
+            message = server._entries_for(2)
+        except AssertionError:
+            return "The entry before nextIndex may be dropped: then base_index is the last one with a term."
+        if [entry.index for entry in message.entries] != sent:
+            return "Send all from nextIndex on; but nothing if the log begins later, or there is nothing new."
+        if (message.prev_log_index, message.prev_log_term) != (prev, server.log.term_at(prev)):
+            return "The entry before nextIndex may be dropped: then base_index is the last one with a term."
+        if message.leader_commit != 6:
+            return "leaderCommit is what you know to be committed, not what you hold."
+    return None
+
+
+def _installs(raft: type[Raft]) -> str | None:
+    for known, index in ((2, 5), (9, 5)):
+        server = _server(raft, MemoryLog(1, 1, 1, 1, base=5))
+        server.commit_index, server.last_applied = known, 2
+        server.install_snapshot(index)
+        if server.commit_index < max(known, index):
+            return "What is in a snapshot is committed, and what is committed stays committed."
+        if server.commit_index > max(known, index):
+            return "A snapshot proves that entries up to its index are committed, and nothing of later ones."
+        if server.last_applied != index:
+            return "The state is now that of the snapshot: lastApplied is its index."
+    return None
+
+
 _QUESTIONS: dict[str, tuple[Callable[[type[Raft]], str | None], ...]] = {
     "election": (_stands, _votes, _counts),
     "persistence": (_remembers,),
     "log": (_compares, _begins_late, _backs_up),
     "commit": (_commits, _applies),
+    "compaction": (_falls_behind, _says_what_it_can, _installs),
 }
 
 
 def examine(raft: type[Raft], stage: str) -> str | None:
-    """What is wrong with this stage, in a sentence; ``None`` if nothing was found."""
+    """What is wrong with this stage, in a sentence; ``None`` if nothing was found.
+
+    The holes of other stages are filled with the figure's own code, so each stage can be the next one.
+    """
+    others = [method for other, methods in HOLES.items() if other != stage for method in methods]
+    raft = type("Stage", (raft,), {method: getattr(Raft, method) for method in others})
     for question in _QUESTIONS[stage]:
         try:
             if (wrong := question(raft)) is not None:
