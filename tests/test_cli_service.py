@@ -216,8 +216,8 @@ def test_bind_is_where_it_listens_and_addr_what_it_tells(
             run.main(arguments, standalone_mode=False)
     addresses = {1: ("a", 1), 2: ("c", 3)}
     assert told == [
-        (addresses, {"secret": None}),
-        (addresses, {"secret": None, "bind": {2: ("0.0.0.0", 7000)}}),
+        (addresses, {"secret": None, "tls": None}),
+        (addresses, {"secret": None, "tls": None, "bind": {2: ("0.0.0.0", 7000)}}),
     ]
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from ondisk import Cluster, ConfigurationError
+import ondisk
+from ondisk import Cluster, ConfigurationError, Unreachable
+from ondisk.net.addresses import format_address
 from ondisk.net.channel import Refused
 from ondisk.net.tcp import TcpEndpoint, TcpNetwork
 from ondisk.net.tls import Certificates
@@ -165,6 +167,25 @@ def test_a_group_works_in_tls(tmp_path: Path) -> None:
             assert cluster.get("large", via=member) == b"x" * 1_000_000
         cluster.crash(cluster.wait_for_leader())
         cluster.put("k", "w", timeout=10)
+
+
+def test_a_client_that_is_no_member_asks_in_tls(tmp_path: Path) -> None:
+    """And one without is told what may be wrong."""
+    tls, addresses = certificates(tmp_path), free_addresses(3)
+    endpoints = [format_address(address) for address in addresses.values()]
+    with (
+        Cluster(tmp_path / "data", network=TcpNetwork(addresses, secret=SECRET, tls=tls)),
+        ondisk.connect(endpoints, secret=SECRET, tls=tls) as client,
+        ondisk.connect(endpoints, secret=SECRET) as plain,
+        ondisk.connect(
+            endpoints, secret=SECRET, tls=certificates(tmp_path / "x", issuer=STRANGER)
+        ) as stranger,
+    ):
+        client.put("large", b"x" * 1_000_000, timeout=20)
+        assert [client.get("large", via=member) for member in (1, 2, 3)] == [b"x" * 1_000_000] * 3
+        for outside in (plain, stranger):
+            with pytest.raises(Unreachable):
+                outside.get("large", timeout=0.3)
 
 
 def test_a_stranger_with_garbage_costs_a_connection_and_no_more(
