@@ -24,7 +24,7 @@ from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.interrupts.shielded import pause
 from ondisk.verbs.changes import Changed, Changes, Page
 
-_POLL_SECONDS = 0.05  # between two questions, as long as there is nothing new
+POLL_SECONDS = 0.05  # between two questions, as long as there is nothing new
 
 
 class Reader(Protocol):
@@ -72,7 +72,7 @@ class Watch(Iterator[Changed]):
         while not self._told:
             self._told.extend(self.poll())
             if not self._told:
-                pause(_POLL_SECONDS)
+                pause(POLL_SECONDS)
         changed = self._told.popleft()
         self.next_index = changed.index + 1 if self._told else self._after + 1
         return changed
@@ -88,4 +88,4 @@ class Watch(Iterator[Changed]):
             except (NoLeader, ReplicaStopped):  # an election, or a replica that comes back
                 if time.monotonic() >= deadline:
                     raise
-                pause(_POLL_SECONDS)
+                pause(POLL_SECONDS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from ondisk import (
     CommandTooLarge,
     ConfigurationError,
     InvalidCommand,
+    NotDone,
     OndiskError,
     Rejected,
     RemoteClient,
@@ -132,12 +135,37 @@ def test_asyncio_awaits_the_same_client(group: Group) -> None:
             assert (await client.delete("async/a")).value is True
             assert await client.put_many([("async/b", "1")]) == 1
             assert len(await client.status()) == len((await client.members()).voters) == 3
+            async for changed in client.watch("async/a", from_index=1):
+                assert changed.pairs == ((b"async/a", b"1"),)
+                break
             async with await client.session() as session:
                 assert (await session.incr("async/n")).value == 201
             with pytest.raises(Rejected):
                 await client.incr("async/b", by=1 << 62, timeout=20) and await client.incr("async/b", 1 << 62)
 
     asyncio.run(ask())
+
+
+def test_a_lock_is_held_by_one_client_at_a_time(group: Group, client: RemoteClient) -> None:
+    """Its lease is commands and queries, too; each holder has a higher fencing token."""
+    with client.lock("remote", ttl=20, timeout=20) as held:
+        with group.connect() as other, pytest.raises(NotDone):
+            other.lock("remote", ttl=20, timeout=0.2)
+        first = held.token
+    with client.lock("remote", ttl=20, timeout=20) as held:
+        assert held.token > first
+
+
+def test_the_programs_of_the_document_run_as_they_are_written(group: Group) -> None:
+    """With the addresses and the secret of this group."""
+    text = (Path(__file__).parents[1] / "docs" / "clients.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        for member, endpoint in group.endpoints.items():
+            program = program.replace(f"localhost:{63000 + member}", endpoint)
+        program = program.replace("(endpoints)", "(endpoints, secret=SECRET)")
+        exec(program.replace('") as', '", secret=SECRET) as'), {"SECRET": SECRET})
 
 
 # Who goes away

@@ -6,7 +6,7 @@ What is a conversation and not one request (a session, a bulk load, status) runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -20,6 +20,8 @@ from ondisk.remote.client import RemoteClient, Via, connect
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
 from ondisk.verbs import changes, digest, txn
+from ondisk.verbs.changes import Changed
+from ondisk.watching import POLL_SECONDS
 
 if TYPE_CHECKING:
     from ondisk.net.tls import Certificates
@@ -171,6 +173,25 @@ class AsyncClient(_AsyncWrites):
         query = changes.changes_after(prefix, after, limit)
         page: changes.Page = await self.read(query, via=via, timeout=timeout)
         return page
+
+    async def watch(
+        self,
+        prefix: Text = b"",
+        from_index: int | None = None,
+        *,
+        via: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AsyncIterator[Changed]:
+        """``async for`` each change under a prefix, without an end: see ``Client.watch``."""
+        import asyncio
+
+        watch = await _in_thread(self.sync.watch, prefix, from_index, via=via, timeout=timeout)
+        while True:
+            told = await _in_thread(watch.poll)
+            for changed in told:
+                yield changed
+            if not told:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def digest(
         self,
