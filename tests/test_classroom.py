@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ondisk.lab import classroom
 from ondisk.lab.classroom import Notebook, make, read, source, write
 from ondisk.lab.exercises import check
 from ondisk.lab.exercises.referee import NotRight, grade
+from ondisk.lab.predict import questions
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -286,3 +288,38 @@ def test_nbgrader_and_otter_give_five_submissions_the_points_due(tmp_path: Path)
     with ThreadPoolExecutor() as pool:
         graders = [pool.submit(grader, programs, course, run) for grader in (by_nbgrader, by_otter)]
     assert [grader.result() for grader in graders] == [DUE, DUE]
+
+
+def test_the_page_for_teachers_has_the_numbers_and_sections_that_there_are() -> None:
+    """Exercises, points and predictions by notebook; files and headings that it sends teachers to."""
+    page = (ROOT / "TEACHING.md").read_text()
+    rows = re.findall(r"^\| \[0(\d)\]\((\S+)\) .*\| (\d+) \((\d+)\) \| (\d+) \|", page, re.MULTILINE)
+    assert [
+        (int(number), int(exercises), int(points), int(asked)) for number, _, exercises, points, asked in rows
+    ] == [
+        (
+            number,
+            len(check.exercises(number)),
+            sum(check.points(each) for each in check.exercises(number)),
+            len(questions(number)),
+        )
+        for number in range(1, 9)
+    ]
+    for link in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / link).exists(), link
+    headings = {
+        number: re.findall(r"^## (.+)$", "\n".join(source(cell) for cell in read(ROOT / file)["cells"]), re.M)
+        for number, file, *_ in rows
+    }
+    for number, heading in re.findall(r"\b0(\d), \*(.+?)\*", page):
+        assert heading in headings[number], heading
+    for command in re.findall(r"python -m ondisk\.lab\.classroom (\w+)", page):
+        assert command in ("make", "table", "progress")
+
+
+def test_every_reference_of_the_paper_is_listed() -> None:
+    """And nothing is listed that is not cited."""
+    cited = set(re.findall(r"@(\w+)", (ROOT / "paper.md").read_text().partition("---\n\n")[2]))
+    assert cited == set(re.findall(r"^@\w+\{(\w+),", (ROOT / "paper.bib").read_text(), re.MULTILINE))
+    written = len([each for number in range(1, 9) for each in check.exercises(number)])
+    assert written == 32, "paper.md says Thirty-two"
