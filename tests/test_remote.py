@@ -33,6 +33,7 @@ from ondisk import (
 from ondisk.diskkv import MAX_VALUE_BYTES
 from ondisk.net.addresses import format_address
 from ondisk.raft.limits import MAX_COMMAND_BYTES
+from ondisk.remote import courier
 from ondisk.verbs import txn
 from tests.interrupts import another_thread, bytecodes, interrupt_at
 from tests.remote import Group, client, group
@@ -253,7 +254,8 @@ def test_a_closed_client_says_so_and_closes_twice(group: Group) -> None:
         client.put("k", "v")
 
 
-def test_a_client_that_nobody_holds_ends(group: Group) -> None:
+def test_a_client_that_nobody_holds_ends(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "_IDLE", 0.1)
     client = group.connect()
     client.get("k", timeout=10)
     thread, dropped = client._courier._thread, weakref.ref(client)

@@ -22,6 +22,7 @@ from ondisk.net.addresses import format_address
 from ondisk.net.client_messages import Applied, Command, Failed, Found, Response
 from ondisk.net.clients import Call
 from ondisk.net.tcp import TcpEndpoint, TcpNetwork
+from ondisk.remote import courier
 from ondisk.statemachine import Result
 from tests.tcp import SECRET, free_addresses
 from tests.waiting import wait_until
@@ -148,11 +149,33 @@ def test_a_command_that_had_not_left_when_the_connection_broke_is_sent_elsewhere
 def test_no_answer_before_the_deadline_is_told_as_what_it_is(
     members: tuple[Member, Member], client: RemoteClient
 ) -> None:
-    members[0].script = [None, None]
+    for member in members:
+        member.script = [None] * 3
     with pytest.raises(Timeout):
         client.propose(b"c", timeout=0.1)
     with pytest.raises(NoLeader):
         client.get("k", timeout=0.1)
+
+
+def test_who_says_nothing_is_not_the_only_one_to_be_asked(
+    members: tuple[Member, Member], client: RemoteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped (SIGSTOP), or a leader that was cut off: its connection is still there."""
+    monkeypatch.setattr(courier, "_PATIENCE", 0.1)
+    monkeypatch.setattr(courier, "_GONE", 0.2)
+    one, two = members
+    one.script = [None] * 3
+    two.script = [Found(msgspec.msgpack.encode(b"v"))]
+    assert client.get("k", timeout=20) == b"v"
+    assert len(one.asked) == len(two.asked) == 1
+    one.script = []
+    wait_until(lambda: client.propose(b"again", timeout=10) and one.asked[-1] == Command(b"again"))
+    one.script = [None] * 3
+    with pytest.raises(Timeout):
+        client.propose(b"c", timeout=0.05)
+    two.leader = 2
+    assert client.propose(b"d", timeout=10).value == b"done"
+    assert two.asked[-1] == Command(b"d")
 
 
 def test_nobody_leads_until_the_deadline_and_nothing_was_done(

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
 GRACE = 0.25  # seconds after its deadline, in which a replica may still say what became of a request
 _ELSEWHERE = 0.1  # seconds in which others are asked first, once a replica could not help
-_GONE = 1.0  # the same for one that has said that it goes away
+_GONE = 1.0  # the same for one that goes away, or says nothing
+_PATIENCE = 1.0  # seconds that a read waits at one replica before it is asked elsewhere
 _LOOK = 0.05  # seconds between two looks at deadlines
 _IDLE = 1.0  # seconds between two looks whether the client is still there
 _ELSEWHERE_PERHAPS = (
@@ -67,7 +68,7 @@ logger = logging.getLogger(__name__)
 class Ask:
     """A request of this client, until its future has ended. ``why``: what who could not help has said."""
 
-    __slots__ = ("body", "deadline", "decode", "future", "repeatable", "via", "why")
+    __slots__ = ("body", "copies", "deadline", "decode", "future", "repeatable", "via", "why")
 
     def __init__(
         self,
@@ -89,13 +90,19 @@ class Ask:
         self.decode = decode
         self.future: Future[Any] = Future()
         self.why = ""
+        self.copies = 0  # that were sent
 
 
 class _UnderWay(NamedTuple):
-    """An ask that was sent, and what ``Line.has_left`` says once all of it has left."""
+    """An ask that was sent, what ``Line.lost_after`` is if all of it has left, and when to do something.
+
+    A replica that was stopped says nothing, and one that leads no more waits for a leader. So what may be
+    asked twice is, and the first answer counts.
+    """
 
     ask: Ask
     end: int
+    due: float
 
 
 class Courier:
@@ -228,7 +235,11 @@ class Courier:
         number = next(self._numbers)
         left = max(0, round(1000 * (ask.deadline - now)))
         end = line.send(encoder.encode(Request(number, left, ask.body)))
-        self._under_way[line][number] = _UnderWay(ask, end)
+        ask.copies += 1
+        due = ask.deadline + GRACE
+        if ask.repeatable and ask.via is None and ask.copies < len(self._lines.lines):
+            due = min(due, now + _PATIENCE)
+        self._under_way[line][number] = _UnderWay(ask, end, due)
 
     # Back
 
@@ -246,15 +257,13 @@ class Courier:
     def _on_response(self, line: Line, response: Response) -> None:
         body = response.body
         if response.number == 0:  # it goes away, and answers what it has taken in before
-            self._not_before[line] = time.monotonic() + _GONE
+            self._avoid(line, _GONE)
             line.why = body.text if isinstance(body, Failed) else line.why
-            if line.replica_id == self._leader:
-                self._leader = 0
             return
         if response.leader:
             self._leader = response.leader
         found = self._under_way[line].pop(response.number, None)
-        if found is None:  # given up
+        if found is None or found.ask.future.done():  # given up, or answered by another one
             return
         ask = found.ask
         if isinstance(body, Applied):
@@ -279,9 +288,7 @@ class Courier:
             ask.future.set_exception(error)
             return
         if not isinstance(error, Discarded):
-            self._not_before[line] = time.monotonic() + _ELSEWHERE
-            if line.replica_id == self._leader:
-                self._leader = 0
+            self._avoid(line, _ELSEWHERE)
         ask.why = str(error)
         self._waiting.append(ask)
 
@@ -291,7 +298,9 @@ class Courier:
         if line.replica_id == self._leader:
             self._leader = 0
         again = []
-        for ask, end in under_way.values():
+        for ask, end, _ in under_way.values():
+            if ask.future.done():
+                continue
             if ask.repeatable or end > line.lost_after:
                 again.append(ask)
                 ask.why = f"the connection to {line.name} was lost ({line.why})"
@@ -309,17 +318,28 @@ class Courier:
         in_time = [ask for ask in self._waiting if not self._is_late(ask, now)]
         if len(in_time) < len(self._waiting):
             self._waiting = deque(in_time)
-        for under_way in self._under_way.values():
-            for number in [each for each, (ask, _) in under_way.items() if ask.deadline + GRACE <= now]:
-                ask = under_way.pop(number).ask
-                ask.future.set_exception(
-                    NoLeader("no answer came before the deadline; try again")
-                    if ask.repeatable
-                    else Timeout("proposed, but not known to be applied before the deadline")
-                )
+        for line, under_way in self._under_way.items():
+            for number in [each for each, (_, _, due) in under_way.items() if due <= now]:
+                ask, end, _ = under_way.pop(number)
+                if ask.future.done():
+                    continue
+                self._avoid(line, _GONE)
+                if ask.deadline <= now:
+                    ask.future.set_exception(_silent(ask))
+                else:  # ask another one, and take the answer of this one all the same
+                    under_way[number] = _UnderWay(ask, end, ask.deadline + GRACE)
+                    self._waiting.append(ask)
+
+    def _avoid(self, line: Line, seconds: float) -> None:
+        """Ask others first for so long."""
+        self._not_before[line] = time.monotonic() + seconds
+        if line.replica_id == self._leader:
+            self._leader = 0
 
     def _is_late(self, ask: Ask, now: float) -> bool:
         """Whether its deadline has passed before it was taken in anywhere; then it is told so."""
+        if ask.future.done():  # answered by one of those that were asked before
+            return True
         if ask.deadline > now and not self._is_hopeless(ask):
             return False
         error = self._why_not(ask)
@@ -359,7 +379,9 @@ class Courier:
         self._lines.close()
         for under_way in self._under_way.values():
             while under_way:
-                _, (ask, _) = under_way.popitem()
+                _, (ask, _, _) = under_way.popitem()
+                if ask.future.done():
+                    continue
                 error = (
                     _closed() if ask.repeatable else OutcomeUnknown("the client was closed before the answer")
                 )
@@ -371,6 +393,12 @@ class Courier:
                     ask.future.set_exception(_closed())
                 else:
                     ask.future.refuse(_closed())
+
+
+def _silent(ask: Ask) -> OndiskError:
+    if ask.repeatable:
+        return NoLeader("no answer came before the deadline; try again")
+    return Timeout("proposed, but not known to be applied before the deadline")
 
 
 def _closed() -> ReplicaStopped:
