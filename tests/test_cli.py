@@ -269,7 +269,8 @@ def test_a_terminal_has_a_prompt_completion_and_history(alone: Callable[..., Ter
     terminal.expect("ok")
     terminal.expect("replica 1>")
     terminal.type("incr n\r")
-    terminal.expect("1\r\n")
+    terminal.expect("1\r\n(")
+    terminal.expect(" ms)\r\n")  # how long it took
     terminal.expect("replica 1>")
     terminal.type("\x1b[A")
     terminal.expect("incr n")
