@@ -48,7 +48,7 @@ class Screen:
         controls.timeline.on_act(lambda do, on: answers.on_loop(partial(self._on_act, do, on)))
         controls.place.observe(lambda _: answers.on_loop(self.refresh), "value")
         for switch in (controls.with_messages, controls.with_verdict, controls.with_table):
-            switch.observe(lambda _: self.refresh(), "value")
+            switch.observe(lambda _: answers.on_loop(self.refresh), "value")
 
     def refresh(self) -> None:
         """Look at the cluster and show it, or show what was recorded."""
