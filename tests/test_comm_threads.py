@@ -1,4 +1,4 @@
-"""Clicks may arrive in a thread beside the kernel's own, as ipykernel has it by default. Nothing may notice."""
+"""Clicks may arrive in a thread beside the kernel's own: ipykernel's default. Nothing may notice."""
 
 from __future__ import annotations
 
