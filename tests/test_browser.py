@@ -229,13 +229,13 @@ def the_picture_lives(page: Any, panel: Any) -> None:
     panel.get_by_label("Value").fill(markup)
     panel.get_by_role("button", name="Put", exact=True).click()
     for replica_id in (1, 2, 3):
-        card = panel.get_by_role("region", name=f"Replica {replica_id}")
+        card = panel.get_by_role("group", name=f"Replica {replica_id}")
         card.get_by_text(f"put fruit = {markup}").wait_for()
         card.get_by_text(markup, exact=True).wait_for()
     assert panel.locator("img").count() == 0  # what came from outside is text
 
     cells = number_of_cells(page)
-    card = panel.get_by_role("region", name="Replica 3")
+    card = panel.get_by_role("group", name="Replica 3")
     name = card.get_by_role("button", name=re.compile("^Replica 3:"))
     name.focus()
     for key in ("d", "d", "Enter"):  # two d delete a cell, unless JupyterLab is told that they are ours

@@ -13,7 +13,7 @@ import pytest
 from ondisk import Cluster, ReplicaStatus, diskkv
 from ondisk.lab.browser import LivingPicture
 from ondisk.lab.pictures.living import CELLS, living_picture
-from ondisk.observe import Contents, Looker, Note, Recorder, Seen, SeenEntry, View, wait_until_level
+from ondisk.observe import Contents, Lag, Looker, Note, Recorder, Seen, SeenEntry, View, wait_until_level
 from ondisk.storage.store import Sizes
 from tests.waiting import wait_until
 
@@ -65,6 +65,19 @@ def test_a_short_log_begins_with_its_first_entry() -> None:
     """There is no entry 0, and as many rows as there will be."""
     empty = View(0.0, {1: ReplicaStatus(1, "follower", 1)}, None)
     assert [cell["index"] for cell in replica(empty, 1)["cells"]] == list(range(1, CELLS + 1))
+
+
+def test_under_load_a_value_is_old_only_after_a_moment() -> None:
+    """Some milliseconds behind, in every other picture, would flicker."""
+    for behind, old in ((20.0, False), (900.0, True)):
+        lags = {1: Lag(0, 0.0), 2: Lag(2, behind), 3: Lag(8, 5_000.0)}
+        values = {each["id"]: each["values"] for each in living_picture(VIEW, lags=lags)["replicas"]}
+        assert [values[i][0]["old"] for i in (1, 2, 3)] == [False, old, True]
+
+
+def test_who_asks_before_it_stands_says_how_many_would_vote_for_it() -> None:
+    asks = {**CONTENTS, 2: CONTENTS[2]._replace(prevotes=frozenset({2}))}
+    assert replica(replace(VIEW, contents=asks), 2)["note"] == "pre-votes: 1 of 2"
 
 
 def test_a_value_says_whether_it_is_old() -> None:
@@ -253,3 +266,4 @@ def test_a_follower_that_hears_no_leader_shows_when_it_calls_for_an_election(tmp
             seen = next(view for view in recorder.samples if view.contents[follower].election_at is not None)
             assert seen.time < seen.contents[follower].election_at < seen.time + 0.7
             assert seen.contents[leader].election_at is None
+            wait_until(lambda: recorder.sample().contents[follower].prevotes == {follower})

@@ -118,7 +118,7 @@ def test_a_file_is_stepped_scrubbed_and_played_to_its_end_by_keyboard(page: Any,
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(recorded().save(tmp_path / "recording.html").as_uri())
     slider = page.get_by_role("slider", name="Moment")
-    third, caption = page.get_by_role("region", name="Replica 3"), page.locator("#caption")
+    third, caption = page.get_by_role("group", name="Replica 3"), page.locator("#caption")
     third.get_by_role("button", name="Replica 3: follower").wait_for()
     expect(caption).to_have_text("Three replicas.")
 

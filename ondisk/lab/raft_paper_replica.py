@@ -84,6 +84,7 @@ class PaperElections(NamedTuple):
     """What a picture asks about an election: its term, and who has voted for this replica."""
 
     votes: tuple[int, frozenset[int]]
+    prevotes: tuple[int, frozenset[int]] = (0, frozenset())  # the paper has none
 
 
 class PaperRaft(Raft):

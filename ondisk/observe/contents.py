@@ -42,6 +42,7 @@ class Contents(NamedTuple):
     """What was found in one replica. Of one that has stopped it is what was seen last.
 
     ``values`` are those of some keys, the most interesting one first; ``None``: it has no such key.
+    ``prevotes``: itself and who would vote for it, while it asks before it stands; empty: it does not ask.
     ``election_at`` is when it calls for an election, in seconds of the cluster's clock, if that is near.
     """
 
@@ -50,6 +51,7 @@ class Contents(NamedTuple):
     sizes: Sizes | None = None
     votes: frozenset[int] = frozenset()
     election_at: float | None = None
+    prevotes: frozenset[int] = frozenset()
     applied_index: int = 0  # up to where the state had come that holds these values
 
 
@@ -83,7 +85,9 @@ class Looker:
             if status.running:
                 self._found[replica_id] = self._look_into(status, insides[replica_id], wanted, now)
             elif (before := self._found.get(replica_id)) is not None:
-                self._found[replica_id] = before._replace(votes=frozenset(), election_at=None)
+                self._found[replica_id] = before._replace(
+                    votes=frozenset(), election_at=None, prevotes=frozenset()
+                )
         return {each: self._found.get(each, Contents()) for each in statuses}
 
     def _look_into(
@@ -104,6 +108,7 @@ class Looker:
             sizes,
             inside.votes | {status.id} if status.role == "candidate" else frozenset(),
             inside.election_at if near else None,
+            frozenset() if inside.prevotes is None else inside.prevotes | {status.id},
             applied,
         )
 

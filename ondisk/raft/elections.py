@@ -185,6 +185,11 @@ class Elections:
         """The term of the newest election of this replica, and who has voted for it."""
         return self._votes[0], frozenset(self._votes[1])
 
+    @property
+    def prevotes(self) -> tuple[int, frozenset[int]]:
+        """The term that this replica asks about before it stands for it, and who would vote for it."""
+        return self._prevotes[0], frozenset(self._prevotes[1])
+
     def _has_voted(self, voter: int, granted: set[int]) -> bool:
         """A voter has one vote, however often it says so."""
         return voter in granted

@@ -238,7 +238,11 @@ class Replica:
             return Inside()
         term, votes = self.raft.elections.votes
         newest = tuple(log.newest(entries))
-        return Inside(newest, self.raft.election_deadline, votes if term == self.status.term else frozenset())
+        status = self.status
+        asked, would = self.raft.elections.prevotes
+        asks = asked == status.term + 1 and status.role == "follower"
+        voted = votes if term == status.term else frozenset()
+        return Inside(newest, self.raft.election_deadline, voted, would if asks else None)
 
     @property
     def configuration(self) -> tuple[int, Members]:

@@ -14,11 +14,13 @@ class Inside(NamedTuple):
 
     ``election_at``: when it would call for an election, in seconds of its clock; not for a leader.
     ``votes`` are those that it has from others in its present term, if it is a candidate.
+    ``prevotes``: who would vote for it, while it asks that before it stands; ``None``: it does not ask.
     """
 
     entries: tuple[LogEntry, ...] = ()
     election_at: float = 0.0
     votes: frozenset[int] = frozenset()
+    prevotes: frozenset[int] | None = None
 
 
 class ReplicaStatus(NamedTuple):

@@ -19,7 +19,7 @@ from ondisk.lab.pictures.timeline import SPEEDS, timeline
 from ondisk.lab.playing import Playing
 from ondisk.linearizability import Undecided, check
 from ondisk.linearizability.history import History, Operation
-from ondisk.observe import View
+from ondisk.observe import Lag, View
 
 _SLOWLY = 0.25  # of its own speed the record is played, until another one is chosen
 _NEWEST_SECONDS = 5.0
@@ -59,13 +59,13 @@ class Screen:
             self._go_on_playing(self._playing)
         self._show_timeline(view)
         shown = self._recorded[controls.place.value - 1] if self._recorded else view
+        lag: dict[int, Lag] | None = None
         if self._recorded:
             rate = self._speed if self._playing is not None else 0.0
             picture = living_picture(shown, recorded=_recorded(shown, view), rate=rate)
             controls.picture.show({**picture, "time": self._moment, "takes": self._jumps})
         else:
-            controls.picture.show(self._living(view))
-        lag = None if self._recorded else recorder.lag()
+            controls.picture.show(self._living(view, lag := recorder.lag()))
         controls.table.value = status_table(shown, lag) if controls.with_table.value else ""
         wanted = controls.with_messages.value
         controls.messages.value = message_diagram(recorder.messages(), view.statuses) if wanted else ""
@@ -77,13 +77,14 @@ class Screen:
         at_the_end = not self._recorded or controls.place.value == len(self._recorded)
         controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
 
-    def _living(self, view: View) -> Plain:
+    def _living(self, view: View, lags: dict[int, Lag]) -> Plain:
         """The picture of now, with what has come and gone since the last one."""
         fresh = [
             event for event in self._watched.recorder.newest_messages(_EVENTS) if event.number > self._told
         ]
         self._told = max((event.number for event in fresh), default=self._told)
-        return living_picture(view, notes=self._watched.recorder.newest_notes(1), events=fresh)
+        recorder = self._watched.recorder
+        return living_picture(view, notes=recorder.newest_notes(1), events=fresh, lags=lags)
 
     def go_live(self) -> None:
         """Show the cluster as it is now."""

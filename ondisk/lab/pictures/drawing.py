@@ -195,7 +195,7 @@ def table(
     for number, (heading, *cells) in enumerate(rows):
         weight = ' style="font-weight:bold"' if number in bold else ""
         body.append(
-            f'<tr{weight}><th scope="row"{left[0]}>{escape(str(heading))}</th>'
+            f"<tr{weight}>{_row_heading(str(heading), left[0])}"
             + "".join(
                 f"{begin}{escape(str(cell))}</td>" for begin, cell in zip(cell_begins[1:], cells, strict=True)
             )
@@ -206,6 +206,10 @@ def table(
         f"<table{style}><caption>{escape(caption)}</caption><thead><tr>{titles}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"
     )
+
+
+def _row_heading(text: str, style: str) -> str:
+    return f'<th scope="row"{style}>{escape(text)}</th>' if text else "<td></td>"
 
 
 def table_picture(

@@ -6,16 +6,17 @@ Nothing here knows a widget or a pixel, and everything can be written as JSON. T
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ondisk.lab.pictures.cluster import MARKS, in_words, link_word, log_in_words
-from ondisk.observe import Contents, Note, Seen, SeenEntry, View
+from ondisk.observe import Contents, Lag, Note, Seen, SeenEntry, View
 from ondisk.replica import ReplicaStatus
 
 CELLS = 5  # the newest entries of the group, one below the other, the same ones in each card
 _MOST_FLIGHTS = 80
 _MOST_NOTES = 3
+_A_MOMENT = 300  # milliseconds
 _NOTHING = Contents()
 
 Plain = dict[str, Any]
@@ -29,18 +30,21 @@ def living_picture(
     recorded: str = "",
     rate: float = 1.0,
     up_to: int | None = None,
+    lags: Mapping[int, Lag] | None = None,
 ) -> Plain:
     """The cluster at one moment. Times are in seconds of the cluster's clock, and so is ``time``.
 
     ``notes`` are what has happened, ``events`` those of messages that may have come and gone since the last
     picture; ``recorded`` says that this is the past, and is empty if it is not.
     ``rate`` is how fast the time goes on until the next picture: 0 for a still. ``up_to`` is the last place
-    of the logs that is shown; without it that of the longest log.
+    of the logs that is shown; without it that of the longest log. ``lags``: a value
+    is called old only if its replica has been behind for a moment: under load each is, by some milliseconds.
     """
     ids = sorted(view.statuses)
     high = up_to or max((status.last_index for status in view.statuses.values()), default=0)
     window = range(max(1, high - CELLS + 1), max(CELLS, high) + 1)
     newest = _newest_values(view)
+    late = {each for each in ids if lags is None or lags[each].milliseconds > _A_MOMENT}
     words = in_words(view)
     return {
         "time": view.time,
@@ -49,7 +53,9 @@ def living_picture(
         "paused": view.paused,
         "latency": view.latency,
         "words": f"{recorded} {words}" if recorded else words,
-        "replicas": [_replica(view, view.statuses[each], window, newest) for each in ids],
+        "replicas": [
+            _replica(view, view.statuses[each], window, newest if each in late else {}) for each in ids
+        ],
         "links": [_link(view, a, b) for a in ids for b in ids if a != b],
         "flights": _flights(view, events),
         "notes": [note.text for note in notes[-_MOST_NOTES:]],
@@ -91,6 +97,9 @@ def _note(view: View, status: ReplicaStatus, contents: Contents) -> str:
     if status.role == "candidate":
         needed = len(status.voters or view.statuses) // 2 + 1
         return f"has {len(contents.votes)} of {needed} votes that it needs"
+    if contents.prevotes:
+        needed = len(status.voters or view.statuses) // 2 + 1
+        return f"pre-votes: {len(contents.prevotes)} of {needed}"
     if not status.running:
         return "down: this is what was seen last"
     around = [(a, b) for a, b in view.cut if status.id in (a, b)]

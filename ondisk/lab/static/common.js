@@ -40,9 +40,14 @@ function arrows(container, selector) {
   });
 }
 
-// JupyterLab's own shortcuts (`dd` deletes a cell) are not for whoever presses keys in the panel. It looks for
-// this attribute at what has the focus, and at nothing around it.
+// What JupyterLab does not do for a panel. Its own shortcuts (`dd` deletes a cell) are not for whoever presses
+// keys there: it looks for this attribute at what has the focus, and at nothing around it. And the handles of
+// ipywidgets' sliders have no name.
 function shield(panel) {
+  for (const slider of panel.querySelectorAll(".widget-slider")) {
+    const name = slider.querySelector("label")?.textContent;
+    for (const handle of slider.querySelectorAll(".noUi-handle")) if (name) set(handle, "aria-label", name);
+  }
   if (panel.ondiskShielded) return;
   panel.ondiskShielded = true;
   panel.addEventListener("focusin", (event) => set(event.target, "data-lm-suppress-shortcuts", "true"));

@@ -6,7 +6,6 @@ const GAP = 10; // between two cards
 const BEHIND = 0.12; // seconds between what happens and what is drawn
 const SHORTEST = 0.35; // seconds that a message can be seen, however fast it was
 const TOO_LATE = 1; // seconds: what would be drawn so late is not drawn
-const LABELLED = 118; // pixels between two messages with words on one lane
 const LEGEND = [["durable", "durable"], ["volatile", "in memory only"], ["none", "✓ committed"], ["none", "● applied"]];
 
 // The cluster's clock, as near as can be told from samples that come late. At rate 0 it stands still.
@@ -126,7 +125,8 @@ class Menu {
 // One replica.
 class Card {
   constructor(parent, menu, find) {
-    this.box = make("section", "card", parent);
+    this.box = make("div", "card", parent);
+    set(this.box, "role", "group");
     const head = make("div", "head", this.box);
     this.who = make("button", "who", head);
     set(this.who, "aria-haspopup", "menu");
@@ -237,7 +237,8 @@ class Card {
       const part = Math.round(Math.min(1, left / 0.7) * 360);
       this.timer.style.background = `conic-gradient(var(--bad) ${part}deg, transparent 0)`;
     }
-    say(this.noteText, left === null ? this.plainNote : `hears no leader: calls an election in ${left.toFixed(1)} s`);
+    const why = this.plainNote ? `${this.plainNote};` : "hears no leader:";
+    say(this.noteText, left === null ? this.plainNote : `${why} calls an election in ${left.toFixed(1)} s`);
     return left !== null && left > 0;
   }
 }
@@ -443,13 +444,14 @@ class Sky {
       const x = lane.start + (lane.end - lane.start) * (0.03 + 0.94 * Math.min(1, part));
       flight.g.setAttribute("transform", `translate(${x.toFixed(1)} ${lane.y})`);
       if (flight.label) {
-        const others = labelled.get(lane) ?? [];
-        const free = others.every((other) => Math.abs(other - x) > LABELLED);
-        flight.label.style.display = free ? "" : "none";
-        if (free) labelled.set(lane, [...others, x]);
         const half = (flight.half ||= flight.label.getComputedTextLength() / 2);
         const [low, high] = [Math.min(lane.start, lane.end) + half, Math.max(lane.start, lane.end) - half];
-        set(flight.label, "x", low < high ? (Math.min(Math.max(x, low), high) - x).toFixed(1) : 0);
+        const middle = low < high ? Math.min(Math.max(x, low), high) : x;
+        const others = labelled.get(lane) ?? [];
+        const free = others.every((other) => Math.abs(other.middle - middle) > other.half + half + 6);
+        flight.label.style.visibility = free ? "" : "hidden";
+        if (free) labelled.set(lane, [...others, { middle, half }]);
+        set(flight.label, "x", (middle - x).toFixed(1));
       }
     }
     return this.#flights.size > 0;
@@ -498,7 +500,7 @@ function render({ model, el }) {
         byId.delete(id);
       }
     }
-    cards.style.gridTemplateColumns = `repeat(${ids.size}, minmax(0, 1fr))`;
+    cards.style.setProperty("--count", ids.size);
     for (const r of state.replicas) {
       const find = () => model.get("state").replicas.find((each) => each.id === r.id) ?? r;
       if (!byId.has(r.id)) byId.set(r.id, new Card(cards, menu, find));
