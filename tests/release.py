@@ -121,7 +121,7 @@ def build_twice(scratch: Path) -> list[Path]:
 
 
 def check_contents(files: list[Path]) -> None:
-    """The wheel has all of the package, the licence and no tests; version and changelog agree."""
+    """The wheel has the package, the licence and nothing else; PyPI knows the links of its page."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     (wheel,) = [file for file in files if file.suffix == ".whl"]
     with zipfile.ZipFile(wheel) as archive:
@@ -135,6 +135,10 @@ def check_contents(files: list[Path]) -> None:
         sys.exit(f"{wheel.name} has {sorted(strangers)}, too")
     if not any(name.endswith("licenses/LICENSE") for name in inside):
         sys.exit(f"{wheel.name} has no licence")
+    with zipfile.ZipFile(wheel) as archive:
+        page = archive.read(f"ondisk-{version}.dist-info/METADATA").decode().partition("\n\n")[2]
+    if relative := re.findall(r"\]\((?!https://|#)([^)]*)\)", page):
+        sys.exit(f"{wheel.name}: PyPI knows no {relative[0]}")
     say(f"{wheel.name}: {len(tracked)} files, {wheel.stat().st_size:,} bytes")
 
 
