@@ -191,12 +191,12 @@ class Node(Client):
         deadline = time.monotonic() + checked(timeout)
         self._hand_over_leadership(deadline)
         stepper = self._stepper
-        if stepper is None or (serving := stepper.serving) is None or not serving.has_clients:
+        if stepper is None or (serving := stepper.serving) is None:
             return
         serving.leave()
-        while not serving.idle and self.status.running and time.monotonic() < deadline:
+        # Each hangs up when it has heard of it, and has all its answers.
+        while serving.has_clients and self.status.running and time.monotonic() < deadline:
             pause(0.005)
-        pause((self._timing or Timing()).heartbeat)  # what they still send, until they hear of it, is refused
 
     def _hand_over_leadership(self, deadline: float) -> None:
         status = self.status

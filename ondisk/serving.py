@@ -54,7 +54,6 @@ class Serving:
         self._replica = replica
         self._endpoint = endpoint
         self._clock = clock
-        self._under_way = 0
         self._leaving = False
         self._said_goodbye = False
         self._looks = SimpleQueue[tuple[Call, Any] | None]()
@@ -64,17 +63,15 @@ class Serving:
         self._queries = None if queries is None else msgspec.msgpack.Decoder(queries)
 
     @property
-    def idle(self) -> bool:
-        """Whether everything was answered. From any thread."""
-        return not self._under_way and not self._looked
-
-    @property
     def has_clients(self) -> bool:
         """Whether there are any. From any thread."""
         return self._endpoint.has_clients
 
     def leave(self) -> None:
-        """The replica is about to stop: take in nothing more, and say so. From any thread."""
+        """The replica is about to stop: take in nothing more, and say so. From any thread.
+
+        A client hangs up when it has heard of it and has its answers: then nothing that it asked is unknown.
+        """
         self._leaving = True
         self._endpoint.wake()
 
@@ -86,7 +83,6 @@ class Serving:
             self._said_goodbye = True
             self._endpoint.tell_clients(Response(0, 0, _failed(self._going())))
         for call in self._endpoint.calls():
-            self._under_way += 1
             try:
                 self._begin(call)
             except OndiskError as error:  # before anything was begun
@@ -153,7 +149,6 @@ class Serving:
             self._look_up(call, query)
 
     def _answer(self, call: Call, answer: Answer) -> None:
-        self._under_way -= 1
         self._endpoint.answer(
             call, Response(call.request.number, self._replica.status.leader_id or 0, answer)
         )

@@ -171,7 +171,7 @@ def test_who_asks_without_end_is_told_to_wait_and_holds_up_nobody(
         endpoint.flush_answers()
         endpoint.wait(1.0)
         assert answer_of(other).body == Found(b"")
-        assert endpoint._clients.arrived and sent.more() > before  # it is read from again
+        assert endpoint._clients.arrived  # it is read from again
 
 
 class Flood:

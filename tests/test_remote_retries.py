@@ -179,12 +179,13 @@ def test_who_says_nothing_is_not_the_only_one_to_be_asked(
 
 
 def test_nobody_leads_until_the_deadline_and_nothing_was_done(
-    members: tuple[Member, Member], client: RemoteClient
+    members: tuple[Member, Member], client: RemoteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(courier, "GRACE", 20.0)  # a busy machine may be late with the last answer
     for member in members:
         member.script = [Failed("NoLeader", "no leader here")] * 100
     with pytest.raises(NoLeader, match="no leader here; nobody could do it"):
-        client.propose(b"c", timeout=0.4)
+        client.propose_async(b"c", timeout=0.4).result(20)
     assert 2 <= len(members[0].asked) + len(members[1].asked) < 30  # not at the speed of the network
 
 

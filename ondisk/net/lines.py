@@ -144,6 +144,12 @@ class Lines:
         line.connection.watch(self._selector)
         return True
 
+    def hang_up(self, line: Line, why: str, seconds: float) -> None:
+        """The other side waits for that, and is not called again for so long."""
+        if line.connection is not None:
+            self._lose(line, why)
+        line.call_at = time.monotonic() + seconds
+
     def drop(self, line: Line, why: str) -> None:
         """Whoever answers there does not keep to the protocol."""
         self._lose(line, why)

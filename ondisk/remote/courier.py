@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 GRACE = 0.25  # seconds after its deadline, in which a replica may still say what became of a request
 _ELSEWHERE = 0.1  # seconds in which others are asked first, once a replica could not help
-_GONE = 1.0  # the same for one that goes away, or says nothing
+_GONE = 1.0  # the same for one that says nothing; and one that goes away is not called for so long
 _PATIENCE = 1.0  # seconds that a read waits at one replica before it is asked elsewhere
 _LOOK = 0.05  # seconds between two looks at deadlines
 _IDLE = 1.0  # seconds between two looks whether the client is still there
@@ -118,6 +118,7 @@ class Courier:
         self._waiting = deque[Ask]()  # to be sent
         self._under_way: dict[Line, dict[int, _UnderWay]] = {line: {} for line in self._lines.lines}
         self._not_before = dict.fromkeys(self._lines.lines, 0.0)  # others are asked first until then
+        self._leaving = dict[Line, str]()  # those that only answer what they have, and why
         self._turns = itertools.cycle(self._lines.lines)
         self._numbers = itertools.count(1)
         self._leader = 0
@@ -191,6 +192,9 @@ class Courier:
             self._take_in(line, payloads)
         for line in lost:
             self._on_lost(line)
+        for line in [each for each in self._leaving if not self._under_way[each]]:
+            self._lines.hang_up(line, self._leaving.pop(line), _GONE)
+            self._on_lost(line)  # nothing was under way there
 
     # Out
 
@@ -217,7 +221,9 @@ class Courier:
 
     def _choose(self, ask: Ask, now: float) -> Line | None:
         """Whom to ask: who was named, or the leader, or anybody who may be able to help."""
-        able = [line for line in self._lines.lines if line.ready and not line.full]
+        able = [
+            line for line in self._lines.lines if line.ready and not line.full and line not in self._leaving
+        ]
         if ask.via is not None:
             named = (line for line in able if ask.via in (line.replica_id, line.name))
             return next((line for line in named if now >= self._not_before[line]), None)
@@ -257,8 +263,7 @@ class Courier:
     def _on_response(self, line: Line, response: Response) -> None:
         body = response.body
         if response.number == 0:  # it goes away, and answers what it has taken in before
-            self._avoid(line, _GONE)
-            line.why = body.text if isinstance(body, Failed) else line.why
+            self._leaving[line] = body.text if isinstance(body, Failed) else "it goes away"
             return
         if response.leader:
             self._leader = response.leader
@@ -295,6 +300,7 @@ class Courier:
     def _on_lost(self, line: Line) -> None:
         """What was under way there: ask again what does no harm."""
         under_way, self._under_way[line] = self._under_way[line], {}
+        self._leaving.pop(line, None)
         if line.replica_id == self._leader:
             self._leader = 0
         again = []
