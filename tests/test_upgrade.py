@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from ondisk import Cluster, Node, import_snapshot
 from ondisk.errors import NoLeader
 from ondisk.net.memory import MemoryNetwork
 from ondisk.raft.members import LEGACY
+from tests.processes import Terminal, free_ports
 from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[1]
 
 # Made by version 0.1.0 (commit 5c6d5b8): ``plain`` is three replicas that were closed, ``grown`` has a
 # fourth one, compacted logs and a session; ``backup`` is an export of it.
@@ -110,3 +115,61 @@ def test_an_export_of_the_version_before_is_imported(old: Path, make_cluster: Ca
     cluster = make_cluster("new")
     assert_holds_all(cluster)
     assert cluster.get("n") == b"1"
+
+
+VERSION_1 = "5c6d5b8"  # the commit
+
+
+@pytest.fixture
+def old_code(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that runs version 0.1.0."""
+    archive = tmp_path / "old.tar"
+    made = subprocess.run(
+        ["git", "archive", "-o", str(archive), VERSION_1, "ondisk"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("the history of this repository does not go back to version 0.1.0")
+    with tarfile.open(archive) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(tmp_path / "old")
+    return {"PYTHONPATH": str(tmp_path / "old")}
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_one_process_after_the_other_is_upgraded_and_no_write_is_lost(
+    tmp_path: Path, old_code: dict[str, str]
+) -> None:
+    """The two versions do not hear each other, so from the first to the second nobody may be away."""
+    members = ",".join(f"127.0.0.1:{port}" for port in free_ports(3))
+    acknowledged: list[int] = []
+
+    def put(terminal: Terminal) -> None:
+        number = len(acknowledged)
+        assert terminal.ask(f"put k{number} v{number}") == "ok"
+        acknowledged.append(number)
+
+    with ExitStack() as stack:
+
+        def start(replica_id: int, environment: dict[str, str]) -> Terminal:
+            arguments = ("--replica-id", str(replica_id), "--members", members)
+            return stack.enter_context(Terminal(*arguments, cwd=tmp_path, environment=environment))
+
+        replicas = {number: start(number, old_code) for number in (1, 2, 3)}
+        for replica in replicas.values():
+            replica.expect("\nexit\n")  # the end of the usage, with which it greets
+            put(replica)
+        for number in (3, 2, 1):
+            replicas[number].end_input()
+            assert replicas[number].wait() == 0
+            if number != 2:  # then one of each version is left, and no majority
+                put(replicas[1 if number == 3 else 2])
+            replicas[number] = start(number, {"PYTHONPATH": str(ROOT)})
+            replicas[number].ready()
+            put(replicas[1 if number == 3 else number])
+        for replica in replicas.values():
+            for number in acknowledged:
+                assert replica.ask(f"get k{number}").endswith(f"result: v{number}")
