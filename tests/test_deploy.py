@@ -93,10 +93,8 @@ def test_the_containerfile_copies_what_is_there_and_runs_as_nobody_special() -> 
         assert all((ROOT / each).exists() for each in line.split())
     named = set(re.findall(r"^([A-Z]+) ", CONTAINERFILE, re.MULTILINE))
     assert named == {"FROM", "COPY", "RUN", "USER", "VOLUME", "ENTRYPOINT"}
-    assert (
-        f"USER {KUBERNETES['StatefulSet']['spec']['template']['spec']['securityContext']['runAsUser']}\n"
-        in (CONTAINERFILE)
-    )
+    user = KUBERNETES["StatefulSet"]["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
+    assert f"--uid {user} " in CONTAINERFILE and f"USER {user}\n" in CONTAINERFILE
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
