@@ -304,6 +304,13 @@ MUTANTS = (
         "test_remote_retries.py::test_a_command_that_had_left_is_unknown_and_a_read_is_asked_elsewhere",
     ),
     Mutant(
+        "a replica that stops in order does not wait for its clients",
+        "node.py",
+        "        while serving.has_clients and",
+        "        while False and",
+        "test_remote.py::test_a_replica_that_stops_in_order_fails_no_request_of_its_clients",
+    ),
+    Mutant(
         "a client is read from however much it has asked",
         "net/clients.py",
         "            load.requests < MAX_UNDER_WAY",
