@@ -363,7 +363,8 @@ class DiskKV(OnDiskStateMachine):
             return self.time()
         if isinstance(query, keyleases.LeaseLeft):
             return self._leases.left(query.lease)
-        raise InvalidCommand(f"DiskKV answers Get, Scan and those of verbs/, not {type(query).__name__}")
+        kind = type(query).__name__
+        raise InvalidCommand(f"DiskKV answers Get and Scan, and the queries of verbs/, not {kind}")
 
     def _ask(self, question: Callable[[Store], Any]) -> Any:
         """Ask the live database, and once more if a snapshot took its place before it was asked."""

@@ -76,7 +76,7 @@ def test_it_says_what_is_there_and_changes_nothing(made: Path) -> None:
     assert first.log["base_index"] > 49 and first.log["last_index"] >= first.log["base_index"]
     assert found.replicas[1].log["base_index"] == 0
     for replica in found.replicas[:2]:
-        assert (replica.state["keys"], replica.state["sessions"], replica.state["format"]) == (51, 1, "1")
+        assert (replica.state["keys"], replica.state["sessions"], replica.state["format"]) == (51, 1, "2")
         assert replica.state["index"] == replica.log["last_index"]
     snapshot = inspect(made / "backup").snapshot
     assert snapshot is not None and snapshot.damage == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ondisk import Cluster, DiskKV, Entry, Result, sessions
+from ondisk import Cluster, Entry, Result, diskkv, sessions
 from ondisk.diskkv import incr
 from ondisk.errors import (
     Corrupt,
@@ -171,16 +171,17 @@ def test_a_result_that_is_too_large_is_never_answered() -> None:
 
 
 def test_a_command_whose_result_is_not_kept_is_not_said_to_be_undone(
-    make_cluster: Callable[..., Cluster],
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was applied, so this must be no ``NotDone``."""
+    apply = diskkv._apply
 
-    class Talkative(DiskKV):
-        def _apply(self, command: bytes, changes: dict[bytes, bytes | None]) -> Result:
-            result = super()._apply(command, changes)
-            return Result(bytes(2000)) if result.value == 7 else result
+    def talkative(*args: Any, **named: Any) -> Result:
+        result = apply(*args, **named)
+        return Result(bytes(2000)) if result.value == 7 else result
 
-    cluster = make_cluster(state_machine=Talkative)
+    monkeypatch.setattr(diskkv, "_apply", talkative)
+    cluster = make_cluster()
     with cluster.session(timeout=10) as session:
         assert session.incr("n", 7) == Result(error=RESULT_NOT_KEPT)
     assert cluster.get("n") == b"7"
