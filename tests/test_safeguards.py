@@ -101,7 +101,7 @@ SEEDS: dict[str, tuple[int, str] | tuple[int, str, float]] = {
     "replace-only-the-silent": (8, "living disk", 10.0),
     "refuse-other-groups": (37, "one group"),
     "check-changes-first": (21, "checked changes"),
-    "evidence-as-of-sending": (2, "fresh evidence"),
+    "evidence-as-of-sending": (4, "fresh evidence"),
     "answers-confirm-their-round": (27, "linearizability"),
     "lease-margin": (54, "one leader in a lease", 15.0),
     "lease-ends-at-handover": (10, "one leader in a lease"),
