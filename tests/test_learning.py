@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ondisk import lab
-from ondisk.lab import classroom, course, learner, predict
-from ondisk.lab.predict import Prediction, questions, why_not
+from ondisk.lab import classroom, course, learner
+from ondisk.lab.predict import Prediction, _reasons, questions, why_not
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -54,7 +54,7 @@ def test_each_wrong_answer_to_each_question_has_a_sentence(notebook: Path) -> No
     chapter = int(notebook.name[:2])
     assert sorted(found) == sorted(questions(chapter))
     for question, options in found.items():
-        reasons = predict._reasons()[str(chapter)][question]
+        reasons = _reasons()[str(chapter)][question]
         assert set(reasons) <= set(options or ["a number"])
         assert len(set(options) - set(reasons)) == (1 if options else 0), question
         assert all(why.endswith(".") for why in reasons.values())
