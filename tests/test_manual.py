@@ -204,9 +204,9 @@ def test_a_group_from_its_first_start_to_an_import(tmp_path: Path, addresses: di
 
         joins = steps.take("--replica-id 4 --addr d:63001 --join") + start.partition("--replica-id 1")[2]
         four = started(stack, joins, tmp_path, 4)
+        wait_until(lambda: "waiting until a member is told: add 4 " in four.errors)
         assert step("add 4 d:63001").startswith("ok: it catches up")
         wait_until(lambda: "4 (" in voters(one))
-        assert "waiting until a member is told: add 4 " in four.errors
         three.end_input()
         assert three.wait() == 0
         assert step("replace 3").startswith("ok: its disk counts no more.")

@@ -65,6 +65,7 @@ notebooks/*
 :caption: Reference
 
 docs/site/api
+TEACHING
 CHANGELOG
 CONTRIBUTING
 ```
