@@ -16,6 +16,7 @@
 ``inject_processes``    second processes under one number
 ``leases``              clocks that drift, and what hurts a lease
 ``operator``            what a person does: adds, removes, rebuilds, imports
+``verbs``               who transacts, watches and locks, and the rules of that
 ``clients``             who puts and gets, and remembers the answers
 ``machine``             the state machine of the simulated replicas
 ``invariants``          the rules that are checked after every step

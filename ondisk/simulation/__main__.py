@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 from ondisk.simulation.group import SECONDS
 from ondisk.simulation.leases import CLOCK_DRIFT
 from ondisk.simulation.run import Ended, Report, Setting, end_cleanly, reduce, run, run_all
-from ondisk.simulation.safeguards import SAFEGUARDS
+from ondisk.simulation.safeguards import MACHINE_SAFEGUARDS, SAFEGUARDS
 
 _EVENTS = 25  # lines of the trace that are shown before a violation
 _TRIES = 200
@@ -72,7 +72,7 @@ def _progress(length: int, label: str) -> Any:
 @click.option(
     "--without",
     multiple=True,
-    type=click.Choice(sorted(SAFEGUARDS)),
+    type=click.Choice(sorted({**SAFEGUARDS, **MACHINE_SAFEGUARDS})),
     help="Take a safeguard away. Repeatable.",
 )
 @click.option(
@@ -80,6 +80,7 @@ def _progress(length: int, label: str) -> Any:
     type=click.FloatRange(min=0, max=9),
     help=f"Read by leases, with clocks that drift so much. The replicas are told {CLOCK_DRIFT}.",
 )
+@click.option("--verbs", is_flag=True, help="Clients transact, watch and lock, too.")
 @click.option("--stock", is_flag=True, help="Put stock PySyncObj to the test.")
 @click.option("--replay", type=int, metavar="SEED", help="Show all that happens in one run.")
 @click.option("--replicas", type=click.Choice(["1", "3", "5", "all"]), default="all", show_default=True)
@@ -96,6 +97,7 @@ def main(
     seeds: range | None,
     without: tuple[str, ...],
     drift: float | None,
+    verbs: bool,
     stock: bool,
     replay: int | None,
     replicas: str,
@@ -111,14 +113,16 @@ def main(
     says otherwise. The status is 1 if there was
     a violation, 2 if there was none and the history of a run could not be decided.
     """
-    if stock and (without or drift is not None):
-        raise click.UsageError("--stock has neither the safeguards that --without takes away nor leases")
+    if stock and (without or verbs or drift is not None):
+        raise click.UsageError(
+            "--stock has neither the safeguards that --without takes away, leases nor verbs"
+        )
     if replay is not None and (seeds is not None or first):
         raise click.UsageError("--replay is about one run, --seeds and --first are about many")
     if html is not None and replay is None and not first:
         raise click.UsageError("--html is about one run: --replay SEED, or --first")
     end_cleanly()
-    setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock, drift)
+    setting = Setting(0 if replicas == "all" else int(replicas), seconds, without, stock, drift, verbs=verbs)
     if replay is not None:
         report = run(replay, setting)
         for event in report.trace:

@@ -25,6 +25,7 @@ from ondisk.simulation.machine import PaddedKV
 from ondisk.simulation.places import A_COPY, THE_OLD_ONE
 from ondisk.simulation.trace import describe
 from ondisk.simulation.watch import WatchedReplica, watched
+from ondisk.ticking import Ticker
 
 
 def _host(replica: Replica) -> int:
@@ -60,6 +61,9 @@ class CheckedHosts(Hosts[WatchedReplica]):
         self.replica_type = watched(replica_type)
         self.double_in: dict[int, Path] = {}  # by host: the directory of a second process
         self.by_leases = False  # whether clients read by leases
+        self.with_verbs = False  # whether they transact, watch and lock
+        self.machine_type = PaddedKV
+        self._tickers: dict[int, Ticker] = {}  # by host
         self.broken_lease: str | None = None  # the first that did not exclude another leader
         self._shown: dict[int, tuple[object, ...]] = {}
 
@@ -116,11 +120,13 @@ class CheckedHosts(Hosts[WatchedReplica]):
         """A process on the host with this number, and it knows where it runs."""
         replica = super().open(number, folder, told)
         replica.host = number
+        if self.with_verbs:
+            self._tickers[number] = Ticker(replica, self.hosts[number].clock)
         return replica
 
     def make_machine(self, host: Host, state: Path) -> PaddedKV:
         """On the disk of this host."""
-        return PaddedKV(state, disk=host.disk)
+        return self.machine_type(state, disk=host.disk)
 
     def named_at_start(self, member: int) -> tuple[int, ...]:
         """The same at each start, until its directory is lost."""
@@ -213,6 +219,8 @@ class CheckedHosts(Hosts[WatchedReplica]):
         if replica is None:
             return
         seconds = replica.step()
+        if self.with_verbs and replica.log is not None:
+            self._tickers[host.member].look()
         if self.violation is not None:
             raise self.violation
         if host.member in self.replicas and replica.log is None:

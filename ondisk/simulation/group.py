@@ -17,11 +17,17 @@ from ondisk.simulation.checked import CheckedHosts
 from ondisk.simulation.clients import Client, SessionClient
 from ondisk.simulation.faults import KINDS, Fault, Kind, draw
 from ondisk.simulation.host import BEGINNING
+from ondisk.simulation.machine import PaddedKV
 from ondisk.simulation.operator import Operator
 from ondisk.simulation.schedule import begin_each, end_later
+from ondisk.simulation.verbs import Holders, Locker, Transactor, Watcher
+from ondisk.verbs.changes import Changed
 
 SECONDS = 60.0
 _CLIENTS = 4
+_TRANSACTORS, _FIRST_TRANSACTOR = 2, 100  # their numbers begin beyond those of the others
+_WATCHERS = 2
+_LOCKERS = 3
 
 
 class Simulation(CheckedHosts):
@@ -42,18 +48,23 @@ class Simulation(CheckedHosts):
         replica_type: type[Replica] = Replica,
         drift: float | None = None,
         kinds: Mapping[str, Kind] = KINDS,
+        verbs: bool = False,
+        machine_type: type[PaddedKV] = PaddedKV,
         observe: Callable[[CheckedHosts], None] | None = None,
     ) -> None:
         """``directory`` is a new one, best on a RAM disk. ``schedule`` is drawn from the seed if not given,
         of these ``kinds`` of faults.
 
         With a ``drift`` clients read by leases, and one clock counts at most so much more in a second than
-        another. What the replicas are told is ``leases.CLOCK_DRIFT``. ``observe`` is called after each step
+        another. With ``verbs`` some transact, watch and lock, and leaders say in the log that time passes.
+        What the replicas are told is ``leases.CLOCK_DRIFT``. ``observe`` is called after each step
         of a replica.
         """
         super().__init__(seed, directory, replicas=replicas, replica_type=replica_type, observe=observe)
         self.seconds = seconds
         self.by_leases = drift is not None
+        self.with_verbs = verbs
+        self.machine_type = machine_type
         if schedule is None:
             schedule = draw(self.rng("faults"), seconds, kinds)
             if drift is not None:
@@ -61,6 +72,8 @@ class Simulation(CheckedHosts):
         self.faults = tuple(schedule)
         if self.by_leases:
             self.timing = Timing(clock_drift=leases.CLOCK_DRIFT)
+        self._watchers: list[Watcher] = []
+        self._lockers: list[Locker] = []
         self._operator = Operator(self)
         self._begin = {
             **inject.BEGIN,
@@ -84,15 +97,25 @@ class Simulation(CheckedHosts):
                 ),
                 SessionClient(0, self, self, self.history),
             ]
+            if self.with_verbs:
+                self._begin_verbs()
             begin_each(self, self.faults, self.begin)
             self.advance(BEGINNING + self.seconds)
             self._calm_down()
-            for client in self.clients:
+            for client in (*self.clients, *self._watchers, *self._lockers):
                 client.stop()
             self.advance(self.now + 5.0)
             self._conclude()
             if self.violation is not None:
                 raise self.violation
+
+    def _begin_verbs(self) -> None:
+        told: dict[tuple[int, int], Changed] = {}
+        holders: Holders = {}
+        numbers = range(_FIRST_TRANSACTOR, _FIRST_TRANSACTOR + _TRANSACTORS)
+        self.clients += [Transactor(number, self, self, self.history) for number in numbers]
+        self._watchers = [Watcher(number, self, self, self.history, told) for number in range(_WATCHERS)]
+        self._lockers = [Locker(number, self, self, self.history, holders) for number in range(_LOCKERS)]
 
     def begin(self, number: int, fault: Fault) -> None:
         """Begin a fault, if there is anything to do, and see to its end."""
@@ -110,6 +133,9 @@ class Simulation(CheckedHosts):
         verdict.wait_for_agreement(self)
 
     def _conclude(self) -> None:
+        for watcher in self._watchers:
+            while self.violation is None and not watcher.see(self.replicas[min(self.replicas)], limit=1000):
+                pass
         verdict.conclude(self)
 
     # What the operator is told

@@ -23,6 +23,7 @@ from ondisk.simulation.faults import LEADER, Fault
 from ondisk.simulation.inject import Begin, Begun
 from ondisk.simulation.inject_directories import begin_empty, must_not_start
 from ondisk.simulation.machine import PaddedKV, content
+from ondisk.simulation.verbs import is_in_history
 from ondisk.snapshot.restore import import_snapshot
 from ondisk.snapshot.stream import Header, Writer, make_header, write_file
 from ondisk.statemachine import Result
@@ -233,7 +234,8 @@ class Operator:
         group.places.told.update(dict.fromkeys(group.first_members, group.first_members))
         group.removed = set(group.hosts) - set(group.first_members)
         group.invariants.begin_anew(index, term)
-        group.history.begin_epoch(contents, group.elapsed)
+        recorded = {key: value for key, value in contents.items() if is_in_history(key)}
+        group.history.begin_epoch(recorded, group.elapsed)
         group.counts["imports"] += 1
         group.note("import", f"entry {index} of term {term}")
         if index:

@@ -19,8 +19,10 @@ from ondisk.replica import Replica
 from ondisk.simulation.faults import KINDS, Fault
 from ondisk.simulation.group import SECONDS, Simulation
 from ondisk.simulation.invariants import Violation
-from ondisk.simulation.safeguards import replica_without
+from ondisk.simulation.machine import PaddedKV
+from ondisk.simulation.safeguards import machine_without, replica_without
 from ondisk.simulation.stock import StockSimulation
+from ondisk.simulation.verbs import VerbsKV
 from ondisk.simulation.world import TraceEvent, World
 from ondisk.testing.crashing import ram_disk
 
@@ -34,7 +36,8 @@ class Setting(NamedTuple):
     ``replicas``: 0 means ``replicas_of`` the seed. ``seconds``: of virtual time, while there are faults.
     ``without`` names the safeguards that are taken away; ``stock`` puts stock PySyncObj to the test.
     ``drift``: clients read by leases, and one clock counts so much more in a second than another, at most.
-    ``raft_type``: another Raft in the place of the engine's. ``kinds`` of faults that are drawn; none: all.
+    ``verbs``: some clients transact, watch and lock, too. ``raft_type``: another Raft in the place of the
+    engine's. ``kinds`` of faults that are drawn; none: all.
     """
 
     replicas: int = 0
@@ -44,12 +47,18 @@ class Setting(NamedTuple):
     drift: float | None = None
     raft_type: type[Raft] | None = None
     kinds: tuple[str, ...] = ()
+    verbs: bool = False
 
     @property
     def replica_type(self) -> type[Replica]:
         """What the replicas are."""
         weak = replica_without(self.without)
         return type("Replica", (weak,), {"raft_type": self.raft_type}) if self.raft_type is not None else weak
+
+    @property
+    def machine_type(self) -> type[PaddedKV]:
+        """What their state machines are."""
+        return machine_without(self.without, VerbsKV if self.verbs else PaddedKV)
 
 
 def replicas_of(seed: int, *, stock: bool = False) -> int:
@@ -180,6 +189,8 @@ def run(
                 replica_type=setting.replica_type,
                 kinds={name: KINDS[name] for name in setting.kinds} or KINDS,
                 drift=setting.drift,
+                verbs=setting.verbs,
+                machine_type=setting.machine_type,
                 observe=look,
             )
         simulation.tracing = tracing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ondisk.diskkv import DiskKV
 from ondisk.identity.founding import Founding
 from ondisk.identity.origins import Origins
 from ondisk.raft import Raft
@@ -23,7 +24,9 @@ from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction
 from ondisk.simulation import weakened
 from ondisk.simulation.leases import CLOCK_DRIFT
+from ondisk.simulation.machine import PaddedKV
 from ondisk.snapshot.streaming import Streaming
+from ondisk.verbs import keyleases
 
 
 class Safeguard(NamedTuple):
@@ -231,9 +234,40 @@ SAFEGUARDS: Mapping[str, Safeguard] = {
 }
 
 
+# Those of the state machine. They show where clients transact, watch and lock.
+MACHINE_SAFEGUARDS: Mapping[str, Safeguard] = {
+    "time-passes-once": Safeguard(
+        "The log clock goes on only from where it was seen.",
+        (weakened.CountsTimeTwice,),
+    ),
+    "tick-margin": Safeguard(
+        "A key lease lasts longer by the longest stretch that one entry may count.",
+        (weakened.EndsLeasesInTheFirstStretch,),
+    ),
+    "compacted-is-told": Safeguard(
+        "Who asks for changes that are compacted is told so.",
+        (weakened.SkipsWhatIsCompacted,),
+    ),
+}
+
+
+def machine_without(names: Iterable[str], whole: type[PaddedKV]) -> type[PaddedKV]:
+    """The state machine that lacks those of these safeguards that are its own."""
+    found = (MACHINE_SAFEGUARDS[name] for name in names if name in MACHINE_SAFEGUARDS)
+    classes = [lacking for safeguard in found for lacking in safeguard.without]
+    leases = tuple(each for each in classes if issubclass(each, keyleases.Batch))
+    machine = tuple(each for each in classes if issubclass(each, DiskKV))
+    if not classes:
+        return whole
+    leases_type = type("Batch", (*leases, keyleases.Batch), {}) if leases else keyleases.Batch
+    weak: type[PaddedKV] = type(whole.__name__, (*machine, whole), {"leases_type": leases_type})
+    return weak
+
+
 def replica_without(names: Iterable[str]) -> type[Replica]:
     """A ``Replica`` that lacks these safeguards. Raises ``KeyError`` for an unknown name."""
-    classes = [lacking for name in names for lacking in SAFEGUARDS[name].without]
+    chosen = [name for name in names if name not in MACHINE_SAFEGUARDS]
+    classes = [lacking for name in chosen for lacking in SAFEGUARDS[name].without]
 
     def mixed(whole: type, **parts: type) -> Any:
         """``whole`` with what it is made of: the same class, if nothing of it is to be taken away."""

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
+from ondisk.diskkv import DiskKV
+from ondisk.errors import Compacted
 from ondisk.identity.founding import Founding
 from ondisk.identity.origins import Origins
 from ondisk.raft import Raft, Timing
@@ -26,6 +29,7 @@ from ondisk.replica import Replica
 from ondisk.replica.compaction import Compaction
 from ondisk.snapshot.receiver import Receiving
 from ondisk.snapshot.streaming import Streaming
+from ondisk.verbs import changes, keyleases
 
 # Raft
 
@@ -289,3 +293,23 @@ class LooksAtTimersFirst(Replica):
 class CompactsUnsynced(Compaction):
     def _sync_machine(self) -> None:
         self.synced_index = self._raft.applied_index
+
+
+# The state machine
+
+
+class CountsTimeTwice(keyleases.Batch):
+    def _counts(self, command: keyleases.Advance) -> bool:
+        return True
+
+
+class EndsLeasesInTheFirstStretch(keyleases.Batch):
+    tick_margin: ClassVar[int] = 0
+
+
+class SkipsWhatIsCompacted(DiskKV):
+    def lookup(self, query: Any) -> Any:
+        try:
+            return super().lookup(query)
+        except Compacted:
+            return super().lookup(changes.Changes(query.prefix, self._history.since, query.limit))
