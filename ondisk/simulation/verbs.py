@@ -187,7 +187,8 @@ class Watcher:
         self._service.report(Violation(rule, words))
 
 
-Holders = dict["Locker", tuple[int, float]]  # the token, and until when its clock says that it holds the lock
+# The epoch, the token, and until when the clock of who holds the lock says that it does.
+Holders = dict["Locker", tuple[int, int, float]]
 
 
 class Locker:
@@ -289,9 +290,9 @@ class Locker:
     def _hold(self, token: int) -> None:
         """It has just heard that it has the lock, or has it still."""
         now = self._world.elapsed
-        self._holders[self] = token, self._sure_until
-        for other, (others, until) in self._holders.items():
-            if other is not self and min(until, self._sure_until) > now and other._epoch == self._epoch:
+        self._holders[self] = self._epoch, token, self._sure_until
+        for other, (epoch, others, until) in self._holders.items():
+            if other is not self and epoch == self._epoch and min(until, self._sure_until) > now:
                 self._service.report(Violation("one holder", f"tokens {others} and {token} at {now:.3f} s"))
         guard = [txn.equals(_LOCK, self._mine)]
         self._rounds -= 1
