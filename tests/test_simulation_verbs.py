@@ -10,8 +10,10 @@ from ondisk.simulation.run import Setting, run
 from ondisk.simulation.safeguards import MACHINE_SAFEGUARDS
 from tests.lengths import short_and_long
 
-# The first seed on which the simulator finds out, by which rule, in 20 virtual seconds.
-SEEDS = {"compacted-is-told": (0, "watch")}
+# The first seed on which the simulator finds out, by which rule, in 20 virtual seconds. It has not found out
+# about "time-passes-once": a leader repeats a tick only after a second, and one tick counts a second at most,
+# so what is counted twice hides in the margin. tests/test_keyleases.py shows it.
+SEEDS = {"compacted-is-told": (2, "watch"), "tick-margin": (5, "one holder")}
 
 
 @pytest.mark.parametrize("seeds", short_and_long(1, 20))

@@ -30,7 +30,7 @@ from ondisk.verbs.changes import Changed, changes_after
 _PATIENCE = 4.0  # seconds until a client goes on, answered or not
 _NEW_PAIRS_EVERY = 10.0  # seconds, as of other keys
 _LOCK, _FENCE = "lock", b"fence"
-_TTL = 2.0  # seconds
+_TTL = 1.0  # seconds
 
 
 def is_in_history(key: bytes) -> bool:
