@@ -74,6 +74,8 @@ def test_the_map_of_a_room_names_all_that_is_in_it_and_its_invariant(room: Path)
     missing = {name for name in missing if not (name.startswith("chapter_") and "``chapter_NN``" in text)}
     assert not missing, f"{room.name}/__init__.py does not say what is in {missing}"
     assert "Imports" in text and "Invariant:" in text
+    rows = [line.split()[0] for line in text.splitlines() if line.startswith("``")]
+    assert len(rows) == len(set(rows)), f"{room.name}/__init__.py says twice what is in it"
 
 
 @pytest.mark.parametrize("names", [sorted(MOVED), sorted(MOVED, reverse=True)], ids=["A to Z", "Z to A"])
