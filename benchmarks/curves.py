@@ -105,4 +105,4 @@ def _measure(row: str, subject: Ondisk, at_once: int, order: Order, keys: Sequen
     keys = list(keys)
     changed = zip(itertools.cycle(keys), itertools.cycle(VALUES), strict=False)
     figure(row, "puts/s", puts(subject, at_once, _for_all(at_once, order.seconds), changed)["per_second"])
-    figure(row, "get: p50 ms", gets(subject.get, 1, order.seconds, keys)["p50_ms"])
+    figure(row, "get: p50 ms", gets(subject.read, 1, order.seconds, keys)["p50_ms"])

@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import LARGE, LOADS, SUBJECTS, Figures, large_table, tables
+from benchmarks.report import LARGE, SUBJECTS, Figures, large_table, tables
 
-_WORDS = {"put": "puts", "get": "linearizable gets", "stale": "stale gets", "bulk": "bulk load"}
-_LOADS = [load for load in LOADS if not load.endswith("-1")]  # of which there are rates to be drawn
+_WORDS = {
+    "put": "puts",
+    "get": "linearizable gets",
+    "threads": "gets by threads",
+    "stale": "stale gets",
+    "bulk": "bulk load",
+}
+_LOADS = ("put-64", "put-256", "get-64")  # of which there are rates to be drawn
 _SHOWN = ("memory", "tcp", "processes", "stock", "etcd")
 CURVES = "performance-curves.svg"
 _HATCHES = ("", "//", "..", "xx", "--")

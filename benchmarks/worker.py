@@ -33,6 +33,7 @@ VALUES = [os.urandom(128) for _ in KEYS]
 ANSWER_WITHIN = 10.0  # seconds; far beyond what any put takes
 
 Finish = Callable[[object], None]  # called with what went wrong, or None
+Begin = Callable[[bytes, bytes, Finish], None]  # of a key and a value
 
 
 class Ondisk:
@@ -63,7 +64,7 @@ class Ondisk:
             node = Node(member, (1, 2, 3), directory, network)
             node.start()
             self._client, self._status, self.close = node, lambda: {member: node.status}, node.stop
-        self.get, self.stale_get = self._client.get, self._client.stale_get
+        self.read, self.stale_get = self._client.get, self._client.stale_get
 
     def look(self) -> dict[str, bool]:
         """Whether everybody here knows a leader, and whether it is here."""
@@ -78,6 +79,12 @@ class Ondisk:
             finish(future.exception() or future.result().error)
 
         self._client.put_async(key, value, timeout=ANSWER_WITHIN).add_done_callback(on_done)
+
+    def get(self, key: bytes, _: bytes, finish: Finish) -> None:
+        def on_done(future: Future[Any]) -> None:
+            finish(future.exception() or (f"{key!r} is missing" if future.result() is None else None))
+
+        self._client.get_async(key, timeout=ANSWER_WITHIN).add_done_callback(on_done)
 
     def bulk(self, pairs: Iterator[tuple[bytes, bytes]]) -> int:
         """Load all pairs; return how many."""
@@ -241,20 +248,29 @@ def puts(
     pairs: Iterator[tuple[bytes, bytes]] | None = None,
 ) -> dict[str, float]:
     """Keep ``in_flight`` puts under way from this thread, until ``enough(seconds, count)``."""
+    return _under_way(subject.put, in_flight, enough, pairs)
+
+
+def _under_way(
+    request: Begin,
+    in_flight: int,
+    enough: Callable[[float, int], bool],
+    pairs: Iterator[tuple[bytes, bytes]] | None = None,
+) -> dict[str, float]:
     ended: SimpleQueue[float | str] = SimpleQueue()
     pairs = pairs or itertools.cycle(zip(KEYS, VALUES, strict=True))
 
     def finish(began: float, error: object) -> None:
-        ended.put(time.perf_counter() - began if error is None else f"a put failed: {error}")
+        ended.put(time.perf_counter() - began if error is None else f"a request failed: {error}")
 
     def begin() -> None:
-        subject.put(*next(pairs), partial(finish, time.perf_counter()))
+        request(*next(pairs), partial(finish, time.perf_counter()))
 
     def take() -> float:
         try:
             latency = ended.get(timeout=ANSWER_WITHIN)
         except Empty:
-            raise RuntimeError(f"a put was not answered within {ANSWER_WITHIN:g} s") from None
+            raise RuntimeError(f"a request was not answered within {ANSWER_WITHIN:g} s") from None
         if isinstance(latency, str):
             raise RuntimeError(latency)
         return latency
@@ -328,7 +344,9 @@ def answer(
         return puts(subject, at_once, lambda took, count: took >= seconds and count >= len(KEYS))
     if do == "put":
         return puts(subject, at_once, lambda took, _: took >= seconds)
-    return gets(subject.stale_get if do == "stale" else subject.get, at_once, seconds)  # type: ignore[union-attr]
+    if do == "get" and at_once > 1:
+        return _under_way(subject.get, at_once, lambda took, _: took >= seconds)  # type: ignore[union-attr]
+    return gets(subject.stale_get if do == "stale" else subject.read, at_once, seconds)  # type: ignore[union-attr]
 
 
 def main() -> None:

@@ -210,6 +210,16 @@ class Client(Writes):
         """
 
     @abstractmethod
+    def read_async(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Future[Any]:
+        """A linearizable read, without waiting for its answer: many that are under way share one round.
+
+        The replica's thread looks it up, as it runs the callbacks of the future: ask so for what is found
+        quickly, a key or a small page.
+        """
+
+    @abstractmethod
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What this replica's own state says, asking nobody. It may be old, even by hours."""
 
@@ -327,6 +337,12 @@ class Client(Writes):
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""
         value: bytes | None = self.read(diskkv.get(key), via=via, timeout=timeout, lease=lease)
         return value
+
+    def get_async(
+        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Future[bytes | None]:
+        """The value of a key without waiting; have as many under way as you like. See ``read_async``."""
+        return self.read_async(diskkv.get(key), via=via, timeout=timeout, lease=lease)
 
     def stale_get(self, key: Text, *, via: int | None = None) -> bytes | None:
         """What this replica's own state says, asking nobody: maybe an old value."""

@@ -394,6 +394,12 @@ class Cluster(Client):
             via, timeout, lambda node, left: node.read(query, timeout=left, lease=lease)
         )
 
+    def read_async(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Future[Any]:
+        """A linearizable read, through the leader unless ``via`` names a replica."""
+        return self._choose(via).read_async(query, timeout=timeout, lease=lease)
+
     def stale_read(self, query: Any, *, via: int | None = None) -> Any:
         """What one replica's own state says: the leader's, unless ``via`` names another."""
         return self._choose(via).stale_read(query)

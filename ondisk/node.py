@@ -375,6 +375,12 @@ class Node(Client):
         self._wait_for_barrier(replica, timeout, lease=lease)
         return replica.lookup(query)
 
+    def read_async(
+        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+    ) -> Future[Any]:
+        """A linearizable read through this replica, without waiting for its answer."""
+        return self._running_replica(via).read(query, self._clock() + checked(timeout), lease=lease)
+
     def confirm_leader(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Return when a majority has confirmed who leads, and what was committed by then is applied here.
 

@@ -243,6 +243,26 @@ def test_all_replicas_crash_and_every_acknowledged_put_is_there(make_cluster: Ca
         assert acknowledged.items() <= contents(cluster, member).items()
 
 
+def test_gets_that_are_under_way_together_see_every_put_before_them(cluster: Cluster) -> None:
+    """Through any replica, each by a future."""
+    asked = {}
+    for number in range(60):
+        cluster.put("n", str(number))
+        asked[number] = cluster.get_async("n", via=1 + number % 3, timeout=60)
+    for number, future in asked.items():
+        assert int(future.result(60) or b"-1") >= number
+    assert cluster.get_async("missing").result(10) is None
+    with pytest.raises(InvalidCommand):
+        cluster.read_async("no query").result(10)
+
+
+def test_a_get_that_nobody_can_confirm_ends_with_its_deadline(cluster: Cluster) -> None:
+    leader = cluster.wait_for_leader()
+    cluster.network.isolate(leader)
+    with pytest.raises(NoLeader):
+        cluster.get_async("k", via=leader, timeout=0.2).result(10)
+
+
 # Faults
 
 

@@ -84,6 +84,9 @@ class Subject:
         if not future.cancel():
             future.result(10)
 
+    def get_async(self) -> None:
+        assert self.cluster.get_async("a").result(10) == b"1"
+
     def put_many(self) -> None:
         new = [f"put many {next(self.numbers)}" for _ in range(20)]
         assert self.cluster.put_many(((key, "x") for key in new), timeout=10) == 20
@@ -226,6 +229,7 @@ DATA = [
     Subject.many,
     Subject.as_completed,
     Subject.cancelled,
+    Subject.get_async,
     Subject.put_many,
     Subject.bulk_load,
     Subject.asked_again,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from ondisk.errors import (
     ConfigurationError,
+    Corrupt,
     Discarded,
     NoLeader,
     OutcomeUnknown,
@@ -37,7 +39,7 @@ from ondisk.raft.messages import (
 )
 from ondisk.raft.records import LogEntry
 from ondisk.replica.proposals import Proposals
-from ondisk.replica.reads import Reads
+from ondisk.replica.reads import Lookup, Reads
 from ondisk.statemachine import Entry, Result
 
 FIRST = 100  # the first request number
@@ -154,6 +156,32 @@ class Proposing(Told):
 
 
 # Reads
+
+
+def test_what_a_read_looks_up_is_looked_up_when_its_turn_has_come() -> None:
+    it = Reading()
+    it.raft.lead()
+    it.raft.applied_index = it.raft.commit_index = 7
+    seen = []
+    future = it.reads.ask(FOREVER, future=Lookup(lambda: seen.append(it.raft.applied_index) or "found"))
+    it.reads.take(0.0)
+    it.raft.confirmed, it.raft.applied_index = 1, 8
+    assert not seen
+    it.reads.serve()
+    assert seen == [8] and future.result(0) == "found"
+
+
+@pytest.mark.parametrize("kind", [Corrupt, KeyboardInterrupt])
+def test_a_lookup_that_raises_is_told_to_who_asked(kind: type[BaseException]) -> None:
+    """Also what is no ``Exception``, as a panic in RocksDB's binding: then the step ends with it, too."""
+
+    def look() -> None:
+        raise kind("damaged")
+
+    future = Lookup(look)
+    with nullcontext() if issubclass(kind, Exception) else pytest.raises(kind):
+        future.set_result(None)
+    assert isinstance(future.exception(0), kind)
 
 
 def test_a_leaders_read_waits_for_its_round_and_then_for_the_index() -> None:

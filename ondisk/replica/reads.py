@@ -11,8 +11,8 @@ question with one answer elsewhere. Without a lease there is a round all the sam
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ondisk.errors import NoLeader, ReplicaStopped
 from ondisk.interrupts.futures import Future
@@ -26,6 +26,25 @@ class _Read(NamedTuple):
     deadline: float
     reply: Future[None] | Remote
     lease: bool  # whether the leader's lease is good enough for it
+
+
+class Lookup(Future[Any]):
+    """The future of a read that nobody waits for: when its turn has come, what it looks up is its result."""
+
+    def __init__(self, look: Callable[[], Any]) -> None:
+        super().__init__()
+        self._look = look
+
+    def set_result(self, result: None) -> None:
+        """Its turn has come: look, in the thread that says so."""
+        try:
+            found = self._look()
+        except BaseException as error:  # a panic in the binding to RocksDB is no Exception
+            self.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            super().set_result(found)
 
 
 class Reads:
@@ -50,9 +69,9 @@ class Reads:
         """How many have not been answered yet; those that share a round count as one."""
         return len(self._waiting) + len(self._confirming) + len(self._asked) + len(self._catching_up)
 
-    def ask(self, deadline: float, *, lease: bool = False) -> Future[None]:
-        """A caller wants to read, from any thread."""
-        future: Future[None] = Future()
+    def ask(self, deadline: float, *, lease: bool = False, future: Future[Any] | None = None) -> Future[Any]:
+        """A caller wants to read, from any thread; the ``future``, or a new one, ends when it may."""
+        future = future or Future()
         self._waiting.append(_Read(deadline, future, lease))
         return future
 

@@ -26,6 +26,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +71,7 @@ from ondisk.replica.belonging import Belonging
 from ondisk.replica.compaction import Compaction
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.replica.proposals import Proposals
-from ondisk.replica.reads import Reads
+from ondisk.replica.reads import Lookup, Reads
 from ondisk.replica.status import Inside, ReplicaStatus, failure
 from ondisk.snapshot.stream import SnapshotFile
 from ondisk.snapshot.streaming import Streaming
@@ -291,16 +292,24 @@ class Replica:
         ``lease``: the leader's lease is good enough for that. Raises ``ConfigurationError`` if no bound on
         the clocks is stated here.
         """
+        return self._read(Future(), deadline, lease=lease)
+
+    def read(self, query: Any, deadline: float, *, lease: bool = False) -> Future[Any]:
+        """The same, and then ``lookup`` of a query, which is quick: a step does it. The future ends with what
+        that returns or raises.
+        """
+        return self._read(Lookup(partial(self.lookup, query)), deadline, lease=lease)
+
+    def _read(self, future: Future[Any], deadline: float, *, lease: bool) -> Future[Any]:
         if lease and self.raft.timing.clock_drift is None:
             raise ConfigurationError(
                 "a read by lease needs a bound on the drift of the clocks: state it for all replicas, "
                 "Timing(clock_drift=...)"
             )
         if lease and self._state_is_the_newest():
-            answered: Future[None] = Future()
-            answered.set_result(None)
-            return answered
-        return self._handed_over(self._reads.ask(deadline, lease=lease))
+            future.set_result(None)
+            return future
+        return self._handed_over(self._reads.ask(deadline, lease=lease, future=future))
 
     def _state_is_the_newest(self) -> bool:
         """Whether a lease says so, as it was known before the last messages left. From any thread.
