@@ -61,13 +61,15 @@ Outcome = Literal["stored", "unknown", "not done"]
 class Proposer(Protocol):
     """What a load needs of a ``Client``."""
 
-    def propose_async(self, command: bytes, *, via: int | None = ..., timeout: float = ...) -> Future[Result]:
+    def propose_async(
+        self, command: bytes, *, via: int | str | None = ..., timeout: float = ...
+    ) -> Future[Result]:
         """Replicate a command."""
 
-    def propose(self, command: bytes, *, via: int | None = ..., timeout: float = ...) -> Result:
+    def propose(self, command: bytes, *, via: int | str | None = ..., timeout: float = ...) -> Result:
         """Replicate a command and wait until it is applied."""
 
-    def _check_sessions(self, via: int | None) -> None:
+    def _check_sessions(self, via: int | str | None) -> None:
         """Raise ``ConfigurationError`` if it can be told that the state machine offers no sessions."""
 
 
@@ -126,7 +128,7 @@ class BulkLoad:
         client: Proposer,
         pairs: Pairs,
         *,
-        via: int | None = None,
+        via: int | str | None = None,
         timeout: float = TIMEOUT,
         progress: Callable[[BulkLoad], object] | None = None,
         window_bytes: int = WINDOW_BYTES,

@@ -43,6 +43,10 @@ from ondisk.watching import Watch
 
 DEFAULT_TIMEOUT = 3.0  # seconds, as in the original example
 
+Via = int | str | None
+"""Whom to ask: a replica by its number; of a client that is no member also one of its endpoints; or whoever
+can."""
+
 _FIRST_ATTEMPT = 1.0  # seconds that a session waits before it sends again; then twice as long, and so on
 _PAUSE = 0.02  # seconds between two attempts, for the first may have failed at once
 
@@ -121,22 +125,18 @@ class Writes(ABC):
     """The commands of ``DiskKV``, for whoever can ``propose``."""
 
     @abstractmethod
-    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Replicate a command and wait until it is applied."""
 
-    def put(
-        self, key: Text, value: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Result:
+    def put(self, key: Text, value: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Set a key. Returns when the write is durable on a majority and applied."""
         return self._command(diskkv.put(key, value), via, timeout)
 
-    def delete(self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Truth:
+    def delete(self, key: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Truth:
         """Remove a key. ``value`` of the result says whether it was there."""
         return Truth(*self._command(diskkv.delete(key), via, timeout))
 
-    def incr(
-        self, key: Text, by: int = 1, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> Number:
+    def incr(self, key: Text, by: int = 1, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Number:
         """Add to a number (a missing key counts as 0). ``value`` of the result is the new number."""
         return Number(*self._command(diskkv.incr(key, by), via, timeout))
 
@@ -146,7 +146,7 @@ class Writes(ABC):
         expected: Text | None,
         value: Text,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Truth:
         """Set a key if it holds ``expected`` (``None``: if it is missing). ``value`` says whether it did."""
@@ -158,7 +158,7 @@ class Writes(ABC):
         then: Sequence[txn.Operation] = (),
         otherwise: Sequence[txn.Operation] = (),
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> txn.Answer:
         """Do ``then`` if all of ``compare`` holds, and otherwise ``otherwise``, in one step.
@@ -171,13 +171,17 @@ class Writes(ABC):
             raise OutcomeUnknown(result.error)
         return txn.answer(result.value)
 
-    def _command(self, command: bytes, via: int | None, timeout: float) -> Result:
-        result = self.propose(command, via=via, timeout=timeout)
-        if result.error == keyleases.NO_LEASE:
-            raise LeaseEnded(result.error)
-        if result.error is not None and not result.error.startswith(sessions.APPLIED_BUT):
-            raise Rejected(result.error)
-        return result
+    def _command(self, command: bytes, via: Via, timeout: float) -> Result:
+        return done(self.propose(command, via=via, timeout=timeout))
+
+
+def done(result: Result) -> Result:
+    """The result of a command that was done. Raises ``Rejected`` if the state machine refused it."""
+    if result.error == keyleases.NO_LEASE:
+        raise LeaseEnded(result.error)
+    if result.error is not None and not result.error.startswith(sessions.APPLIED_BUT):
+        raise Rejected(result.error)
+    return result
 
 
 class Client(Writes):
@@ -187,7 +191,7 @@ class Client(Writes):
 
     @abstractmethod
     def propose_async(
-        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Replicate a command. The future ends with its ``Result`` once it is applied, or with an error.
 
@@ -197,7 +201,7 @@ class Client(Writes):
 
     @abstractmethod
     def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Any:
         """A linearizable read: it sees every write that was acknowledged, anywhere, before this call.
 
@@ -211,7 +215,7 @@ class Client(Writes):
 
     @abstractmethod
     def read_async(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Future[Any]:
         """A linearizable read, without waiting for its answer: many that are under way share one round.
 
@@ -220,17 +224,17 @@ class Client(Writes):
         """
 
     @abstractmethod
-    def stale_read(self, query: Any, *, via: int | None = None) -> Any:
+    def stale_read(self, query: Any, *, via: Via = None) -> Any:
         """What this replica's own state says, asking nobody. It may be old, even by hours."""
 
-    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Replicate a command and wait until it is applied.
 
         Raises ``NotDone`` (it had no effect) or ``OutcomeUnknown`` (it may have).
         """
         return wait_for(self.propose_async(command, via=via, timeout=timeout), timeout)
 
-    def session(self, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Session:
+    def session(self, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Session:
         """Open a session: what is written through it is applied once, however often it had to be sent.
 
         Costs one write. Raises ``ConfigurationError`` if the state machine offers no sessions, and otherwise
@@ -246,7 +250,7 @@ class Client(Writes):
             raise Rejected(f"no session was opened: {result.error}")
         return Session(self, result.value)
 
-    def _check_sessions(self, via: int | None) -> None:
+    def _check_sessions(self, via: Via) -> None:
         """Raise ``ConfigurationError`` if it can be told that the state machine offers no sessions."""
 
     # The group
@@ -282,7 +286,7 @@ class Client(Writes):
     # DiskKV
 
     def put_async(
-        self, key: Text, value: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, key: Text, value: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Set a key without waiting; have as many under way as you like."""
         return self.propose_async(diskkv.put(key, value), via=via, timeout=timeout)
@@ -291,7 +295,7 @@ class Client(Writes):
         self,
         pairs: Pairs,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = bulk.TIMEOUT,
         progress: Callable[[BulkLoad], object] | None = None,
     ) -> int:
@@ -306,7 +310,7 @@ class Client(Writes):
         self,
         pairs: Pairs,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = bulk.TIMEOUT,
         progress: Callable[[BulkLoad], object] | None = None,
         window_bytes: int = bulk.WINDOW_BYTES,
@@ -332,19 +336,19 @@ class Client(Writes):
         )
 
     def get(
-        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, key: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> bytes | None:
         """The value of a key, ``None`` if it is missing. Linearizable: see ``read``."""
         value: bytes | None = self.read(diskkv.get(key), via=via, timeout=timeout, lease=lease)
         return value
 
     def get_async(
-        self, key: Text, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, key: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Future[bytes | None]:
         """The value of a key without waiting; have as many under way as you like. See ``read_async``."""
         return self.read_async(diskkv.get(key), via=via, timeout=timeout, lease=lease)
 
-    def stale_get(self, key: Text, *, via: int | None = None) -> bytes | None:
+    def stale_get(self, key: Text, *, via: Via = None) -> bytes | None:
         """What this replica's own state says, asking nobody: maybe an old value."""
         value: bytes | None = self.stale_read(diskkv.get(key), via=via)
         return value
@@ -355,7 +359,7 @@ class Client(Writes):
         *,
         start: Text = b"",
         limit: int = 100,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
         lease: bool = False,
     ) -> list[tuple[bytes, bytes]]:
@@ -370,7 +374,7 @@ class Client(Writes):
         after: int = 0,
         limit: int = 1000,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> changes.Page:
         """What entries after index ``after`` have changed under a prefix, in order: at most ``limit``.
@@ -387,7 +391,7 @@ class Client(Writes):
         prefix: Text = b"",
         from_index: int | None = None,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Watch:
         """An endless iterator over the changes under a prefix, from an index on: see ``watching.py``.
@@ -425,7 +429,7 @@ class Client(Writes):
         *,
         index: int | None = None,
         hashed: bool = True,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> digest.Digest:
         """The hash of all pairs under a prefix, how many they are, and their bytes, as of some index.
@@ -461,7 +465,7 @@ class Session(Writes):
         self._unfinished: bytes | None = None  # the last envelope, if its outcome is unknown
         self._closed = False
 
-    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Apply a command once, and return its result: a small one, see ``sessions.py``.
 
         Raises ``NotDone`` (it had no effect), ``OutcomeUnknown`` (call ``resume``), or ``SessionExpired``.
@@ -475,7 +479,7 @@ class Session(Writes):
             self._sequence += 1  # not used again, whatever happens
             return self._finish(sessions.once(self.id, self._sequence, command), via, deadline)
 
-    def resume(self, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    def resume(self, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Finish the command whose outcome is unknown, and return its result as ``propose`` does.
 
         Raises ``OutcomeUnknown`` again, ``SessionExpired``, or ``Rejected`` if there is no such command.
@@ -505,7 +509,7 @@ class Session(Writes):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _finish(self, envelope: bytes, via: int | None, deadline: float) -> Result:
+    def _finish(self, envelope: bytes, via: Via, deadline: float) -> Result:
         again, self._unfinished = self._unfinished is not None, envelope  # a Ctrl-C leaves it unfinished, too
         try:
             result, unknown = insist(

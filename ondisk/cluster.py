@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ondisk.client import DEFAULT_TIMEOUT, Client, checked
+from ondisk.client import DEFAULT_TIMEOUT, Client, Via, checked
 from ondisk.directories import Directories
 from ondisk.errors import (
     ConfigurationError,
@@ -377,17 +377,17 @@ class Cluster(Client):
     # Requests
 
     def propose_async(
-        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Replicate a command, through the leader unless ``via`` names a replica."""
         return self._choose(via).propose_async(command, timeout=timeout)
 
-    def propose(self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Replicate a command and wait. Asks again elsewhere while it is certain that nothing happened."""
         return self._while_not_done(via, timeout, lambda node, left: node.propose(command, timeout=left))
 
     def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Any:
         """A linearizable read, through the leader unless ``via`` names a replica."""
         return self._while_not_done(
@@ -395,19 +395,19 @@ class Cluster(Client):
         )
 
     def read_async(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Future[Any]:
         """A linearizable read, through the leader unless ``via`` names a replica."""
         return self._choose(via).read_async(query, timeout=timeout, lease=lease)
 
-    def stale_read(self, query: Any, *, via: int | None = None) -> Any:
+    def stale_read(self, query: Any, *, via: Via = None) -> Any:
         """What one replica's own state says: the leader's, unless ``via`` names another."""
         return self._choose(via).stale_read(query)
 
-    def _check_sessions(self, via: int | None) -> None:
+    def _check_sessions(self, via: Via) -> None:
         self._choose(via)._check_sessions(None)
 
-    def _while_not_done(self, via: int | None, timeout: float, request: Callable[[Node, float], _T]) -> _T:
+    def _while_not_done(self, via: Via, timeout: float, request: Callable[[Node, float], _T]) -> _T:
         deadline = time.monotonic() + checked(timeout)
         while True:
             node = self._choose(via)
@@ -418,7 +418,7 @@ class Cluster(Client):
                     raise
                 pause(0.01)  # an election is going on: ask again, but not as fast as one can
 
-    def _choose(self, via: int | None) -> Node:
+    def _choose(self, via: Via) -> Node:
         if via is not None:
             return self._node(via)
         nodes = self._nodes  # others may be added and removed meanwhile
@@ -430,10 +430,8 @@ class Cluster(Client):
                 return node
         raise ReplicaStopped("no replica is running")
 
-    def _node(self, replica_id: int) -> Node:
-        try:
-            return self._nodes[replica_id]
-        except KeyError:
-            raise ConfigurationError(
-                f"there is no replica {replica_id}; the members are {list(self._nodes)}"
-            ) from None
+    def _node(self, replica_id: int | str) -> Node:
+        nodes = self._nodes
+        if isinstance(replica_id, str) or replica_id not in nodes:
+            raise ConfigurationError(f"there is no replica {replica_id}; the members are {list(nodes)}")
+        return nodes[replica_id]

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
+from ondisk.client import DEFAULT_TIMEOUT, Client, Via, checked, wait_for
 from ondisk.diskkv import DiskKV
 from ondisk.errors import (
     ConfigurationError,
@@ -350,7 +350,7 @@ class Node(Client):
         """The running state machine. Look, but leave ``update`` to Raft."""
         return self._running_replica().machine
 
-    def _running_replica(self, via: int | None = None) -> Replica:
+    def _running_replica(self, via: Via = None) -> Replica:
         if via not in (None, self.id):
             raise ReplicaStopped(f"this is replica {self.id}, and replica {via} is not here")
         replica = self._replica
@@ -362,13 +362,13 @@ class Node(Client):
     # Requests
 
     def propose_async(
-        self, command: bytes, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT
+        self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Future[Result]:
         """Replicate a command, through this replica."""
         return self._running_replica(via).propose(command, self._clock() + checked(timeout))
 
     def read(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Any:
         """A linearizable read through this replica."""
         replica = self._running_replica(via)
@@ -376,7 +376,7 @@ class Node(Client):
         return replica.lookup(query)
 
     def read_async(
-        self, query: Any, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
+        self, query: Any, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT, lease: bool = False
     ) -> Future[Any]:
         """A linearizable read through this replica, without waiting for its answer."""
         return self._running_replica(via).read(query, self._clock() + checked(timeout), lease=lease)
@@ -394,14 +394,14 @@ class Node(Client):
         except Timeout:  # it was just about to be answered; a read changes nothing, so nothing is unknown
             raise NoLeader("no majority confirmed a leader before the deadline; try again") from None
 
-    def _check_sessions(self, via: int | None) -> None:
+    def _check_sessions(self, via: Via) -> None:
         machine = self._running_replica(via).machine
         if not machine.offers_sessions:
             raise ConfigurationError(
                 f"{type(machine).__name__} offers no sessions (see OnDiskStateMachine.offers_sessions)"
             )
 
-    def stale_read(self, query: Any, *, via: int | None = None) -> Any:
+    def stale_read(self, query: Any, *, via: Via = None) -> Any:
         """What this replica's own state says."""
         return self._running_replica(via).lookup(query)
 

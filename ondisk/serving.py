@@ -24,6 +24,7 @@ from ondisk.net.client_messages import (
     Applied,
     ChangeGroup,
     Command,
+    Compact,
     Failed,
     Found,
     Look,
@@ -114,6 +115,9 @@ class Serving:
         if isinstance(body, Look):
             self._answer(call, self._look(body))
             return
+        if isinstance(body, Compact):
+            replica.compact().add_done_callback(partial(self._on_compacted, call))
+            return
         if isinstance(body, Query):
             query = self._decoded(body.query)
             if body.how == "stale":
@@ -141,6 +145,12 @@ class Serving:
             self._answer(call, _failed(error))
         else:
             self._answer(call, Applied(future.result()))
+
+    def _on_compacted(self, call: Call, future: Future[int]) -> None:
+        if (error := future.exception()) is not None:
+            self._answer(call, _failed(error))
+        else:
+            self._answer(call, Applied(Result(future.result())))
 
     def _on_barrier(self, call: Call, query: Any, barrier: Future[None]) -> None:
         if (error := barrier.exception()) is not None:

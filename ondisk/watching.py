@@ -30,7 +30,7 @@ POLL_SECONDS = 0.05  # between two questions, as long as there is nothing new
 class Reader(Protocol):
     """What a watch needs of a ``Client``."""
 
-    def read(self, query: Any, *, via: int | None = ..., timeout: float = ...) -> Any:
+    def read(self, query: Any, *, via: int | str | None = ..., timeout: float = ...) -> Any:
         """A linearizable read."""
 
 
@@ -38,7 +38,7 @@ class Watch(Iterator[Changed]):
     """An endless iterator of ``Changed``. For one caller at a time; to end it, drop it."""
 
     def __init__(
-        self, reader: Reader, query: Changes, from_index: int | None, *, via: int | None, timeout: float
+        self, reader: Reader, query: Changes, from_index: int | None, *, via: int | str | None, timeout: float
     ) -> None:
         """Made by ``Client.watch``."""
         self._reader = reader

@@ -70,8 +70,8 @@ def test_every_verb_does_over_tcp_what_it_does_in_the_process_of_a_replica(
 def test_who_is_asked_can_be_chosen(group: Group, client: RemoteClient) -> None:
     client.put("via", "v")
     for via in (1, 2, 3, *group.endpoints.values()):
-        assert client.get("via", via=via) == b"v"  # type: ignore[arg-type]
-        assert client.incr("via/n", via=via).value  # type: ignore[arg-type]
+        assert client.get("via", via=via) == b"v"
+        assert client.incr("via/n", via=via).value
     with pytest.raises(Unreachable, match="none of the endpoints is 9"):
         client.get("via", via=9)
 

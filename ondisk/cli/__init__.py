@@ -4,6 +4,8 @@
 ``command``   the command: what goes wrong is one line and a status
 ``serve``     ``ondisk``: opens a replica and serves it
 ``remote``    ``ondisk --endpoints ... get k``: one command for a group elsewhere
+``beyond``    the same for transactions, watches, locks and digests
+``operate``   the same for members, leader and logs
 ``answers``   what such a command prints as JSON
 ``inspect``   ``ondisk inspect``: prints what a stopped replica holds
 ``check``     ``ondisk check perf``: is this machine fast enough?

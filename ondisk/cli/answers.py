@@ -89,6 +89,66 @@ class Load(msgspec.Struct):
     pairs: int
 
 
+class Txn(msgspec.Struct):
+    """``txn``. ``answers``: the value of a ``get``, ``null`` if it is missing; of a ``delete`` whether it was
+    there; of a ``put`` ``null``."""
+
+    succeeded: bool
+    index: int
+    answers: list[Data | bool | None]
+
+
+class Change(msgspec.Struct):
+    """One of ``watch``; ``null``: the key was deleted."""
+
+    key: Data
+    value: Data | None
+
+
+class Watch(msgspec.Struct):
+    """A line of ``watch``: all that one entry has changed."""
+
+    index: int
+    pairs: list[Change]
+
+
+class Lock(msgspec.Struct):
+    """``lock``, before the command runs."""
+
+    key: Data
+    token: int
+
+
+class Digest(msgspec.Struct):
+    """One of ``digest``: what an endpoint said, or why it did not."""
+
+    endpoint: str
+    index: int
+    hash: str
+    count: int
+    bytes: int
+    error: str | None
+
+
+class Digests(msgspec.Struct):
+    """``digest``: of every endpoint, and whether all hold the same."""
+
+    digests: list[Digest]
+    same: bool
+
+
+class Changed(msgspec.Struct):
+    """``add``, ``move``, ``remove``, ``replace`` and ``transfer``: which replica it was about."""
+
+    id: int
+
+
+class Compact(msgspec.Struct):
+    """``compact``: the last entry that the log has dropped."""
+
+    dropped: int
+
+
 class Replica(msgspec.Struct):
     """One of ``status``; the words of ``ReplicaStatus``."""
 

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from ondisk.cli import beyond, operate  # noqa: F401  # their commands
 from ondisk.cli.check import check_command
 from ondisk.cli.inspect import inspect_command
 from ondisk.cli.process import keep_standard_streams

@@ -1,10 +1,12 @@
 """``ondisk --endpoints a:63001,b:63001 get k``: one command for a group that runs elsewhere, and a status.
 
-A new command is a function here, under ``@command``; what it prints as JSON is a class of ``answers.py``.
+A new command is a function under ``@command``, here, in ``beyond.py`` (verbs that go beyond single keys) or
+in ``operate.py`` (what an operator does to the group); what it prints as JSON is a class of ``answers.py``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +26,15 @@ from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.diskkv import MAX_SCAN_ITEMS, MAX_VALUE_BYTES
 from ondisk.dump import dump as write_dump
 from ondisk.dump import load as read_dump
-from ondisk.errors import ConfigurationError, NoLeader, OndiskError, OutcomeUnknown, Unreachable
-from ondisk.remote import RemoteClient, connect
+from ondisk.errors import (
+    Compacted,
+    ConfigurationError,
+    NoLeader,
+    OndiskError,
+    OutcomeUnknown,
+    Unreachable,
+)
+from ondisk.remote import RemoteClient, Via, connect
 
 NO, UNREACHABLE = 5, 6  # exit statuses, beside those of the console
 
@@ -34,6 +43,7 @@ _FAILURES: list[tuple[type[OndiskError], int, str]] = [
     (Unreachable, UNREACHABLE, "cannot connect"),
     (OutcomeUnknown, UNKNOWN, "outcome unknown"),
     (NoLeader, WITHOUT_EFFECT, "not done"),
+    (Compacted, NO, "compacted"),
     (OndiskError, WITHOUT_EFFECT, "refused"),
 ]
 
@@ -146,17 +156,20 @@ def command(function: Callable[..., int | None]) -> click.Command:
             return function(session, *arguments, **options) or 0
         except OndiskError as error:
             return session.failed(error)
+        except BrokenPipeError:  # `| head`: who reads has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered goes there
+            return 0
 
     run.__doc__ = function.__doc__
     run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     return remote.command(function.__name__.rstrip("_"))(click.pass_obj(_output_option(run)))
 
 
-_via = click.option("--via", metavar="ID|HOST:PORT", help="The only replica to ask.")
+via_option = click.option("--via", metavar="ID|HOST:PORT", help="The only replica to ask.")
 
 
-def _named(via: str | None) -> Any:
-    """A number is that of a replica."""
+def named(via: str | None) -> Via:
+    """Whom ``--via`` names: a number is that of a replica."""
     return int(via) if via is not None and via.isdecimal() else via
 
 
@@ -174,11 +187,11 @@ def put(session: Session, key: str, value: str) -> None:
 @click.argument("key")
 @click.option("--stale", is_flag=True, help="What one replica has now, maybe old.")
 @click.option("--raw", is_flag=True, help="The bytes of the value as they are, and nothing else.")
-@_via
+@via_option
 def get(session: Session, key: str, stale: bool, raw: bool, via: str | None) -> int:
     """Print the value of KEY. The status is 5 if it is missing."""
     ask = session.client.stale_get if stale else session.client.get
-    value = ask(key, via=_named(via), timeout=session.timeout)
+    value = ask(key, via=named(via), timeout=session.timeout)
     if value is None and (raw or session.output == "text"):
         print("not found", file=sys.stderr)
     elif value is not None and raw:
@@ -224,10 +237,10 @@ def cas(session: Session, key: str, words: tuple[str, ...], missing: bool) -> in
 @click.argument("prefix", default="")
 @click.option("--from", "start", default="", metavar="KEY", help="From this key on.")
 @click.option("--limit", type=click.IntRange(1, MAX_SCAN_ITEMS), default=100, help="So many at most.")
-@_via
+@via_option
 def scan(session: Session, prefix: str, start: str, limit: int, via: str | None) -> None:
     """Print the keys that begin with PREFIX, in order, and their values."""
-    pairs = session.client.scan(prefix, start=start, limit=limit, via=_named(via), timeout=session.timeout)
+    pairs = session.client.scan(prefix, start=start, limit=limit, via=named(via), timeout=session.timeout)
     more = len(pairs) == limit
     text = [f"{show(key)} = {show(value)}" for key, value in pairs] or ["(no keys)"]
     text += [f"(stopped at the limit of {limit})"] if more else []
@@ -300,7 +313,7 @@ def health(session: Session) -> int:
     for endpoint in session.client.endpoints:
         began, error = time.monotonic(), None
         try:
-            session.client.get("health", via=endpoint, timeout=session.timeout)  # type: ignore[arg-type]
+            session.client.get("health", via=endpoint, timeout=session.timeout)
         except OndiskError as failure:
             error = str(failure)
         took = round(1000 * (time.monotonic() - began), 1)

@@ -52,7 +52,11 @@ class Look(_Message, frozen=True, tag="look"):
     what: Literal["status", "members"]
 
 
-Body = Command | Query | ChangeGroup | Look
+class Compact(_Message, frozen=True, tag="compact"):
+    """Drop this replica's log up to what its state holds. Answered by ``Applied`` with the index."""
+
+
+Body = Command | Query | ChangeGroup | Look | Compact
 
 
 class Request(_Message, frozen=True):

@@ -15,7 +15,8 @@ Imports ``client``, ``replica`` (what a status is) and ``net``; imported by ``on
 Invariant: a command leaves a second time only if its first copy has certainly not been taken in.
 """
 
+from ondisk.client import Via
 from ondisk.remote.asyncio import AsyncClient, AsyncSession
 from ondisk.remote.client import RemoteClient, connect
 
-__all__ = ["AsyncClient", "AsyncSession", "RemoteClient", "connect"]
+__all__ = ["AsyncClient", "AsyncSession", "RemoteClient", "Via", "connect"]

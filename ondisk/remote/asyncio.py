@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ondisk import diskkv, sessions
+from ondisk import diskkv
 from ondisk.bulk import TIMEOUT, Pairs
-from ondisk.client import DEFAULT_TIMEOUT, Number, Session, Truth
+from ondisk.client import DEFAULT_TIMEOUT, Number, Session, Truth, Via, done
 from ondisk.diskkv import Text
-from ondisk.errors import OutcomeUnknown, Rejected
+from ondisk.errors import OutcomeUnknown
 from ondisk.raft.members import Members
-from ondisk.remote.client import RemoteClient, Via, connect
+from ondisk.remote.client import RemoteClient, connect
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
 from ondisk.verbs import changes, digest, txn
@@ -45,21 +45,21 @@ async def _in_thread(work: Callable[_P, _T], *arguments: _P.args, **options: _P.
 class _AsyncWrites:
     """The commands of ``DiskKV``: see ``Writes``."""
 
-    async def propose(self, command: bytes, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    async def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         raise NotImplementedError
 
     async def put(
-        self, key: Text, value: Text, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT
+        self, key: Text, value: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Result:
         """Set a key."""
         return await self._command(diskkv.put(key, value), via, timeout)
 
-    async def delete(self, key: Text, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT) -> Truth:
+    async def delete(self, key: Text, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Truth:
         """Remove a key. ``value`` of the result says whether it was there."""
         return Truth(*await self._command(diskkv.delete(key), via, timeout))
 
     async def incr(
-        self, key: Text, by: int = 1, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT
+        self, key: Text, by: int = 1, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Number:
         """Add to a number. ``value`` of the result is the new one."""
         return Number(*await self._command(diskkv.incr(key, by), via, timeout))
@@ -70,7 +70,7 @@ class _AsyncWrites:
         expected: Text | None,
         value: Text,
         *,
-        via: Any = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Truth:
         """Set a key if it holds ``expected`` (``None``: if it is missing). ``value`` says whether it did."""
@@ -82,7 +82,7 @@ class _AsyncWrites:
         then: Sequence[txn.Operation] = (),
         otherwise: Sequence[txn.Operation] = (),
         *,
-        via: Any = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> txn.Answer:
         """Do ``then`` if all of ``compare`` holds, and otherwise ``otherwise``: see ``Writes.txn``."""
@@ -91,11 +91,8 @@ class _AsyncWrites:
             raise OutcomeUnknown(result.error)
         return txn.answer(result.value)
 
-    async def _command(self, command: bytes, via: Any, timeout: float) -> Result:
-        result = await self.propose(command, via=via, timeout=timeout)
-        if result.error is not None and not result.error.startswith(sessions.APPLIED_BUT):
-            raise Rejected(result.error)
-        return result
+    async def _command(self, command: bytes, via: Via, timeout: float) -> Result:
+        return done(await self.propose(command, via=via, timeout=timeout))
 
 
 class AsyncClient(_AsyncWrites):
@@ -179,7 +176,7 @@ class AsyncClient(_AsyncWrites):
         prefix: Text = b"",
         from_index: int | None = None,
         *,
-        via: int | None = None,
+        via: Via = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> AsyncIterator[Changed]:
         """``async for`` each change under a prefix, without an end: see ``Client.watch``."""
@@ -207,11 +204,11 @@ class AsyncClient(_AsyncWrites):
         found: digest.Digest = await self.read(query, via=via, timeout=timeout)
         return found
 
-    async def put_many(self, pairs: Pairs, *, via: int | None = None, timeout: float = TIMEOUT) -> int:
+    async def put_many(self, pairs: Pairs, *, via: Via = None, timeout: float = TIMEOUT) -> int:
         """Set many keys, in their order: see ``Client.put_many``. The pairs are taken in another thread."""
         return await _in_thread(self.sync.put_many, pairs, via=via, timeout=timeout)
 
-    async def session(self, *, via: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> AsyncSession:
+    async def session(self, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> AsyncSession:
         """Open a session: what is written through it is applied once."""
         return AsyncSession(await _in_thread(self.sync.session, via=via, timeout=timeout))
 
@@ -239,11 +236,11 @@ class AsyncSession(_AsyncWrites):
         """The number of the session."""
         return self.sync.id
 
-    async def propose(self, command: bytes, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    async def propose(self, command: bytes, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Apply a command once: see ``Session.propose``."""
         return await _in_thread(self.sync.propose, command, via=via, timeout=timeout)
 
-    async def resume(self, *, via: Any = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
+    async def resume(self, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Finish the command whose outcome is unknown."""
         return await _in_thread(self.sync.resume, via=via, timeout=timeout)
 

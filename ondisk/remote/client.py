@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ondisk import diskkv
-from ondisk.client import DEFAULT_TIMEOUT, Client, checked, wait_for
+from ondisk.client import DEFAULT_TIMEOUT, Client, Via, checked, wait_for
 from ondisk.diskkv import Scan, Text
 from ondisk.errors import (
     CommandTooLarge,
@@ -23,7 +23,7 @@ from ondisk.errors import (
 )
 from ondisk.interrupts.shielded import pause, shielded, still_wanted
 from ondisk.net.addresses import Address, parse_address
-from ondisk.net.client_messages import MAX_ANSWER_BYTES, Body, ChangeGroup, Command, Look, Query
+from ondisk.net.client_messages import MAX_ANSWER_BYTES, Body, ChangeGroup, Command, Compact, Look, Query
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.raft.members import Members, check_id
 from ondisk.raft.messages import (
@@ -40,9 +40,6 @@ from ondisk.statemachine import Result
 
 if TYPE_CHECKING:
     from ondisk.net.tls import Certificates
-
-Via = int | str | None
-"""Whom to ask: a replica by its number, an endpoint as it was given, or whoever can."""
 
 _MORE = 2 * GRACE  # seconds that a caller waits longer than the courier, which has the last word
 
@@ -242,6 +239,14 @@ class RemoteClient(Client):
     def transfer_leadership(self, to: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Let another voter lead."""
         self._change(TransferLeadership(_checked_id(to)), timeout)
+
+    def compact(self, via: Via, *, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """Let one replica drop its log up to what its state holds: see ``Node.compact``."""
+        result: Result = wait_for(
+            self._ask(Compact(), via, timeout, repeatable=True), checked(timeout) + _MORE
+        )
+        assert isinstance(result.value, int)
+        return result.value
 
     def _change(self, change: Change, timeout: float) -> None:
         result: Result = wait_for(self._ask(ChangeGroup(change), None, timeout), checked(timeout) + _MORE)
