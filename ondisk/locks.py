@@ -35,9 +35,9 @@ from ondisk.verbs import keyleases, txn
 from ondisk.verbs.texts import Text, as_key, as_value
 
 CLOCK_ERROR = 0.1  # a clock here may run so much slower than those of the replicas, as a part of it
-_PAUSE = 0.05  # seconds between two looks at a lock that somebody else has
+PAUSE = 0.05  # seconds between two looks at a lock that somebody else has
 _KEEPS = 3  # times in its time to live a lease is kept alive
-_ATTEMPT = 3.0  # seconds until what was not answered is asked again
+ATTEMPT = 3.0  # seconds until what was not answered is asked again
 
 _T = TypeVar("_T")
 
@@ -170,18 +170,31 @@ def take(client: Asked, name: Text, value: Text, ttl: float, timeout: float) -> 
     deadline = time.monotonic() + timeout
     while True:
         if _insist(lambda seconds: client.get(key, timeout=seconds), deadline) is None:
-            lease = _insist(lambda seconds: KeyLease(client, ttl, timeout=seconds), deadline)
-            with ExitStack() as undo:
-                undo.callback(lease.end)
-                lease.start()
-                mine = b"%d " % lease.id + told
-                answer = _insist(partial(_put, client, key, mine, lease.id), deadline)
-                if answer.succeeded:
-                    undo.pop_all()
-                    return Held(client, key, mine, lease, answer.index)
-        pause(max(0.0, min(_PAUSE, deadline - time.monotonic())))
+            held = take_free(client, key, told, ttl, deadline)
+            if held is not None:
+                return held
+        pause(max(0.0, min(PAUSE, deadline - time.monotonic())))
         if time.monotonic() >= deadline:
-            raise NotDone(f"{key!r:.60} is held by somebody else")
+            raise held_by_another(key)
+
+
+def held_by_another(key: bytes) -> NotDone:
+    """What who waited in vain is told."""
+    return NotDone(f"{key!r:.60} is held by somebody else")
+
+
+def take_free(client: Asked, key: bytes, told: bytes, ttl: float, deadline: float) -> Held | None:
+    """Take what nobody had a moment ago; ``None``: somebody was quicker. Raises as ``take`` does."""
+    lease = _insist(lambda seconds: KeyLease(client, ttl, timeout=seconds), deadline)
+    with ExitStack() as undo:
+        undo.callback(lease.end)
+        lease.start()
+        mine = b"%d " % lease.id + told
+        answer = _insist(partial(_put, client, key, mine, lease.id), deadline)
+        if not answer.succeeded:
+            return None
+        undo.pop_all()
+        return Held(client, key, mine, lease, answer.index)
 
 
 def _put(client: Asked, key: bytes, mine: bytes, lease: int, seconds: float) -> txn.Answer:
@@ -197,13 +210,13 @@ def _insist(ask: Callable[[float], _T], deadline: float) -> _T:
     """Ask until there is an answer: for what may be repeated. Raises what the last attempt did."""
     while True:
         try:
-            return ask(min(_ATTEMPT, max(0.0, deadline - time.monotonic())))
+            return ask(min(ATTEMPT, max(0.0, deadline - time.monotonic())))
         except (InvalidCommand, LeaseEnded):
             raise
         except (NotDone, OutcomeUnknown):
             if time.monotonic() >= deadline:
                 raise
-            pause(_PAUSE)
+            pause(PAUSE)
 
 
 def holder(value: bytes | None) -> bytes | None:

@@ -25,6 +25,7 @@ from ondisk.interrupts.shielded import pause
 from ondisk.verbs.changes import Changed, Changes, Page
 
 POLL_SECONDS = 0.05  # between two questions, as long as there is nothing new
+_NOW = (1 << 63) - 1  # nothing comes after it, and the answer says how far the log has come
 
 
 class Reader(Protocol):
@@ -32,6 +33,30 @@ class Reader(Protocol):
 
     def read(self, query: Any, *, via: int | str | None = ..., timeout: float = ...) -> Any:
         """A linearizable read."""
+
+
+class Place:
+    """How far a watch has come: what it asks next, and what is new in the answer. It knows nobody to ask."""
+
+    def __init__(self, query: Changes, from_index: int | None) -> None:
+        """``None``: from now on, which is what the first answer says."""
+        self._query = query
+        self._after = _NOW if from_index is None else max(0, from_index - 1)
+
+    @property
+    def question(self) -> Changes:
+        """What comes after all that was told."""
+        return msgspec.structs.replace(self._query, after=self._after)
+
+    def take_in(self, page: Page) -> tuple[Changed, ...]:
+        """The answer to ``question``; what is new in it, in order."""
+        self._after = page.through if self._after == _NOW else max(self._after, page.through)
+        return page.entries
+
+    @property
+    def next_index(self) -> int:
+        """To go on from, in another watch."""
+        return self._after + 1
 
 
 class Watch(Iterator[Changed]):
@@ -42,15 +67,13 @@ class Watch(Iterator[Changed]):
     ) -> None:
         """Made by ``Client.watch``."""
         self._reader = reader
-        self._query = query
         self._via = via
         self._timeout = timeout
         self._told = deque[Changed]()
+        self._place = Place(query, from_index)
         if from_index is None:
-            self._after = self._ask(msgspec.structs.replace(query, after=(1 << 63) - 1)).through
-        else:
-            self._after = max(0, from_index - 1)
-        self.next_index = self._after + 1  # to go on from, in another watch
+            self._place.take_in(self._ask())
+        self.next_index = self._place.next_index  # to go on from, in another watch
 
     def poll(self) -> list[Changed]:
         """What is new, without waiting for it: all that one question brings, or nothing.
@@ -59,12 +82,10 @@ class Watch(Iterator[Changed]):
         again.
         """
         if not self._told:
-            page = self._ask(msgspec.structs.replace(self._query, after=self._after))
-            self._told.extend(page.entries)
-            self._after = max(self._after, page.through)
+            self._told.extend(self._place.take_in(self._ask()))
         told = list(self._told)
         self._told.clear()
-        self.next_index = self._after + 1
+        self.next_index = self._place.next_index
         return told
 
     def __next__(self) -> Changed:
@@ -74,15 +95,15 @@ class Watch(Iterator[Changed]):
             if not self._told:
                 pause(POLL_SECONDS)
         changed = self._told.popleft()
-        self.next_index = changed.index + 1 if self._told else self._after + 1
+        self.next_index = changed.index + 1 if self._told else self._place.next_index
         return changed
 
-    def _ask(self, query: Changes) -> Page:
+    def _ask(self) -> Page:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
                 page: Page = self._reader.read(
-                    query, via=self._via, timeout=max(0.0, deadline - time.monotonic())
+                    self._place.question, via=self._via, timeout=max(0.0, deadline - time.monotonic())
                 )
                 return page
             except (NoLeader, ReplicaStopped):  # an election, or a replica that comes back

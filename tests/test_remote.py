@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ from ondisk import (
     CommandTooLarge,
     ConfigurationError,
     InvalidCommand,
+    LeaseEnded,
+    NoLeader,
     NotDone,
     OndiskError,
     Rejected,
@@ -29,12 +32,13 @@ from ondisk import (
     Unreachable,
     WrongProcess,
     connect,
+    locks,
 )
 from ondisk.diskkv import MAX_VALUE_BYTES
 from ondisk.net.addresses import format_address
 from ondisk.raft.limits import MAX_COMMAND_BYTES
 from ondisk.remote import courier
-from ondisk.verbs import txn
+from ondisk.verbs import changes, txn
 from tests.interrupts import another_thread, bytecodes, interrupt_at
 from tests.remote import Group, client, group
 from tests.tcp import SECRET, free_addresses
@@ -143,6 +147,99 @@ def test_asyncio_awaits_the_same_client(group: Group) -> None:
                 assert (await session.incr("async/n")).value == 201
             with pytest.raises(Rejected):
                 await client.incr("async/b", by=1 << 62, timeout=20) and await client.incr("async/b", 1 << 62)
+
+    asyncio.run(ask())
+
+
+def test_asyncio_leases_locks_and_elects(group: Group) -> None:
+    """Many more wait for one lock than asyncio's pool has threads."""
+
+    async def ask() -> None:
+        async with AsyncClient(list(group.endpoints.values()), secret=SECRET) as client:
+            async with await client.key_lease(20) as lease:
+                await client.txn([], [txn.put("async/leased", "v", lease=lease.id)])
+                await lease.keep()
+                assert lease.left > 10
+            assert await client.get("async/leased") is None
+            with pytest.raises(LeaseEnded):
+                await client.txn([], [txn.put("async/leased", "v", lease=lease.id)])
+
+            tokens, holders = [], 0
+
+            async def work() -> None:
+                nonlocal holders
+                async with await client.lock("async/lock", ttl=20, timeout=60) as held:
+                    holders += 1
+                    assert holders == 1
+                    assert (await client.txn([held.guard], [txn.put("async/done", "v")])).succeeded
+                    tokens.append(held.token)
+                    holders -= 1
+
+            await asyncio.gather(*(work() for _ in range(20)))
+            assert tokens == sorted(set(tokens)) and len(tokens) == 20
+            async with await client.elect("async/boss", "me", ttl=20):
+                assert await client.elected("async/boss") == b"me"
+                with pytest.raises(NotDone, match="held by somebody else"):
+                    await client.elect("async/boss", "you", timeout=0.2)
+            assert await client.elected("async/boss") is None
+
+    asyncio.run(ask())
+
+
+def test_a_task_that_is_cancelled_leaves_no_lock_behind(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the worst moment: the lock is got, in a thread, and nobody has been told."""
+    got = threading.Event()
+    really = locks.take_free
+
+    def take_free(*arguments: Any) -> locks.Held | None:
+        held = really(*arguments)
+        got.set()
+        return held
+
+    monkeypatch.setattr(locks, "take_free", take_free)
+
+    async def ask() -> None:
+        async with AsyncClient(list(group.endpoints.values()), secret=SECRET) as client:
+            taking = asyncio.ensure_future(client.lock("async/cancelled", ttl=60))
+            await asyncio.to_thread(got.wait)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert await client.get("async/cancelled") is None
+
+    asyncio.run(ask())
+
+
+def test_asyncio_watches_go_on_when_nobody_answers_for_a_while(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than asyncio's pool has threads, which others need meanwhile."""
+    real, failures = AsyncClient.read, iter([True, False] * 5)
+
+    async def read(self: AsyncClient, query: Any, **options: Any) -> Any:
+        if isinstance(query, changes.Changes) and next(failures, False):
+            raise NoLeader("an election")
+        return await real(self, query, **options)
+
+    monkeypatch.setattr(AsyncClient, "read", read)
+
+    async def ask() -> None:
+        async with AsyncClient(list(group.endpoints.values()), secret=SECRET) as client:
+
+            async def first(key: str) -> object:
+                async for changed in client.watch(key):
+                    return changed.pairs[0]
+                return None
+
+            watching = [asyncio.ensure_future(first(f"async/watch/{n}")) for n in range(50)]
+            await asyncio.sleep(0)
+            while not all(each.done() for each in watching):
+                await client.put_many([(f"async/watch/{n}", "v") for n in range(50)])
+            assert {each.result() for each in watching} == {
+                (f"async/watch/{n}".encode(), b"v") for n in range(50)
+            }
 
     asyncio.run(ask())
 

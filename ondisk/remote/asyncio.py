@@ -6,22 +6,25 @@ What is a conversation and not one request (a session, a bulk load, status) runs
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ondisk import diskkv
+from ondisk import diskkv, locks
 from ondisk.bulk import TIMEOUT, Pairs
-from ondisk.client import DEFAULT_TIMEOUT, Number, Session, Truth, Via, done
+from ondisk.client import DEFAULT_TIMEOUT, Number, Session, Truth, Via, checked, done
 from ondisk.diskkv import Text
-from ondisk.errors import OutcomeUnknown
+from ondisk.errors import InvalidCommand, LeaseEnded, NoLeader, NotDone, OutcomeUnknown, ReplicaStopped
 from ondisk.raft.members import Members
 from ondisk.remote.client import RemoteClient, connect
 from ondisk.replica import ReplicaStatus
 from ondisk.statemachine import Result
 from ondisk.verbs import changes, digest, txn
-from ondisk.verbs.changes import Changed
-from ondisk.watching import POLL_SECONDS
+from ondisk.verbs.changes import Changed, Changes, Page
+from ondisk.verbs.texts import as_key, as_value
+from ondisk.watching import POLL_SECONDS, Place
 
 if TYPE_CHECKING:
     from ondisk.net.tls import Certificates
@@ -182,13 +185,69 @@ class AsyncClient(_AsyncWrites):
         """``async for`` each change under a prefix, without an end: see ``Client.watch``."""
         import asyncio
 
-        watch = await _in_thread(self.sync.watch, prefix, from_index, via=via, timeout=timeout)
+        place = Place(changes.changes_after(prefix), from_index)
         while True:
-            told = await _in_thread(watch.poll)
+            told = place.take_in(await self._page(place.question, via, timeout))
             for changed in told:
                 yield changed
             if not told:
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def _page(self, question: Changes, via: Via, timeout: float) -> Page:
+        import asyncio
+
+        deadline = time.monotonic() + checked(timeout)
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                page: Page = await self.read(question, via=via, timeout=left)
+                return page
+            except (NoLeader, ReplicaStopped):  # an election, or a replica that comes back
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def key_lease(self, ttl: float, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncKeyLease:
+        """Begin a lease of ``ttl`` seconds: ``async with`` it, it is kept alive. See ``Client.key_lease``."""
+        return AsyncKeyLease(await _in_thread(self.sync.key_lease, ttl, timeout=timeout))
+
+    async def lock(self, name: Text, *, ttl: float = 10.0, timeout: float = math.inf) -> AsyncHeld:
+        """Wait until nobody else holds this lock, and hold it: ``async with await client.lock("jobs")``.
+
+        See ``Client.lock``. Who waits takes no thread.
+        """
+        return await self._take(as_key(name), b"", ttl, timeout)
+
+    async def elect(
+        self, name: Text, value: Text, *, ttl: float = 10.0, timeout: float = math.inf
+    ) -> AsyncHeld:
+        """Wait until nobody else leads, and lead: see ``Client.elect``."""
+        return await self._take(as_key(name), as_value(value), ttl, timeout)
+
+    async def elected(self, name: Text, *, timeout: float = DEFAULT_TIMEOUT) -> bytes | None:
+        """What the one who leads has said of itself; ``None``: nobody does."""
+        return locks.holder(await self.get(name, timeout=timeout))
+
+    async def _take(self, key: bytes, told: bytes, ttl: float, timeout: float) -> AsyncHeld:
+        """As ``locks.take``, which has a thread to wait in."""
+        import asyncio
+
+        deadline = time.monotonic() + checked(timeout)
+        while True:
+            soon = min(deadline, time.monotonic() + locks.ATTEMPT)
+            try:
+                if await self.get(key, timeout=max(0.0, soon - time.monotonic())) is None:
+                    held = await _take_or_undo(self.sync, key, told, ttl, soon)
+                    if held is not None:
+                        return AsyncHeld(held)
+            except (InvalidCommand, LeaseEnded):
+                raise
+            except (NotDone, OutcomeUnknown):  # an election
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(max(0.0, min(locks.PAUSE, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                raise locks.held_by_another(key)
 
     async def digest(
         self,
@@ -219,6 +278,80 @@ class AsyncClient(_AsyncWrites):
     async def members(self, *, via: Via = None, timeout: float = DEFAULT_TIMEOUT) -> Members:
         """Who belongs to the group and where."""
         return await _in_thread(self.sync.members, via=via, timeout=timeout)
+
+
+async def _take_or_undo(
+    client: RemoteClient, key: bytes, told: bytes, ttl: float, deadline: float
+) -> locks.Held | None:
+    """``take_free`` in a thread. A task that is cancelled meanwhile releases what it got."""
+    import asyncio
+
+    taking = asyncio.ensure_future(_in_thread(locks.take_free, client, key, told, ttl, deadline))
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        await asyncio.wait([taking])
+        if taking.exception() is None and (held := taking.result()) is not None:
+            await _in_thread(held.release)
+        raise
+
+
+class AsyncKeyLease:
+    """A ``KeyLease`` with ``await``. Within ``async with`` a thread keeps it alive; the end of it ends it."""
+
+    def __init__(self, lease: locks.KeyLease) -> None:
+        """Made by ``AsyncClient.key_lease``."""
+        self.sync = lease
+
+    @property
+    def id(self) -> int:
+        """For ``txn.put(key, value, lease=lease.id)``."""
+        return self.sync.id
+
+    @property
+    def left(self) -> float:
+        """For so many seconds it has certainly not ended: see ``KeyLease.left``."""
+        return self.sync.left
+
+    async def keep(self, *, timeout: float | None = None) -> None:
+        """Begin its time anew. Raises as ``KeyLease.keep`` does."""
+        await _in_thread(self.sync.keep, timeout=timeout)
+
+    async def end(self, *, timeout: float | None = None) -> None:
+        """End it, and delete its keys."""
+        await _in_thread(self.sync.end, timeout=timeout)
+
+    async def __aenter__(self) -> AsyncKeyLease:
+        self.sync.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+
+class AsyncHeld:
+    """A ``Held`` with ``await``: ``async with await client.lock("jobs") as held``."""
+
+    def __init__(self, held: locks.Held) -> None:
+        """Made by ``AsyncClient.lock`` and ``elect``."""
+        self.sync = held
+        self.token = held.token
+        self.guard = held.guard
+
+    @property
+    def left(self) -> float:
+        """For so many seconds nobody else has it: see ``Held.left``."""
+        return self.sync.left
+
+    async def release(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Let the next one have it."""
+        await _in_thread(self.sync.release, timeout=timeout)
+
+    async def __aenter__(self) -> AsyncHeld:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.release()
 
 
 class AsyncSession(_AsyncWrites):
