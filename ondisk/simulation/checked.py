@@ -179,7 +179,8 @@ class CheckedHosts(Hosts[WatchedReplica]):
 
     def applies(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
         """Committed entries are about to be handed to a state machine."""
-        self.note("apply", f"{replica.id}: {entries[0].index}..{entries[-1].index}")
+        if self.tracing:
+            self.note("apply", f"{replica.id}: {entries[0].index}..{entries[-1].index}")
         self._check(self.invariants.applies, replica, entries)
 
     def appended(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
@@ -227,7 +228,8 @@ class CheckedHosts(Hosts[WatchedReplica]):
             self._has_stopped(replica, host)
         elif host.member in self.replicas:
             self.invariants.stepped(replica, host.clock())
-            self._show(replica)
+            if self.tracing:
+                self._show(replica)
             host.wake(self.now + seconds / host.clock.rate)
         elif host.member in self.doubles and replica.log is None:
             self.note("refused", f"the second process as replica {replica.id}: {replica.status.role}")
@@ -356,8 +358,7 @@ class CheckedHosts(Hosts[WatchedReplica]):
 
     def _delivery(self, sender: int, receiver: int, message: Message) -> float | None:
         delay = super()._delivery(sender, receiver, message)
-        late = self.late.get(receiver)
-        if delay is None or late is None:
+        if delay is None or (late := self.late.get(receiver)) is None:
             return delay
         self.hosts[receiver].wake(self.now + delay + late)
         return delay + late

@@ -57,6 +57,8 @@ class Connections:
 
     def lasting(self, caller: int, numbers: frozenset[int]) -> frozenset[int]:
         """With which of these a host is connected."""
+        if not self._broken:  # nearly always
+            return numbers
         return frozenset() if number_of(caller) in self._broken else numbers - self._broken
 
 
@@ -78,19 +80,21 @@ class ConnectedEndpoint:
         self._connections = connections
         self._leaving = leaving
         self.origins: dict[int, Origin] = {}  # of what was received last, by the identity of the message
+        self._seen: frozenset[int] = frozenset()  # the hosts that seemed reachable at the last look
+        self._numbers: frozenset[int] = frozenset()  # and their numbers
         self.introduce, self.advertised = endpoint.introduce, endpoint.advertised
         self.add_peers = endpoint.add_peers
         self.wait, self.wake, self.close = endpoint.wait, endpoint.wake, endpoint.close
 
     def receive(self) -> list[tuple[int, Origin, Message]]:
         """What has arrived from those whose connection stands for their number."""
-        reached = self._connections.reached
-        received = [
-            (number_of(sender), origin, message)
-            for sender, origin, message in self._endpoint.receive()
-            if reached(self._host, number_of(sender)) == sender
-        ]
-        self.origins = {id(message): origin for _, origin, message in received}
+        self.origins = {}
+        received = []
+        for sender, origin, message in self._endpoint.receive():
+            number = number_of(sender)
+            if self._connections.reached(self._host, number) == sender:
+                received.append((number, origin, message))
+                self.origins[id(message)] = origin
         return received
 
     def send(self, to: int, message: Message) -> bool:
@@ -100,5 +104,7 @@ class ConnectedEndpoint:
 
     def connected(self) -> frozenset[int]:
         """The numbers of the others that seem reachable."""
-        numbers = frozenset(map(number_of, self._endpoint.connected())) - {number_of(self._host)}
-        return self._connections.lasting(self._host, numbers)
+        if (seen := self._endpoint.connected()) is not self._seen:
+            self._seen = seen
+            self._numbers = frozenset(map(number_of, seen)) - {number_of(self._host)}
+        return self._connections.lasting(self._host, self._numbers)

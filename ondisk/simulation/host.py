@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from ondisk.testing.crashing import CrashingDisk
@@ -107,7 +108,8 @@ class Host:
 
     def be_busy(self, seconds: float) -> None:
         """Nothing else happens here for so long, and what is sent leaves only then."""
-        self.busy_until = max(self.busy_until, self.world.now) + seconds
+        now = self.world.now
+        self.busy_until = (self.busy_until if self.busy_until > now else now) + seconds
 
     def cut_power(self) -> None:
         """What was not synced is lost."""
@@ -120,8 +122,7 @@ class Host:
             return
         self.wake_at = at
         self._turn += 1
-        turn = self._turn
-        self.world.at(at, lambda: self._take_turn(turn))
+        self.world.at(at, partial(self._take_turn, self._turn))
 
     def _take_turn(self, turn: int) -> None:
         if turn != self._turn:

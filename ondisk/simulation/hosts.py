@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -98,7 +99,7 @@ class Hosts(World, Generic[R]):
             host,
             self.network.attach(host),
             self.connections,
-            lambda to, message: self.leaving(host, to, message),
+            partial(self.leaving, host),
         )
         return endpoint
 

@@ -111,7 +111,7 @@ class World:
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Do something at this time."""
         self._scheduled += 1
-        heapq.heappush(self._queue, (max(time, self.now), self._scheduled, action))
+        heapq.heappush(self._queue, (time if time > self.now else self.now, self._scheduled, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something in so many seconds."""
@@ -134,11 +134,12 @@ class World:
 
     def advance(self, time: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Let everything happen up to this time, or until it is ``done``; return whether it was."""
+        queue = self._queue
         while not done():
-            if not self._queue or self._queue[0][0] > time:
+            if not queue or queue[0][0] > time:
                 self.now = time
                 return done()
-            self.now, _, action = heapq.heappop(self._queue)
+            self.now, _, action = heapq.heappop(queue)
             action()
         return True
 
@@ -152,7 +153,9 @@ class World:
         part, lost = link.random(), link.random() < self.loss
         if lost:
             return None
-        delay = self.latency * (0.1 + 0.9 * part) + max(0.0, self.hosts[sender].busy_until - self.now)
+        delay = self.latency * (0.1 + 0.9 * part)
+        if (busy := self.hosts[sender].busy_until - self.now) > 0:
+            delay += busy
         if (host := self.hosts.get(receiver)) is not None:  # else it has never been started
             host.wake(self.now + delay)
         return delay
