@@ -36,9 +36,12 @@ from ondisk.net.clock import Clock
 from ondisk.net.tcp import TcpEndpoint
 from ondisk.raft.members import Members
 from ondisk.raft.messages import AddReplica
-from ondisk.replica import Replica
+from ondisk.replica import Inside, Replica
 from ondisk.snapshot.background import start_thread
 from ondisk.statemachine import Result
+
+_NEWEST_ENTRIES = 6  # of the log, for who looks inside
+_LONG_COMMAND = 4096  # bytes
 
 _LOOKERS = 2  # threads, from the first read on
 
@@ -166,6 +169,8 @@ class Serving:
     def _look(self, look: Look) -> Found:
         if look.what == "status":
             return Found(msgspec.msgpack.encode(self._replica.status))
+        if look.what == "inside":
+            return Found(msgspec.msgpack.encode(_short(self._replica.inside(_NEWEST_ENTRIES))))
         members: Members = self._replica.configuration[1]
         return Found(msgspec.msgpack.encode(members))
 
@@ -218,6 +223,15 @@ class Serving:
             )
             return _failed(Rejected(what))
         return Found(data)
+
+
+def _short(inside: Inside) -> Inside:
+    """Without the commands that are long, and without a time of this machine's clock."""
+    entries = tuple(
+        msgspec.structs.replace(entry, command=b"") if len(entry.command) > _LONG_COMMAND else entry
+        for entry in inside.entries
+    )
+    return inside._replace(entries=entries, election_at=0.0)
 
 
 def _failed(error: BaseException) -> Failed:

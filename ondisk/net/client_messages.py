@@ -47,9 +47,12 @@ class ChangeGroup(_Message, frozen=True, tag="change_group"):
 
 
 class Look(_Message, frozen=True, tag="look"):
-    """How is this replica, or who are the members as it knows them? Answered at once, leader or not."""
+    """How is this replica, who are the members as it knows them, which are the newest entries of its log?
 
-    what: Literal["status", "members"]
+    Answered at once, leader or not.
+    """
+
+    what: Literal["status", "members", "inside"]
 
 
 class Compact(_Message, frozen=True, tag="compact"):

@@ -3,6 +3,7 @@
 ============  ==============================================================
 ``view``      the whole cluster at one moment, and what changed
 ``contents``  what logs and states hold
+``elsewhere`` a group that runs elsewhere, over TCP
 ``messages``  messages without their payload, and which are news
 ``recorder``  a bounded record of views, messages and notes
 ``commits``   how far a state is behind what is committed
@@ -11,13 +12,14 @@
 ``waiting``   waiting for what can be observed
 ============  ==============================================================
 
-Imports ``cluster`` and what is below; imported by the lab and tests. Use the names below.
+Imports ``cluster``, ``remote`` and what is below; imported by the lab and tests. Use the names below.
 
 Invariant: who watches delays nobody, and keeps a bounded number of small records.
 """
 
 from ondisk.observe.commits import Commits, Lag, Reading
 from ondisk.observe.contents import NEWEST_ENTRIES, Contents, Looker, SeenEntry
+from ondisk.observe.elsewhere import GroupElsewhere
 from ondisk.observe.lag import STEP, LagRecorder
 from ondisk.observe.messages import Seen, describe, without_repeats
 from ondisk.observe.recorder import Recorder
@@ -30,6 +32,7 @@ __all__ = [
     "STEP",
     "Commits",
     "Contents",
+    "GroupElsewhere",
     "Lag",
     "LagRecorder",
     "Looker",

@@ -132,7 +132,7 @@ class Looker:
         if not isinstance(machine, DiskKV):  # which questions it answers, nobody knows here
             return (), None
         values = ((key, machine.lookup(diskkv.get(key))) for key in keys if len(key) <= diskkv.MAX_KEY_BYTES)
-        said = tuple((_text(key), None if value is None else _text(value)) for key, value in values)
+        said = tuple((as_text(key), None if value is None else as_text(value)) for key, value in values)
         return said, machine.sizes()
 
 
@@ -143,6 +143,8 @@ def _seen(entry: LogEntry) -> SeenEntry:
 
 def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
     """What a command of the log says, and which keys it changes."""
+    if not command:  # left out on its way here
+        return "a long command", ()
     if command.startswith(NO_OP):
         return "a new leader begins", ()
     if command.startswith(MEMBERS):
@@ -158,13 +160,13 @@ def _in_words(command: bytes) -> tuple[str, tuple[bytes, ...]]:
         case diskkv.PutMany(pairs=pairs):
             return f"put {len(pairs):,} keys", tuple(pairs)[:MOST_KEYS]
         case diskkv.Put(key=key, value=value):
-            return f"put {_text(key)} = {_text(value)}", (key,)
+            return f"put {as_text(key)} = {as_text(value)}", (key,)
         case diskkv.Delete(key=key):
-            return f"delete {_text(key)}", (key,)
+            return f"delete {as_text(key)}", (key,)
         case diskkv.Incr(key=key, by=by):
-            return f"incr {_text(key)} by {by}", (key,)
+            return f"incr {as_text(key)} by {by}", (key,)
         case diskkv.CompareAndSet(key=key, value=value):
-            return f"cas {_text(key)} = {_text(value)}", (key,)
+            return f"cas {as_text(key)} = {as_text(value)}", (key,)
         case txn.Txn(then=then, otherwise=otherwise):
             keys = dict.fromkeys(part.key for part in (*then, *otherwise) if not isinstance(part, txn.GetKey))
             return f"txn of {len(keys):,} keys", tuple(keys)[:MOST_KEYS]
@@ -188,7 +190,7 @@ def _of_a_session(command: bytes) -> tuple[str, tuple[bytes, ...]]:
     return "a session begins", ()
 
 
-def _text(data: bytes) -> str:
+def as_text(data: bytes) -> str:
     """As text, and cut where it gets long."""
     text = data[:_MOST_BYTES].decode(errors="backslashreplace")
     return text if len(data) <= _MOST_BYTES else f"{text}… ({len(data):,} bytes)"

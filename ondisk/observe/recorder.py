@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
 from ondisk.cluster import Cluster
 from ondisk.errors import ConfigurationError
 from ondisk.interrupts.shielded import shielded
+from ondisk.net.memory import Event
 from ondisk.observe.commits import Commits, Lag, lags_of
 from ondisk.observe.contents import Looker
+from ondisk.observe.elsewhere import GroupElsewhere
 from ondisk.observe.every import LooksEvery
 from ondisk.observe.messages import News, Seen, describe
 from ondisk.observe.view import Note, View, capture, changes
@@ -34,7 +37,7 @@ class Recorder(LooksEvery):
     @shielded
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Cluster | GroupElsewhere,
         *,
         every: float = 0.05,
         samples: int = 2_000,
@@ -58,10 +61,10 @@ class Recorder(LooksEvery):
         self._notes: deque[Note] = deque(maxlen=notes)
         self._mark = 0
         self._sampling = threading.Lock()
-        try:
-            self._events = cluster.network.observe(_BETWEEN_LOOKS)
-        except ConfigurationError:  # TCP, which nobody can look into
-            self._events = deque()
+        self._events: deque[Event] = deque()
+        if isinstance(cluster, Cluster):
+            with suppress(ConfigurationError):  # TCP, which nobody can look into
+                self._events = cluster.network.observe(_BETWEEN_LOOKS)
         self._look_every(every, self.sample, "ondisk-recorder")
 
     def _take_in(self) -> None:
@@ -96,6 +99,8 @@ class Recorder(LooksEvery):
 
     def _capture(self) -> View:
         # A link may hold hundreds of messages for many seconds: each is described once, and shared.
+        if isinstance(self._cluster, GroupElsewhere):
+            return self._cluster.view()
         before = self._under_way
         view = capture(self._cluster, lambda event: before.get(event.number) or describe(event))
         self._under_way = {seen.number: seen for seen in view.in_flight}

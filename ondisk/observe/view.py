@@ -48,6 +48,7 @@ class View:
     notes: tuple[Note, ...] = ()
     stalled: frozenset[tuple[int, int]] = frozenset()
     contents: Mapping[int, Contents] = field(default_factory=dict)  # only if somebody looks into the replicas
+    elsewhere: bool = False  # nothing is seen between the replicas, and nothing can be done to them
 
     @property
     def commit_index(self) -> int:

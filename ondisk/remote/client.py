@@ -35,7 +35,7 @@ from ondisk.raft.messages import (
     TransferLeadership,
 )
 from ondisk.remote.courier import GRACE, Ask, Courier
-from ondisk.replica import ReplicaStatus
+from ondisk.replica import Inside, ReplicaStatus
 from ondisk.statemachine import Result
 
 if TYPE_CHECKING:
@@ -200,6 +200,17 @@ class RemoteClient(Client):
         decode = msgspec.msgpack.Decoder(Members).decode
         found: Members = wait_for(
             self._ask(Look("members"), via, timeout, repeatable=True, decode=decode), timeout + _MORE
+        )
+        return found
+
+    def inside(self, via: Via, *, timeout: float = 1.0) -> Inside:
+        """The newest entries of one replica's log, and its election, for pictures: see ``Node.inside``.
+
+        The command of an entry that is longer than 4 kB is left out: it is empty.
+        """
+        decode = msgspec.msgpack.Decoder(Inside).decode
+        found: Inside = wait_for(
+            self._ask(Look("inside"), via, timeout, repeatable=True, decode=decode), timeout + _MORE
         )
         return found
 

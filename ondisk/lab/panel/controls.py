@@ -37,8 +37,11 @@ class Controls(Shown):
     reconnect: dict[int, Any]
     compact: dict[int, Any]
 
-    def make_widgets(self, members: Collection[int], answer: Any) -> None:
-        """For a cluster with these members. ``answer`` is the widget with the answers."""
+    def make_widgets(self, members: Collection[int], answer: Any, *, read_only: str = "") -> None:
+        """For a cluster with these members. ``answer`` is the widget with the answers.
+
+        ``read_only`` says why nothing can be done to the cluster but read; empty: everything can.
+        """
         self.answer = answer
         self.picture, self.timeline = LivingPicture(), Timeline()
         self.table, self.messages, self.verdict = w.HTML(), w.HTML(), w.HTML()
@@ -48,12 +51,15 @@ class Controls(Shown):
                 *self._requests(members),
                 self.answer,
                 self.picture,
-                self._network(),
+                *([self._network()] if not read_only else []),
                 self.timeline,
                 *self._on_demand(),
             ]
         )
         self.box.add_class("ondisk-panel")
+        if read_only:
+            for each in (self.put, self.delete, self.incr, self.with_messages, self.with_verdict):
+                each.disabled, each.tooltip = True, read_only
 
     def _requests(self, members: Collection[int]) -> list[Any]:
         narrow = {"layout": w.Layout(width="170px"), "style": {"description_width": "45px"}}

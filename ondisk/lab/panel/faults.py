@@ -57,7 +57,7 @@ class Faults:
 
     def _control(self, what: str, act: Act, replica_id: int) -> None:
         async def request() -> str:
-            return await in_thread(partial(act, self._watched.cluster, replica_id)) or "done"
+            return await in_thread(partial(act, self._watched.mine, replica_id)) or "done"
 
         if self._answers.begin(what, request):
             self._screen.go_live()
@@ -66,13 +66,13 @@ class Faults:
         """Something was chosen in a menu of the picture: of a replica (its number), or of a link."""
 
         def act() -> None:
-            members = self._watched.cluster.members
+            members = self._watched.mine.members
             if do == "via" and on in members:
                 controls.via.value = on
             elif do in OF_A_REPLICA and on in members:
                 getattr(controls, do)[on].click()
             elif do in ("cut", "stall", "heal") and on in [[a, b] for a, b in permutations(members, 2)]:
-                getattr(self._watched.cluster.network, do)(tuple(on))
+                getattr(self._watched.mine.network, do)(tuple(on))
                 self._answers.say(f"{do} {on[0]} → {on[1]}", "done")
                 self._screen.go_live()
 
@@ -80,18 +80,18 @@ class Faults:
 
     def _on_latency(self, change: dict[str, Any]) -> None:
         seconds = float(change["new"])
-        self._answers.on_loop(lambda: self._watched.cluster.network.set_latency(seconds))
+        self._answers.on_loop(lambda: self._watched.mine.network.set_latency(seconds))
 
     def _pause(self) -> None:
-        self._watched.cluster.network.pause()
+        self._watched.mine.network.pause()
         self._screen.go_live()
 
     def _resume(self) -> None:
-        self._watched.cluster.network.resume()
+        self._watched.mine.network.resume()
         self._screen.go_live()
 
     def _step(self) -> None:
-        network, recorder = self._watched.cluster.network, self._watched.recorder
+        network, recorder = self._watched.mine.network, self._watched.recorder
         heartbeats = 0  # that tell nothing new, and the answers to them: they go in passing
         while (event := network.step_one_message()) is not None and heartbeats < _MOST_HEARTBEATS:
             if any(event.number == news.number for news in recorder.newest_messages(_NEWS)):
@@ -105,7 +105,7 @@ class Faults:
         self._screen.go_live()
 
     def _heal(self) -> None:
-        self._watched.cluster.network.heal()
+        self._watched.mine.network.heal()
         self._answers.say("heal", "all links are connected")
         self._screen.go_live()
 

@@ -19,14 +19,21 @@ from ondisk.lab.panel.requests import Requests
 from ondisk.lab.panel.screen import Screen
 from ondisk.lab.panel.watched import Watched
 from ondisk.lab.pictures.cluster import in_words
+from ondisk.lab.pictures.living import ELSEWHERE
 from ondisk.lab.pictures.recording import recording_of
 from ondisk.lab.widgets import close_widgets
 from ondisk.linearizability.history import History
-from ondisk.observe import Note, Recorder
+from ondisk.observe import GroupElsewhere, Note, Recorder
+from ondisk.remote import RemoteClient
 
 _MESSAGES = 4_000  # of a recording
 
-_panels: weakref.WeakValueDictionary[Path, Panel] = weakref.WeakValueDictionary()
+_panels: weakref.WeakValueDictionary[object, Panel] = weakref.WeakValueDictionary()
+
+
+def _place_of(cluster: Cluster | RemoteClient) -> object:
+    """For each there is one panel: a data directory, or the addresses of a group."""
+    return cluster.data_dir if isinstance(cluster, Cluster) else cluster.endpoints
 
 
 class Panel(Controls):
@@ -40,28 +47,35 @@ class Panel(Controls):
     the question. What a key held before comes first, as a put. What other clients write is not in it.
     """
 
-    def __init__(self, cluster: Cluster, *, every: float = 0.1) -> None:
-        """Watch ``cluster``, looking every ``every`` seconds. Needs a running loop, as every cell has."""
+    def __init__(self, cluster: Cluster | RemoteClient, *, every: float = 0.1) -> None:
+        """Watch ``cluster``, looking every ``every`` seconds. Needs a running loop, as every cell has.
+
+        A group that runs elsewhere (``Panel(ondisk.connect(...))``) is only watched and read: what its
+        replicas say of themselves is drawn, and what could change it is disabled.
+        """
         loop = asyncio.get_running_loop()
         self._closed = False
         self._poller: asyncio.Task[None] | None = None
         self._answers = Answers(loop)
-        if (former := _panels.get(cluster.data_dir)) is not None:
+        if (former := _panels.get(_place_of(cluster))) is not None:
             former.close()
-        self._watched = Watched(cluster)
-        _panels[cluster.data_dir] = self
+        watched = GroupElsewhere(cluster, every=every) if isinstance(cluster, RemoteClient) else cluster
+        self._watched = Watched(watched)
+        _panels[_place_of(cluster)] = self
         self._every = every
-        self.make_widgets(cluster.members, self._answers.widget)
+        elsewhere = isinstance(watched, GroupElsewhere)
+        self.make_widgets(watched.members, self._answers.widget, read_only=ELSEWHERE if elsewhere else "")
         self._screen = Screen(self, self._answers, self._watched)
         Requests(self, self._answers, self._screen, self._watched)
-        Faults(self, self._answers, self._screen, self._watched)
+        if not elsewhere:
+            Faults(self, self._answers, self._screen, self._watched)
         self.refresh()
         self._poller = loop.create_task(self._poll(), name="ondisk-panel")
 
     @property
     def cluster(self) -> Cluster:
-        """The one that is watched."""
-        return self._watched.cluster
+        """The one that is watched, if it is one in this process."""
+        return self._watched.mine
 
     @property
     def recorder(self) -> Recorder:
@@ -91,12 +105,14 @@ class Panel(Controls):
         self.recorder.close()
         self._forget()
         self._watched.turn_to(cluster)
-        _panels[cluster.data_dir] = self
+        _panels[_place_of(cluster)] = self
         self._screen.turned()
 
     def _forget(self) -> None:
-        if _panels.get(self.cluster.data_dir) is self:
-            del _panels[self.cluster.data_dir]
+        watched = self._watched.cluster
+        place = _place_of(watched.client if isinstance(watched, GroupElsewhere) else watched)
+        if _panels.get(place) is self:
+            del _panels[place]
 
     async def _poll(self) -> None:
         while True:
@@ -142,6 +158,8 @@ class Panel(Controls):
             self._poller.cancel()
         self._answers.cancel()
         self.recorder.close()
+        if isinstance(self._watched.cluster, GroupElsewhere):
+            self._watched.cluster.close()
         if self.box is not None:
             close_widgets(self.box)
             close_widgets(self.of_replicas)

@@ -51,7 +51,8 @@ class Requests:
     # The requests
 
     def _put(self) -> None:
-        cluster, key, via, timeout = self._typed()
+        key, via, timeout = self._typed()
+        cluster = self._watched.mine
         value = self._controls.value.value
         self._write(
             f"put {key} = {value}",
@@ -61,7 +62,8 @@ class Requests:
         )
 
     def _delete(self) -> None:
-        cluster, key, via, timeout = self._typed()
+        key, via, timeout = self._typed()
+        cluster = self._watched.mine
         self._write(
             f"delete {key}",
             ("delete", key),
@@ -70,7 +72,8 @@ class Requests:
         )
 
     def _incr(self) -> None:
-        cluster, key, via, timeout = self._typed()
+        key, via, timeout = self._typed()
+        cluster = self._watched.mine
         self._write(
             f"incr {key}",
             ("incr", key, 1),
@@ -79,22 +82,25 @@ class Requests:
         )
 
     def _get(self) -> None:
-        cluster, key, via, timeout = self._typed()
-        self._read(f"get {key}", key, lambda: cluster.get(key, via=via, timeout=timeout))
+        key, via, timeout = self._typed()
+        client = self._watched.client
+        self._read(f"get {key}", key, lambda: client.get(key, via=via, timeout=timeout))
 
     def _stale_get(self) -> None:
-        cluster, key, via, _ = self._typed()
-        self._read(f"stale get {key}", key, lambda: cluster.stale_get(key, via=via), stale=True)
+        key, via, _ = self._typed()
+        client = self._watched.client
+        self._read(f"stale get {key}", key, lambda: client.stale_get(key, via=via), stale=True)
 
-    def _typed(self) -> tuple[Cluster, str, int | None, float]:
-        """The cluster, the key, through whom, and for how many seconds to wait for an answer.
+    def _typed(self) -> tuple[str, int | None, float]:
+        """The key, through whom, and for how many seconds to wait for an answer.
 
         The usual time, and a few round trips more on a slow network.
         """
-        cluster = self._watched.cluster
-        network = cluster.network
-        timeout = _TIMEOUT_PAUSED if network.paused else DEFAULT_TIMEOUT + 6 * network.latency
-        return cluster, self._controls.key.value, self._via(), timeout
+        timeout = DEFAULT_TIMEOUT
+        if isinstance(cluster := self._watched.cluster, Cluster):
+            network = cluster.network
+            timeout = _TIMEOUT_PAUSED if network.paused else timeout + 6 * network.latency
+        return self._controls.key.value, self._via(), timeout
 
     def _via(self) -> int | None:
         return self._controls.via.value or None
@@ -130,7 +136,8 @@ class Requests:
 
         async def answer() -> str:
             history = self._watched.history
-            self._note_what_was_there(history, call[1])
+            if isinstance(self._watched.cluster, Cluster):
+                self._note_what_was_there(history, call[1])
             with Noted(history, client, call) as noted:
                 noted.answer = answered = await request()
             said = say(answered)
@@ -147,10 +154,10 @@ class Requests:
         """The first time that a key is asked for: what the replica that has applied most has in it."""
         if any(operation.key == key for operation in history.operations):
             return
-        cluster = self._watched.cluster
-        newest = max(cluster.status().values(), key=lambda status: (status.running, status.applied_index))
+        statuses = self._watched.recorder.sample().statuses
+        newest = max(statuses.values(), key=lambda status: (status.running, status.applied_index))
         with suppress(OndiskError):  # nobody runs
-            if (value := cluster.stale_get(key, via=newest.id)) is not None:
+            if (value := self._watched.client.stale_get(key, via=newest.id)) is not None:
                 history.ok(history.begin("before", "put", key, value))
 
 

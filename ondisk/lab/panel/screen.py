@@ -70,12 +70,14 @@ class Screen:
         wanted = controls.with_messages.value
         controls.messages.value = message_diagram(recorder.messages(), view.statuses) if wanted else ""
         self._judge()
+        at_the_end = not self._recorded or controls.place.value == len(self._recorded)
+        controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
+        if view.elsewhere:
+            return
         if controls.latency.value != view.latency:
             controls.latency.value = view.latency
         controls.pause.disabled, controls.resume.disabled = view.paused, not view.paused
         controls.step.disabled = not view.paused
-        at_the_end = not self._recorded or controls.place.value == len(self._recorded)
-        controls.forward.disabled, controls.live.disabled = at_the_end, not self._recorded
 
     def _living(self, view: View, lags: dict[int, Lag]) -> Plain:
         """The picture of now, with what has come and gone since the last one."""

@@ -27,6 +27,8 @@ def in_words(view: View) -> str:
         said.append("Cut: " + ", ".join(f"{a} to {b}" for a, b in sorted(view.cut)))
     if view.stalled:
         said.append("Stalled: " + ", ".join(f"{a} to {b}" for a, b in sorted(view.stalled)))
+    if view.elsewhere:
+        return ". ".join([*said, "What is between them is not seen from here"]) + "."
     under_way = len(view.in_flight)
     said.append(f"Messages under way: {under_way}, latency {view.latency * 1000:.0f} ms")
     if view.paused:
@@ -58,6 +60,8 @@ def link_word(view: View, sender: int, receiver: int) -> str:
     """How a one-way link is: ok, cut, stalled, or down because one of its ends is."""
     if not all(view.statuses[end].running for end in (sender, receiver)):
         return "down"
+    if view.elsewhere:
+        return "not seen from here"
     if (sender, receiver) in view.cut:
         return "cut"
     return "stalled" if (sender, receiver) in view.stalled else "ok"  # that keeps what a cut one swallows

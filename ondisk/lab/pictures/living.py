@@ -18,6 +18,7 @@ _MOST_FLIGHTS = 80
 _MOST_NOTES = 3
 _A_MOMENT = 300  # milliseconds
 _NOTHING = Contents()
+ELSEWHERE = "this group runs elsewhere, and is only watched"
 
 Plain = dict[str, Any]
 
@@ -195,6 +196,9 @@ def _action(do: str, name: str, meaning: str, why_not: str = "") -> Plain:
 
 
 def _replica_actions(view: View, status: ReplicaStatus) -> list[Plain]:
+    through = _action("via", "Ask through it", "the next requests go to this replica")
+    if view.elsewhere:
+        return [through, _action("stop", "Break it", "", ELSEWHERE)]
     others = [other for other in view.statuses if other != status.id]
     links = {(status.id, other) for other in others} | {(other, status.id) for other in others}
     down = "" if status.running else "it is down"
@@ -209,7 +213,7 @@ def _replica_actions(view: View, status: ReplicaStatus) -> list[Plain]:
         _action("stall", "Stall", "its links hold everything, lose nothing", stalled),
         _action("reconnect", "Reconnect", "its links work again", whole),
         _action("compact", "Compact", "drop the log that its synced state makes needless", down),
-        _action("via", "Ask through it", "the next requests go to this replica"),
+        through,
     ]
 
 
@@ -217,6 +221,13 @@ def _link(view: View, sender: int, receiver: int) -> Plain:
     pair = (sender, receiver)
     word = link_word(view, sender, receiver)
     bad = pair in view.cut or pair in view.stalled
+    if view.elsewhere:
+        return {
+            "from": sender,
+            "to": receiver,
+            "word": word,
+            "actions": [_action("cut", "Break it", "", ELSEWHERE)],
+        }
     return {
         "from": sender,
         "to": receiver,
