@@ -11,7 +11,8 @@
 ``check``     ``ondisk check perf``: is this machine fast enough?
 ``console``   a line into a request, and its outcome into text
 ``words``     a line into words, and the rest of a line into a value
-``input``     where lines come from: a prompt, a pipe, or nowhere
+``input``     where lines come from: a person, a pipe, or nowhere; and the pager
+``prompt``    the lines of a person: history, completion, colours
 ``waiting``   what is said while a replica waits for others
 ``process``   signals, standard streams and the log of the process
 ============  ==============================================================
@@ -28,7 +29,6 @@ import sys
 
 try:
     import click  # noqa: F401
-    import prompt_toolkit  # noqa: F401
 except ModuleNotFoundError as missing:
     print(f"error: {missing.name} is missing: pip install 'ondisk[cli]'", file=sys.stderr)
     raise SystemExit(2) from None

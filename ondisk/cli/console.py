@@ -87,6 +87,11 @@ def show(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace").translate(_CONTROL_CHARACTERS)
 
 
+def is_command(name: str) -> bool:
+    """Whether a line may begin with it."""
+    return _ALIASES.get(name.lower(), name.lower()) in _NAMES
+
+
 class Console:
     """Lines in, answers out: all that a user of the command line can ask of a ``Client``."""
 
@@ -130,9 +135,9 @@ class Console:
         if not line.strip():
             return ""
         name, rest = first_word(line)
+        if not is_command(name):
+            raise ValueError(f"there is no command {name.lower()!r:.60} (help lists them)")
         name = _ALIASES.get(name.lower(), name.lower())
-        if name not in _NAMES:
-            raise ValueError(f"there is no command {name!r:.60} (help lists them)")
         try:
             answer = self._put(rest) if name == "put" else self._carry_out([name, *words(rest)])
         except ValueError as error:

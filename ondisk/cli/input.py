@@ -1,24 +1,19 @@
-"""Where lines come from: a person with history and completion, or a program that sees no election."""
+"""Where lines come from: a person, or a program that sees no election; and where the answers go."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from contextlib import suppress
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.patch_stdout import patch_stdout
-from prompt_toolkit.shortcuts import CompleteStyle
+import click
 
-from ondisk.cli.console import COMMANDS, Console
+from ondisk.cli.console import Console
 from ondisk.cli.waiting import Hints, wait_for_leader
-from ondisk.errors import StorageError
 from ondisk.node import Node
-from ondisk.storage.paths import open_descriptor
 
 _ASK_THE_LEADER = (
     "put",
@@ -37,41 +32,20 @@ _ASK_THE_LEADER = (
 
 
 def typed_lines(prompt: str) -> Iterator[str]:
-    """From a person, with history, editing and completion."""
-    names = dict.fromkeys(name + " " * bool(arguments) for name, *arguments in map(str.split, COMMANDS))
-    session: PromptSession[str] = PromptSession(
-        prompt,
-        history=_history(),
-        completer=WordCompleter(list(names), sentence=True),
-        complete_while_typing=False,
-        complete_style=CompleteStyle.READLINE_LIKE,
-    )
-    while True:
-        try:
-            with patch_stdout():  # a warning goes above the prompt, not into it
-                line = session.prompt()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if not session.default_buffer.text:
-                raise
-            continue  # as in a shell: the line is forgotten
-        yield from line.split("\n")  # several, if they were pasted
-
-
-def _history() -> History:
-    """Earlier lines, also those of earlier processes; only of this one if there is no file for them.
-
-    Nobody else may read the file: values may be secret.
-    """
+    """From a person: with editing, history, completion and colours, if prompt_toolkit is there."""
     try:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        path = Path(state) / "ondisk" / "history"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(open_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
-    except (OSError, RuntimeError, StorageError):  # RuntimeError: nobody knows of a home
-        return InMemoryHistory()
-    return FileHistory(path)
+        from ondisk.cli.prompt import edited_lines
+    except ModuleNotFoundError:
+        return _plain_lines(prompt)
+    return edited_lines(prompt)
+
+
+def _plain_lines(prompt: str) -> Iterator[str]:
+    with suppress(ImportError):
+        import readline  # noqa: F401  # from now on a line can be edited
+    with suppress(EOFError):
+        while True:
+            yield input(prompt)
 
 
 def piped_lines(node: Node, hints: Hints) -> Iterator[str]:
@@ -97,6 +71,21 @@ def carry_out(console: Console, lines: Iterable[str], *, typed: bool) -> None:
                 raise
             answer = "interrupted: a write may have happened, get the key before trying again"
         if answer and typed:
-            answer += f"\n({1000 * (time.monotonic() - began):.0f} ms)"
+            took = f"({1000 * (time.monotonic() - began):.0f} ms)"
+            if _is_long(answer):
+                click.echo_via_pager(answer)
+                answer = took
+            else:
+                answer += f"\n{took}"
         if answer:
             print(answer, flush=True)
+
+
+def _is_long(answer: str) -> bool:
+    """Whether it does not fit on the screen, and there is a pager: none if PAGER is empty, as in psql."""
+    if not os.environ.get("PAGER", "less").strip():
+        return False
+    os.environ.setdefault("LESS", "FRX")  # as git: what fits is shown at once, and stays there
+    width, height = shutil.get_terminal_size()
+    lines = sum(1 + max(0, len(line) - 1) // width for line in answer.splitlines())
+    return lines > height - 2
