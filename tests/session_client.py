@@ -65,7 +65,7 @@ class WorldClient(Client):
     def read(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    stale_read = add_replica = remove_replica = transfer_leadership = read
+    read_async = stale_read = add_replica = remove_replica = transfer_leadership = read
     replace_replica = move_replica = read
 
 

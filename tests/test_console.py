@@ -391,8 +391,7 @@ class Refusing(Client):
     def read(self, *_: Any, **__: Any) -> Any:
         raise self._error
 
-    def stale_read(self, *_: Any, **__: Any) -> Any:
-        raise self._error
+    read_async = stale_read = read
 
 
 @pytest.mark.parametrize(
