@@ -58,7 +58,7 @@ mutation: $(VENV)/.test ## Try faults that a machine makes (ARGS="--seed 8 --cou
 lint: $(VENV)/.test ## Check style, types and imports: ruff, mypy, import-linter
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy ondisk
+	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.test ## Format the code and sort the imports
