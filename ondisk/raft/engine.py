@@ -318,9 +318,12 @@ class Engine(SyncObj):
 
     def follow(self, leader: int, term: int) -> None:
         """Be a follower of the leader of this term, which is not older than one's own."""
+        node = self._node(leader)
+        if node is self._leader and term == self._term and self._state == _FOLLOWER:
+            return  # nearly always: each message of a leader says so
         self.adopt_newer_term(term)
         self._SyncObj__setState(_FOLLOWER)
-        self._leader = self._node(leader)
+        self._leader = node
 
     # Members
 

@@ -116,7 +116,8 @@ class Proposals:
             if not self._raft.transferring:
                 self._propose(now)
         else:
-            self._return_remote()
+            if self._waiting:
+                self._return_remote()
             if (leader := self._raft.leader_id) is not None:
                 if now >= self._answer_due:
                     self._forward_again(leader, now)

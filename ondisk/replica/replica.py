@@ -554,8 +554,10 @@ class Replica:
         self._reads.give_up_on_former_leader()
         if now >= self._look_at_deadlines:
             self._look_at_deadlines = now + _LOOK_AT_DEADLINES
-            self._proposals.give_up(now)
-            self._reads.give_up(now)
+            if len(self._proposals):
+                self._proposals.give_up(now)
+            if len(self._reads):
+                self._reads.give_up(now)
 
     # State on disk
 

@@ -50,18 +50,18 @@ class SimulatedDisk(CrashingDisk):
         self.failed = False
         self.surviving = 0.0  # the part of what was not synced that outlives a power cut
         self._host = host
-        self._thread = threading.current_thread()
+        self._thread = threading.get_ident()
 
     def sync(self, flush: Callable[[], None]) -> None:
         flush()
-        if threading.current_thread() is self._thread:  # work in the background keeps nobody waiting
+        if threading.get_ident() == self._thread:  # work in the background keeps nobody waiting
             self._host.be_busy(self.sync_seconds)
 
     def survivors(self, unsynced: int) -> int:
         return int(self.surviving * unsynced)
 
     def reach(self, point: str) -> None:
-        if threading.current_thread() is not self._thread:
+        if threading.get_ident() != self._thread:
             return
         if self.fail_in is not None:
             self.fail_in -= 1

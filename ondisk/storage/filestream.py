@@ -49,7 +49,7 @@ _FILE = struct.Struct(">HQ")
 _CHECKSUM = struct.Struct(">I")
 
 # All that RocksDB needs. The rest (LOG, LOCK, OPTIONS, IDENTITY) it writes anew.
-_NEEDED = re.compile(r"CURRENT|MANIFEST-[0-9]{6,20}|[0-9]{6,20}\.(sst|log)", re.ASCII)
+NEEDED = re.compile(r"CURRENT|MANIFEST-[0-9]{6,20}|[0-9]{6,20}\.(sst|log)", re.ASCII)
 _MAX_FILES = 1 << 20
 _MAX_SMALL_BYTES = 64 << 20  # what is not a table is read into memory by ``Store``
 
@@ -60,7 +60,7 @@ def save_files(directory: Path, index: int, writer: SnapshotWriter, stopped: thr
     Raises ``SnapshotStopped`` soon after ``stopped`` is set.
     """
     with disk_errors(directory):
-        names = sorted(name for name in os.listdir(directory) if _NEEDED.fullmatch(name))
+        names = sorted(name for name in os.listdir(directory) if NEEDED.fullmatch(name))
     checksum = 0
 
     def write(data: bytes) -> None:
@@ -165,7 +165,7 @@ def receive_files(reader: SnapshotReader, directory: Path, stopped: threading.Ev
 def _receive_file(stream: _Incoming, directory: Path, disk: Disk) -> None:
     length, left = _FILE.unpack(stream.read(_FILE.size))
     name = stream.read(length).decode("ascii", "replace")
-    if not _NEEDED.fullmatch(name) or (left > _MAX_SMALL_BYTES and not name.endswith(".sst")):
+    if not NEEDED.fullmatch(name) or (left > _MAX_SMALL_BYTES and not name.endswith(".sst")):
         raise Corrupt(
             f"the snapshot has a file {name!r:.60} of {left:,} bytes, which is no part of a database"
         )

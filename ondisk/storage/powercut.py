@@ -1,7 +1,8 @@
 """What a power cut would leave of a database that is in use, made on purpose.
 
 RocksDB writes its memory to tables when it closes. So its files are copied first (tables as hard links), the
-write-ahead log of the copy is cut where it was last synced, and then the copy takes the place.
+write-ahead log of the copy is cut where it was last synced, and then the copy takes the place. Only what
+holds data is copied: the rest (its own log, its options) RocksDB writes anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ondisk.storage.filestream import NEEDED
 from ondisk.storage.records import beginning, records
 
 
@@ -19,17 +21,18 @@ def copy_files(source: Path, target: Path) -> bool:
 
     def state() -> tuple[set[str], int]:
         manifest = (source / "CURRENT").read_text().strip()
-        return {file.name for file in source.iterdir()}, os.stat(source / manifest).st_size
+        names = {name for name in os.listdir(source) if NEEDED.fullmatch(name)}
+        return names, os.stat(source / manifest).st_size
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     try:
         before = state()
-        for name in before[0] - {"LOCK"}:
+        for name in before[0]:
             if name.endswith(".sst"):
                 os.link(source / name, target / name)
             else:
-                shutil.copy2(source / name, target / name)
+                shutil.copyfile(source / name, target / name)
         return state() == before
     except FileNotFoundError:
         return False

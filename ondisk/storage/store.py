@@ -49,6 +49,7 @@ class Store:
         Raises ``DirectoryInUse``, ``Corrupt``, ``StorageError`` or ``ResourceError``.
         """
         self.path = path.absolute()  # RocksDB opens files later on, whatever the working directory is then
+        self._current = str(self.path / "CURRENT")
         self._disk = disk or Disk()
         self._calls = Calls(self.path)
         self._closing = threading.Lock()  # of those who close, and of nobody else
@@ -65,7 +66,7 @@ class Store:
             self._meta = self._db.get_column_family("meta")
             self._meta_handle = self._db.get_column_family_handle("meta")
             self._durable = self._db.latest_sequence_number()  # opening syncs what it finds
-            self._newest_log = self._newest_log_there()
+            self._newest_log = _newest_log(names_in(self.path))
             self._watch = Watch(self.path, self._lost_file)
         except Exception as error:
             self._let_go(write=False)  # what failed may be kept, and this with it
@@ -89,7 +90,7 @@ class Store:
             if not create or any(name.endswith(".sst") for name in names_in(self.path)):
                 raise Corrupt(f"{self.path}: CURRENT is missing, without it there is no database")
         # RocksDB always leaves a log behind, except when it was killed while it created the database.
-        elif read_regular(current) != b"MANIFEST-000001\n" and not self._newest_log_there():
+        elif read_regular(current) != b"MANIFEST-000001\n" and not _newest_log(names_in(self.path)):
             raise Corrupt(f"{self.path}: the write-ahead log is missing, recent writes are lost")
         for name in names_in(self.path):
             if name.endswith(".log") or name.startswith("MANIFEST-"):
@@ -110,25 +111,25 @@ class Store:
 
         Raises ``OSError`` if that cannot be found out.
         """
-        suspects = self._needed_files() - set(names_in(self.path))
-        if lost := suspects & self._needed_files():  # before and after, and not in between
+        needed = self._needed_files()
+        names = names_in(self.path)
+        suspects = needed.difference(names)
+        if suspects and (lost := suspects & self._needed_files()):  # before and after, and not in between
             return min(lost)
         for _ in range(3):  # a log that is listed neither before it is made nor after it is removed is there
-            if (newest := self._newest_log_there()) >= self._newest_log:
+            if (newest := _newest_log(names)) >= self._newest_log:
                 self._newest_log = newest
                 return None
+            names = names_in(self.path)
         return f"{self._newest_log:06}.log"
 
     def _needed_files(self) -> set[str]:
         try:
-            manifest = (self.path / "CURRENT").read_text("ascii", "replace").strip()
+            with open(self._current, "rb", buffering=0) as file:
+                manifest = file.read().decode("ascii", "replace").strip()
         except NOT_THERE:
             return {"CURRENT"}
-        return {"CURRENT", manifest, *(file["name"].lstrip("/") for file in self._db.live_files())}
-
-    def _newest_log_there(self) -> int:
-        logs = (name.removesuffix(".log") for name in names_in(self.path) if name.endswith(".log"))
-        return max((int(number) for number in logs if number.isdecimal()), default=0)
+        return {"CURRENT", manifest, *[file["name"].lstrip("/") for file in self._db.live_files()]}
 
     @property
     def is_open(self) -> bool:
@@ -275,3 +276,9 @@ class Store:
             self.path.rename(self._before_cut)  # whoever is killed here finds the copy when opening again
             self._after_cut.rename(self.path)
             shutil.rmtree(self._before_cut)
+
+
+def _newest_log(names: list[str]) -> int:
+    """The number of the newest write-ahead log among the names of a directory; 0 if there is none."""
+    logs = [name.removesuffix(".log") for name in names if name.endswith(".log")]
+    return max([int(number) for number in logs if number.isdecimal()], default=0)
