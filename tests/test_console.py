@@ -346,10 +346,9 @@ def test_help_on_a_command_is_about_that_one(say: Callable[[str], str]) -> None:
         "\x00",
     ],
 )
-def test_invalid_input_is_answered_with_the_usage_of_that_command(
-    say: Callable[[str], str], line: str
-) -> None:
+def test_invalid_input_is_answered_with_the_usage_of_that_command(node: Node, line: str) -> None:
     """In one line. Nothing is done, and the console goes on."""
+    say = Console(node, lambda: [node.status], node).execute
     answer = say(line)
     assert answer.startswith("invalid input: ") and "\n" not in answer
     command = line.split(maxsplit=1)[0] if line.strip("\0") else ""
@@ -421,3 +420,9 @@ def test_a_console_on_a_cluster_goes_through_its_leader(tmp_path: Path) -> None:
         assert console.execute("put k v") == "ok"
         assert console.execute("get k") == "query key: k, result: v"
         assert len(console.execute("status").split("\n")) == 4
+
+
+def test_a_prompt_from_elsewhere_says_what_only_that_of_a_replica_has() -> None:
+    console = Console(Refusing(Rejected("")), list)
+    for line in ("compact", "export file", "found 1 2"):
+        assert console.execute(line).endswith("is about one replica, and only the prompt of that one has it")

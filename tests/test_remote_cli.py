@@ -191,6 +191,7 @@ def names_of(found: dict[str, Any]) -> list[str]:
         (["--endpoints", "localhost:1", "--timeout", "0.2", "put", "k", "v"], 6, "cannot connect"),
         (["--endpoints", "nowhere", "get", "k"], 2, "is not an address"),
         (["--endpoints", "localhost:1", "--secret-file", "/dev/null", "get", "k"], 2, "/dev/null"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
         (["cas", "k", "v"], 2, "cas KEY EXPECTED VALUE"),
         (["put", "k"], 2, "Missing argument"),
         (["nonsense", "--endpoints", "localhost:1"], 2, "No such command 'nonsense'"),

@@ -19,7 +19,7 @@ from ondisk.errors import ConfigurationError, OndiskError
 
 def _is_remote(arguments: list[str]) -> bool:
     """Whether a group elsewhere is asked: endpoints are named, or a command that needs some."""
-    if arguments[:1] and arguments[0] in remote.commands:
+    if arguments[:1] and not arguments[0].startswith("-"):  # a replica is started with options only
         return True
     options = {each.split("=")[0] for each in arguments}
     is_replica = bool(options & {"--replica-id", "-replicaid"})

@@ -69,6 +69,7 @@ HELP = "\n".join(
     ]
 )
 _ALIASES = {"?": "help", "quit": "exit"}
+_OF_ITS_OWN_PROMPT = ("found", "compact", "export")
 _NAMES = {command.split()[0] for command in COMMANDS}
 
 # Exit statuses: the highest one that a line deserved is that of the process, if the lines come from a pipe.
@@ -138,6 +139,8 @@ class Console:
         if not is_command(name):
             raise ValueError(f"there is no command {name.lower()!r:.60} (help lists them)")
         name = _ALIASES.get(name.lower(), name.lower())
+        if name in _OF_ITS_OWN_PROMPT and self._node is None:
+            raise ValueError(f"{name} is about one replica, and only the prompt of that one has it")
         try:
             answer = self._put(rest) if name == "put" else self._carry_out([name, *words(rest)])
         except ValueError as error:

@@ -21,7 +21,7 @@ from ondisk.cli.answers import data
 from ondisk.cli.console import MISTAKEN, UNKNOWN, WITHOUT_EFFECT, Console, show
 from ondisk.cli.input import carry_out, typed_lines
 from ondisk.cli.process import log_to_stderr, speak_utf8
-from ondisk.cli.serve import certificates, read_secret, tls_option
+from ondisk.cli.serve import certificates, read_secret, tls_option, version_option
 from ondisk.client import DEFAULT_TIMEOUT
 from ondisk.diskkv import MAX_SCAN_ITEMS, MAX_VALUE_BYTES
 from ondisk.dump import dump as write_dump
@@ -96,6 +96,7 @@ def _output_option(function: Any) -> Any:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
+@version_option
 @click.option(
     "--endpoints",
     metavar="HOST:PORT,...",

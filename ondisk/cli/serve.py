@@ -84,8 +84,19 @@ def _addresses(members: str, replica_id: int, own: str | None) -> dict[int, Addr
     return addresses
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(package_name="ondisk", prog_name="ondisk", message="%(prog)s %(version)s")
+version_option = click.version_option(
+    package_name="ondisk", prog_name="ondisk", message="%(prog)s %(version)s"
+)
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="Beside a replica: `ondisk get k`, `ondisk status` and the like ask a group that runs elsewhere "
+    "(`ondisk --endpoints HOST:PORT,... --help` lists them all, and without a command there is a prompt). "
+    "`ondisk inspect DIR` says what a stopped replica holds, `ondisk check perf DIR` whether a disk is fast "
+    "enough.",
+)
+@version_option
 @click.option("--replica-id", "-replicaid", type=click.IntRange(min=1), required=True, help="1, 2, 3, ...")
 @click.option(
     "--members",
