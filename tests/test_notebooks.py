@@ -1,10 +1,11 @@
-"""Every notebook: stored clean, and run from top to bottom; in a long run twice in one kernel."""
+"""Every notebook: stored clean, and run from top to bottom; in a long run twice, and then cell by cell."""
 
 from __future__ import annotations
 
 import json
 import os
 import pkgutil
+import random
 import re
 from collections import Counter
 from copy import deepcopy
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # Of Jupyter everything is imported where it is used: it takes seconds, and each process reads this file.
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+EVERY = "ONDISK_CELLS_ALONE" in os.environ  # each notebook cell by cell takes ten minutes
 
 COUNT = """
 import asyncio, json, threading
@@ -187,3 +190,21 @@ def test_a_notebook_runs_and_nothing_grows_when_it_runs_again(path: Path, tmp_pa
     assert not threads[-1] - threads[0]
     assert tasks[-1] <= tasks[0]
     assert ("probe b'put by the test'" in printed) == has_panel
+
+
+def shuffled(cells: list[Any]) -> list[Any]:
+    """Each cell with code, once, in an order of chance, which is the same each time."""
+    chosen = [cell for cell in deepcopy(cells) if cell.cell_type == "code"]
+    random.Random(11).shuffle(chosen)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=LONG) for path in NOTEBOOKS if EVERY or path.stem[:2] == "01"],
+)
+def test_each_cell_runs_alone_after_run_all(path: Path, tmp_path: Path) -> None:
+    """In an order that nobody would choose: no cell counts on what the one before it in the text has left."""
+    notebook = read(path)
+    notebook.cells += shuffled(notebook.cells)
+    run(notebook, tmp_path)
