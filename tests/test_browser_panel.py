@@ -99,6 +99,73 @@ def test_it_fits_wherever_it_is(page: Any, shot: Callable[[str], None]) -> None:
         shot(f"width-{width}")
 
 
+def test_it_fits_a_laptop_and_stays_whole_at_twice_the_size(page: Any, shot: Callable[[str], None]) -> None:
+    """On 1366 x 768 it is no higher than what is seen of the notebook; enlarged nothing of it is cut off."""
+    page.set_viewport_size({"width": 1366, "height": 768})
+    panel = open_panel(page)
+    seen = page.locator(".jp-WindowedPanel-outer").first
+
+    def height(element: Any) -> float:
+        return float(element.evaluate("each => each.clientHeight"))
+
+    wait_for(lambda: 0 < height(panel) <= height(seen), "it is no higher than the notebook's part", 20)
+    shot("laptop")
+    page.set_viewport_size({"width": 683, "height": 384})  # what a laptop has at 200 %
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    cut_off = """panel => {
+      const edge = panel.closest('.jp-OutputArea').getBoundingClientRect();
+      return [...panel.querySelectorAll('button, input, select, .card, [role=slider]')]
+        .filter(each => each.checkVisibility())
+        .filter(each => { const { left, right } = each.getBoundingClientRect();
+                          return left < edge.left - 1 || right > edge.right + 1; })
+        .map(each => each.outerHTML.slice(0, 200)); }"""
+    wait_for(lambda: panel.evaluate(cut_off) == [], "nothing is cut off", 20)
+    panel.scroll_into_view_if_needed()
+    shot("laptop-twice-the-size")
+
+
+def test_with_forced_colours_everything_has_an_edge(page: Any, shot: Callable[[str], None]) -> None:
+    """What is told by colours is told by lines and words, too; axe finds nothing there either."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.emulate_media(forced_colors="active", reduced_motion="reduce")
+    panel = open_panel(page)
+    panel.get_by_role("button", name="Put", exact=True).click()
+    panel.get_by_role("status").get_by_text(": done").first.wait_for()
+    panel.get_by_role("button", name=re.compile("^Replica \\d: leader")).click()
+    page.get_by_role("menuitem", name=re.compile("^Cut off")).click()
+    panel.get_by_role("status").get_by_text(": done").first.wait_for()
+    panel.get_by_role("button", name=re.compile("^Link 1 → 2 cut|^Link 3 → 1 cut")).first.wait_for()
+    shot("forced-colours")
+    looks = panel.evaluate(
+        """panel => {
+             const place = document.createElement('div');
+             place.className = 'row gone a-place';
+             panel.querySelector('.card').append(place);
+             const look = (selector, name) => {
+               const each = panel.querySelector(selector);
+               return each && getComputedStyle(each)[name]; };
+             return {
+               leader: parseFloat(look('.card.leads', 'borderTopWidth')),
+               other: parseFloat(look('.card:not(.leads)', 'borderTopWidth')),
+               durable: look('.card .row.durable', 'borderTopStyle'),
+               gone: look('.a-place', 'borderTopColor'),
+               back: look('.card', 'backgroundColor'),
+               rail: look('.rail', 'backgroundColor'),
+               handle: look('.handle', 'borderTopColor'),
+               slider: parseFloat(look('.noUi-target', 'borderTopWidth')),
+               button: parseFloat(look('.jupyter-button', 'borderTopWidth')) }; }"""
+    )
+    assert looks["leader"] > looks["other"] > 0
+    assert looks["durable"] == "solid"
+    assert looks["gone"] == looks["back"]
+    assert looks["back"] not in (looks["rail"], looks["handle"])
+    assert looks["button"] > 0 < looks["slider"]
+    panel.get_by_role("button", name=re.compile("^Replica 1:")).click()  # a menu
+    shot("forced-colours-menu")
+    found = axe.run(page, context=".ondisk-panel").response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] != "minor"] == []
+
+
 def test_who_wants_less_motion_sees_stills(page: Any) -> None:
     """A message of a second is at as many places as there are samples, not at sixty."""
     page.emulate_media(reduced_motion="reduce", forced_colors="active")

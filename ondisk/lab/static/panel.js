@@ -249,6 +249,7 @@ class Sky {
   #done = new Set();
   #free = new Map(); // when the last message was seen to arrive, by replica
   #lanes = new Map();
+  #halves = new Map(); // of labels that look alike: what was measured
   #ids = "";
 
   constructor(root, menu, find) {
@@ -336,10 +337,11 @@ class Sky {
     if (!width || !this.places) return;
     const card = (width - GAP * (this.places.size - 1)) / this.places.size;
     const middle = (id) => this.places.get(id) * (card + GAP) + card / 2;
-    for (const lane of this.#lanes.values()) {
+    // First all is measured, then all is moved: in turns each measurement would lay out the page anew.
+    const measured = [...this.#lanes.values()].map((lane) => [lane, lane.button.offsetWidth]);
+    for (const [lane, text] of measured) {
       const right = middle(lane.to) > middle(lane.from) ? 1 : -1;
       const x = middle(lane.from) + right * 6;
-      const text = lane.button.offsetWidth;
       lane.button.style.top = `${lane.y - 9}px`;
       lane.button.style.left = `${right > 0 ? x : x - text}px`;
       lane.start = x + right * (text + 4);
@@ -417,6 +419,16 @@ class Sky {
     if (this.#done.size > 500) this.#done = new Set([...this.#done].slice(-200));
   }
 
+  // Half the width of a label. Digits are about as wide as each other, so that few need to be measured.
+  #half(label) {
+    const look = label.textContent.replace(/\d/g, "0");
+    if (!this.#halves.has(look)) {
+      if (this.#halves.size > 200) this.#halves.clear();
+      this.#halves.set(look, label.getComputedTextLength() / 2);
+    }
+    return this.#halves.get(look);
+  }
+
   // Move everything to where it is at this moment; say whether anything goes on moving.
   tick(now) {
     const labelled = new Map(); // on each lane: the places of words
@@ -444,7 +456,7 @@ class Sky {
       const x = lane.start + (lane.end - lane.start) * (0.03 + 0.94 * Math.min(1, part));
       flight.g.setAttribute("transform", `translate(${x.toFixed(1)} ${lane.y})`);
       if (flight.label) {
-        const half = (flight.half ||= flight.label.getComputedTextLength() / 2);
+        const half = this.#half(flight.label);
         const [low, high] = [Math.min(lane.start, lane.end) + half, Math.max(lane.start, lane.end) - half];
         const middle = low < high ? Math.min(Math.max(x, low), high) : x;
         const others = labelled.get(lane) ?? [];
