@@ -161,6 +161,8 @@ def test_with_forced_colours_everything_has_an_edge(page: Any, shot: Callable[[s
     assert looks["back"] not in (looks["rail"], looks["handle"])
     assert looks["button"] > 0 < looks["slider"]
     panel.get_by_role("button", name=re.compile("^Replica 1:")).click()  # a menu
+    chosen = page.get_by_role("menuitem", name=re.compile("^Stop"))
+    assert chosen.evaluate("each => getComputedStyle(each).outlineStyle") == "solid"
     shot("forced-colours-menu")
     found = axe.run(page, context=".ondisk-panel").response["violations"]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] != "minor"] == []
