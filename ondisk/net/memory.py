@@ -279,7 +279,7 @@ class MemoryNetwork:
             now = self.clock()
             for sender in tuple(self._endpoints):
                 link = self._links.get((sender, receiver))
-                if link is None or link.stalled:
+                if link is None or not link.queue or link.stalled:
                     continue
                 while link.queue and link.queue[0].due <= now:
                     waited = self._take_next(link)
