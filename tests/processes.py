@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -187,6 +188,39 @@ class Terminal:
                 stream.close()
         if self._tty is not None:
             os.close(self._tty)
+
+
+class Replicas:
+    """Three of them, each in a process of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._terminals: dict[int, Terminal] = {}
+        self._all: list[Terminal] = []
+        self.endpoints = ",".join(f"127.0.0.1:{port}" for port in free_ports(3))
+        for member in (1, 2, 3):
+            self.start(member)
+
+    def start(self, member: int) -> None:
+        self._terminals[member] = Terminal(
+            "--serve", "--replica-id", str(member), "--members", self.endpoints, cwd=self._directory
+        )
+        self._all.append(self._terminals[member])
+        self._terminals[member].ready()
+
+    def kill(self, member: int) -> None:
+        """``kill -9``."""
+        self._terminals[member].kill()
+
+    def restart(self, member: int) -> None:
+        """As an operator does it."""
+        self._terminals[member].signal(signal.SIGTERM)
+        assert self._terminals[member].wait() == 0
+        self.start(member)
+
+    def close(self) -> None:
+        for terminal in self._all:
+            terminal.__exit__()
 
 
 Outcome = tuple[str, Any]

@@ -13,44 +13,11 @@ import pytest
 
 from ondisk import OndiskError, RemoteClient, connect
 from tests.lengths import LONG
-from tests.processes import Terminal, free_ports
+from tests.processes import Replicas
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 4  # threads with a session each, in the client's process
-
-
-class Replicas:
-    """Three of them, each in a process of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._terminals: dict[int, Terminal] = {}
-        self._all: list[Terminal] = []
-        self.endpoints = ",".join(f"127.0.0.1:{port}" for port in free_ports(3))
-        for member in (1, 2, 3):
-            self.start(member)
-
-    def start(self, member: int) -> None:
-        self._terminals[member] = Terminal(
-            "--serve", "--replica-id", str(member), "--members", self.endpoints, cwd=self._directory
-        )
-        self._all.append(self._terminals[member])
-        self._terminals[member].ready()
-
-    def kill(self, member: int) -> None:
-        """As a power cut does to a process."""
-        self._terminals[member].kill()
-
-    def restart(self, member: int) -> None:
-        """As an operator does it."""
-        self._terminals[member].signal(signal.SIGTERM)
-        assert self._terminals[member].wait() == 0
-        self.start(member)
-
-    def close(self) -> None:
-        for terminal in self._all:
-            terminal.__exit__()
 
 
 @pytest.fixture
