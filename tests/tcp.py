@@ -70,7 +70,7 @@ class HandmadePeer:
         self.sock = socket.create_connection(address, 20, (source, 0) if source else None)
         self.ids = sender, receiver
         self.secret = secret
-        self.hello = struct.pack(">8sQQ32s", b"ondisk-5", sender, receiver, os.urandom(32))
+        self.hello = struct.pack(">8sQQ32s", b"ondisk-6", sender, receiver, os.urandom(32))
         self.answer = b""  # the other side's hello
         self.sent = self.received = 0
 

@@ -402,7 +402,7 @@ def test_an_introduction_that_is_none_ends_the_connection(
     assert "not a message" in caplog.text
 
 
-@pytest.mark.parametrize("version", [b"ondisk-4", b"ondisk-9", b"ondisk-\n", b"ondisk-\xff"])
+@pytest.mark.parametrize("version", [b"ondisk-5", b"ondisk-9", b"ondisk-\n", b"ondisk-\xff"])
 def test_another_version_of_the_protocol_is_refused_with_what_to_do(
     attach: Callable[..., TcpEndpoint], caplog: pytest.LogCaptureFixture, version: bytes
 ) -> None:
@@ -412,7 +412,7 @@ def test_another_version_of_the_protocol_is_refused_with_what_to_do(
         peer.sock.sendall(version + peer.hello[8:])
         assert is_over(peer.sock)
     shown = version.decode("latin-1").encode("unicode_escape").decode()
-    assert f"it speaks {shown}, and this side ondisk-5: stop all replicas, install" in caplog.text
+    assert f"it speaks {shown}, and this side ondisk-6: stop all replicas, install" in caplog.text
 
 
 # Configuration

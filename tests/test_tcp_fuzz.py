@@ -185,7 +185,7 @@ class Stranger(threading.Thread):
     def hello(self) -> bytes:
         sender = self._rng.choice((self._replica + 1, 3, 3, self._replica, 1, 0, 4, 1 << 63))
         receiver = self._rng.choice((self._replica, self._replica, self._replica, 1, 0, 9))
-        return struct.pack(">8sQQ32s", b"ondisk-5", sender, receiver, self._rng.randbytes(32))
+        return struct.pack(">8sQQ32s", b"ondisk-6", sender, receiver, self._rng.randbytes(32))
 
     def hello_and_guess(self) -> bytes:
         heard = self._rng.choice(self._rng.choice(self._heard))

@@ -140,7 +140,7 @@ def test_a_stranger_learns_nothing_and_no_decoder_sees_what_it_sends(
         stranger.sock.settimeout(20)
         stranger.sock.sendall(stranger.hello[55:] + bytes(31))
         stranger.answer = stranger.read(56)
-        assert stranger.answer[:24] == struct.pack(">8sQQ", b"ondisk-5", 1, 2)
+        assert stranger.answer[:24] == struct.pack(">8sQQ", b"ondisk-6", 1, 2)
         stranger.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             stranger.sock.recv(1)

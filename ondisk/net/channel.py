@@ -40,7 +40,8 @@ CLIENT = 0  # in a hello: a client calls, and whom a client calls
 _MAC_BYTES = 16
 _LENGTH_BYTES = 4
 _PROOF_BYTES = 32
-_FAMILY, _MAGIC = b"ondisk-", b"ondisk-5"
+# Another number with each change of a message, and with each new command of DiskKV: see docs/decisions.md.
+_FAMILY, _MAGIC = b"ondisk-", b"ondisk-6"
 _ORIGIN_TAG = b"\xc1"  # of a frame that holds an origin: MessagePack never begins so
 _HELLO = struct.Struct(">8sQQ32s")  # the magic, sender, receiver, nonce
 
