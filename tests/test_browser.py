@@ -193,7 +193,7 @@ def everything_has_a_name(page: Any) -> None:
     """
     from playwright.sync_api import expect
 
-    elements = page.locator(".jp-OutputArea-output :is(button, input, select, img, svg)").all()
+    elements = page.locator(".jp-OutputArea-output :is(button, input, select, img, svg):visible").all()
     assert elements
     for element in elements:
         expect(element).to_have_accessible_name(re.compile(r"\w"))

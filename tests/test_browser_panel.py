@@ -55,6 +55,14 @@ def open_panel(page: Any) -> Any:
     return panel
 
 
+def show_in(page: Any, theme: str) -> None:
+    """Return when JupyterLab has this theme."""
+    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", theme)
+    wanted = str("Light" in theme).lower()
+    page.wait_for_function(f"document.body.dataset.jpThemeLight === '{wanted}'")
+    page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+
 def test_axe_finds_nothing_serious_or_moderate_in_either_theme(
     page: Any, shot: Callable[[str], None]
 ) -> None:
@@ -70,12 +78,7 @@ def test_axe_finds_nothing_serious_or_moderate_in_either_theme(
         if action:
             page.get_by_role("menuitem", name=re.compile(f"^{action}")).click()
     for theme in THEMES:
-        page.evaluate(
-            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", theme
-        )
-        wanted = str("Light" in theme).lower()
-        page.wait_for_function(f"document.body.dataset.jpThemeLight === '{wanted}'")
-        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        show_in(page, theme)
         shot(theme)
         found = axe.run(page, context=".ondisk-panel").response["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] != "minor"] == []
