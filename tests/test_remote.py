@@ -190,12 +190,13 @@ def test_a_task_that_is_cancelled_leaves_no_lock_behind(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the worst moment: the lock is got, in a thread, and nobody has been told."""
-    got = threading.Event()
+    got, cancelled = threading.Event(), threading.Event()
     really = locks.take_free
 
     def take_free(*arguments: Any) -> locks.Held | None:
         held = really(*arguments)
         got.set()
+        cancelled.wait(60)
         return held
 
     monkeypatch.setattr(locks, "take_free", take_free)
@@ -205,6 +206,7 @@ def test_a_task_that_is_cancelled_leaves_no_lock_behind(
             taking = asyncio.ensure_future(client.lock("async/cancelled", ttl=60))
             await asyncio.to_thread(got.wait)
             taking.cancel()
+            cancelled.set()
             with pytest.raises(asyncio.CancelledError):
                 await taking
             assert await client.get("async/cancelled") is None

@@ -20,6 +20,7 @@ from ondisk.diskkv import DiskKV
 from ondisk.errors import Corrupt, NotDone, ResourceError, StorageError
 from ondisk.interrupts.shielded import shielded
 from ondisk.net.memory import MemoryNetwork
+from ondisk.storage import store
 from ondisk.storage.disk import Disk
 from ondisk.storage.generations import Generations
 from ondisk.storage.store import Store
@@ -139,7 +140,7 @@ def no_descriptors(*_: object, **__: object) -> None:
 # Which directories are looked at, and by what.
 LOOKS = [
     ("state", Path, "read_bytes"),  # the pointer
-    *[(database, Path, "read_text") for database in ("state/db-000001", "log/rocksdb")],  # CURRENT
+    *[(database, store, "open") for database in ("state/db-000001", "log/rocksdb")],  # CURRENT
     *[(database, os, "listdir") for database in ("state/db-000001", "log/rocksdb")],
 ]
 
@@ -157,7 +158,7 @@ def test_a_file_that_cannot_be_looked_for_is_not_said_to_be_lost(
     cluster.put("k", "1")
     another = cluster.data_dir / "replica-1" / directory / "a name that comes"
     with monkeypatch.context() as patch:
-        patch.setattr(owner, opens, no_descriptors)
+        patch.setattr(owner, opens, no_descriptors, raising=False)
         another.touch()  # so that the directory is looked at
         with pytest.raises((OutcomeUnknown, NotDone)):
             cluster.put("k", "2", timeout=5)
@@ -168,7 +169,7 @@ def test_a_file_that_cannot_be_looked_for_is_not_said_to_be_lost(
     assert cluster.get("k", timeout=20) in (b"1", b"2")
 
 
-@pytest.mark.parametrize("opens", [(Path, "read_text"), (os, "listdir")], ids=["CURRENT", "names"])
+@pytest.mark.parametrize("opens", [(store, "open"), (os, "listdir")], ids=["CURRENT", "names"])
 def test_a_database_that_cannot_be_looked_at_writes_nothing_when_it_closes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, opens: tuple[object, str]
 ) -> None:
@@ -185,7 +186,7 @@ def test_a_database_that_cannot_be_looked_at_writes_nothing_when_it_closes(
 
     before = files()
     with monkeypatch.context() as patch:
-        patch.setattr(*opens, no_descriptors)
+        patch.setattr(*opens, no_descriptors, raising=False)
         store.close()
     assert files() == before
     store = Store(tmp_path / "db")
@@ -208,7 +209,7 @@ def test_a_directory_that_cannot_be_listed_is_not_taken_for_a_new_one(
     (tmp_path / "state" / "current").unlink()
     with monkeypatch.context() as patch:
         for opens in ((os, "listdir"), (os, "scandir")):
-            patch.setattr(*opens, no_descriptors)
+            patch.setattr(*opens, no_descriptors, raising=False)
         with pytest.raises(StorageError, match="may not open more files"):
             Generations(tmp_path / "state", Disk()).open()
     with pytest.raises(Corrupt, match="the pointer file is missing"):
