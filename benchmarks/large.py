@@ -41,6 +41,7 @@ from benchmarks.instruments import (
     resident,
     timed,
 )
+from benchmarks.scraped import scrape
 from benchmarks.shares import shares
 from benchmarks.small import failover, idle, simulator, slow_disks, stale
 from benchmarks.worker import Ondisk, Stock, free_ports, puts
@@ -438,6 +439,7 @@ MEASUREMENTS: dict[str, Callable[[Order], None]] = {
     "failover": failover,
     "slow-disks": slow_disks,
     "stale": stale,
+    "scrape": scrape,
     "idle": idle,
     "simulator": simulator,
     "shares": shares,

@@ -74,12 +74,13 @@ LARGE = {
     "failover": "The leader goes",
     "slow-disks": "Every fsync takes 5 ms",
     "stale": "Stale gets, and gets of the same RocksDB without anything around it",
+    "scrape": "A leader's /metrics is asked for while puts are in flight",
     "idle": "A notebook's kernel with three replicas that nobody asks anything",
     "simulator": "Seeds with all faults and all checks",
     "shares": "Where the processor time of a put goes, three replicas in one process, in microseconds",
     "curves": "One thing changes, all else stays: three replicas in memory, 64 in flight (values: 16)",
 }
-WITHOUT_KEYS = ("failover", "slow-disks", "stale", "idle", "simulator", "shares")
+WITHOUT_KEYS = ("failover", "slow-disks", "stale", "scrape", "idle", "simulator", "shares")
 DURABLE = """\
 Durable before a put is answered
   ondisk     on disk, fsynced, in the Raft logs of a majority
@@ -247,6 +248,7 @@ BARS = (
     Bar("slow-disks", None, "in fsyncs", "one put <= 1.3 fsyncs", lambda x: x <= 1.3, statistics.median),
     Bar("slow-disks", None, "of 256 a fsync", ">= 0.7 of 256 a fsync", lambda x: x >= 0.7, statistics.median),
     Bar("stale", None, "ratio", ">= 0.6x bare rocksdict", lambda x: x >= 0.6, statistics.median),
+    Bar("scrape", None, "% lost to one a second", "<= 1 % of puts", lambda x: x <= 1, statistics.median),
     Bar("idle", "three replicas", "% of a core", "<= 2 % of a core", lambda x: x <= 2, statistics.median),
     Bar("idle", _WITH_PANEL, "% of a core", "<= 6 % of a core", lambda x: x <= 6, statistics.median),
     Bar("simulator", None, "virtual s/s", ">= 300 virtual s/s", lambda x: x >= 300, statistics.median),

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from ondisk.figures import BUCKETS, Histogram
 from ondisk.node import Node
 
+_VERSION = version("ondisk")  # read once: it stands in a file
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,7 +47,7 @@ class _Figures(Collector):
         info = GaugeMetricFamily(
             "ondisk_server_info", "Always 1; who this is.", labels=("replica", "group", "disk", "version")
         )
-        info.add_metric((str(node.id), status.group, status.disk, version("ondisk")), 1)
+        info.add_metric((str(node.id), status.group, status.disk, _VERSION), 1)
         yield info
         yield _gauge("server_running", "Whether the replica takes requests: not failed.", status.running)
         yield _gauge("server_has_leader", "Whether a leader is known.", status.leader_id is not None)
