@@ -40,6 +40,7 @@ class Figures:
         self.state_fsync = Histogram()
         self.apply = Histogram()
         self.leader_changes = 0
+        self.proposals_failed = 0
         self._leader: int | None = None
 
     def look(self, status: ReplicaStatus) -> None:
@@ -51,7 +52,7 @@ class Figures:
 
 
 class MeasuredReplica(Replica):
-    """A replica that counts how long each batch takes to apply."""
+    """A replica that counts how long each batch takes to apply, and which requests have failed."""
 
     figures: Figures
 
@@ -60,3 +61,7 @@ class MeasuredReplica(Replica):
         began = time.monotonic()
         super().apply(entries)
         self.figures.apply.observe(time.monotonic() - began)
+
+    def on_failed(self) -> None:
+        """See ``Replica.on_failed``."""
+        self.figures.proposals_failed += 1

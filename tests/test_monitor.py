@@ -19,7 +19,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ondisk import Cluster, ConfigurationError, Node, PortInUse
+from ondisk import Cluster, ConfigurationError, Node, NoLeader, PortInUse
 from ondisk.figures import BUCKETS, Histogram
 from ondisk.monitor import Monitor, exposition
 from ondisk.net.memory import MemoryNetwork
@@ -122,6 +122,10 @@ def test_a_group_without_a_majority_is_alive_and_not_ready(make_cluster: Callabl
         for other in {1, 2, 3} - {leader}:
             cluster.stop(other)
         wait_until(lambda: figures(ask(monitor, "/metrics")[1])["ondisk_server_has_leader"] == 0)
+        assert figures(ask(monitor, "/metrics")[1])["ondisk_server_proposals_failed_total"] == 0
+        with pytest.raises(NoLeader):
+            cluster.put_async("k", "v", via=leader, timeout=0.1).result(20)  # nobody cancels it before
+        wait_until(lambda: figures(ask(monitor, "/metrics")[1])["ondisk_server_proposals_failed_total"] == 1)
         assert figures(ask(monitor, "/metrics")[1])[f"ondisk_network_active_peers[{leader % 3 + 1}]"] == 0
         code, why = ask(monitor, "/readyz")
         assert code == 503 and "[-]leader failed: no leader is known\n[-]linearizable_read failed: " in why

@@ -59,6 +59,8 @@ class _Figures(Collector):
         yield _counter("server_proposals_committed", "The commit index.", status.commit_index)
         yield _counter("server_proposals_applied", "The applied index.", status.applied_index)
         yield _gauge("server_proposals_pending", "Requests without an answer.", status.waiting)
+        failed = figures.proposals_failed
+        yield _counter("server_proposals_failed", "Writes that ended with an error here.", failed)
         yield _histogram("server_apply_duration", "To apply a batch of entries.", figures.apply)
 
     def _disk(self) -> Iterator[Metric]:

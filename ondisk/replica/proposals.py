@@ -8,7 +8,7 @@ told the truth about its write: it has happened, it never will, or nobody knows 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ondisk.errors import (
@@ -56,9 +56,20 @@ class Proposals:
     """Those of this replica's callers, and of the replicas that take it for the leader."""
 
     def __init__(
-        self, replica_id: int, raft: Raft, *, send: Send, answer: Answer, first_request: int
+        self,
+        replica_id: int,
+        raft: Raft,
+        *,
+        send: Send,
+        answer: Answer,
+        first_request: int,
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
-        """``first_request`` numbers what is forwarded, and differs from that of an earlier life."""
+        """``first_request`` numbers what is forwarded, and differs from that of an earlier life.
+
+        ``failed`` is called when a caller here is told of an error.
+        """
+        self._count_failed = failed
         self.blocked = False  # whether the present step could not send to the leader it knows
         self._id = replica_id
         self._raft = raft
@@ -301,11 +312,11 @@ class Proposals:
                     self._does_not_lead = asked
                 self._wait_for_turn(proposal)
             elif outcome.verdict == "discarded":
-                proposal.reply.set_exception(Discarded(_DISCARDED))
+                self._fail(proposal.reply, Discarded(_DISCARDED))
             elif isinstance(proposal.command, TransferLeadership):
-                proposal.reply.set_exception(OutcomeUnknown(_NOT_YET.format(proposal.command.to)))
+                self._fail(proposal.reply, OutcomeUnknown(_NOT_YET.format(proposal.command.to)))
             else:
-                proposal.reply.set_exception(OutcomeUnknown(_LOST_BY_LEADER))
+                self._fail(proposal.reply, OutcomeUnknown(_LOST_BY_LEADER))
 
     def _answer(self, reply: Future[Result] | Remote, result: Result) -> None:
         if isinstance(reply, Remote):
@@ -316,8 +327,12 @@ class Proposals:
     def _refuse(self, reply: Future[Result] | Remote, error: OndiskError) -> None:
         if isinstance(reply, Remote):
             self._report(reply, "discarded" if isinstance(error, NotDone) else "unknown")
-        elif not reply.done():
-            reply.set_exception(error)
+        else:
+            self._fail(reply, error)
+
+    def _fail(self, reply: Future[Result], error: OndiskError) -> None:
+        if refuse(reply, error):
+            self._count_failed()
 
     def _report(
         self,
@@ -370,19 +385,16 @@ class Proposals:
                 del self._in_log[index]
                 self._refuse(reply, OutcomeUnknown(_LOST_BY_LEADER))
 
-    @staticmethod
-    def _too_late(proposal: _Proposal) -> None:
+    def _too_late(self, proposal: _Proposal) -> None:
         """Its deadline passed before it was proposed."""
         if not isinstance(proposal.reply, Future):
             return
         if proposal.reply.running() and not isinstance(proposal.command, bytes):
             # It may have been proposed to a leader that went away: see ``give_up_on_former_leader``.
-            proposal.reply.set_exception(Timeout("asked for, but not known to be done before the deadline"))
+            error: OndiskError = Timeout("asked for, but not known to be done before the deadline")
         else:
-            refuse(
-                proposal.reply,
-                NoLeader("no leader could be reached before the deadline; nothing was proposed"),
-            )
+            error = NoLeader("no leader could be reached before the deadline; nothing was proposed")
+        self._fail(proposal.reply, error)
 
     def give_up_on_former_leader(self, now: float) -> None:
         """What was forwarded to who does not lead any more: ask again if that does no harm.
@@ -423,9 +435,9 @@ class Proposals:
             if not isinstance(proposal.reply, Future):
                 continue
             if proposal.reply.running() and not isinstance(proposal.command, bytes):
-                proposal.reply.set_exception(OutcomeUnknown(f"{stopped}; it had been asked for"))
+                self._fail(proposal.reply, OutcomeUnknown(f"{stopped}; it had been asked for"))
             else:
-                refuse(proposal.reply, ReplicaStopped(stopped))
+                self._fail(proposal.reply, ReplicaStopped(stopped))
         in_hand, self._in_hand = self._in_hand, []
         for proposal in in_hand:  # an error came in between
             self._refuse(proposal.reply, OutcomeUnknown(f"{stopped}; the command may have been proposed"))

@@ -191,7 +191,12 @@ class Replica:
         self._answers: deque[tuple[Future[Any], Result | None]] = deque()  # for callers in this process
         first_request = self._first_request(rng)
         self._proposals = Proposals(
-            replica_id, self.raft, send=self._send, answer=self._answer, first_request=first_request
+            replica_id,
+            self.raft,
+            send=self._send,
+            answer=self._answer,
+            first_request=first_request,
+            failed=self.on_failed,
         )
         self._reads = Reads(
             self.raft, send=self._send, answer=self._answer, first_request=first_request, clock=clock
@@ -532,6 +537,9 @@ class Replica:
         if commands:
             self._compaction.machine_index = commands[-1].index
         self._proposals.on_applied(entries, commands, results)
+
+    def on_failed(self) -> None:
+        """A caller here is told that a command or a change has failed, or may have. A subclass may count."""
 
     def on_installed(self, index: int) -> None:
         """A snapshot took the place of all entries up to ``index``. Called within a step."""

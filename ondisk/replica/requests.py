@@ -39,10 +39,13 @@ def begin(future: Future[Any]) -> bool:
     return future.running() or future.set_running_or_notify_cancel()
 
 
-def refuse(future: Future[Any], error: Exception) -> None:
-    """End a future with an error, under way or not, unless its caller has cancelled it."""
-    if not future.refuse(error) and future.running():
+def refuse(future: Future[Any], error: Exception) -> bool:
+    """End a future with an error, under way or not, unless its caller has cancelled it; say whether."""
+    if future.refuse(error):
+        return True
+    if running := future.running():
         future.set_exception(error)
+    return running
 
 
 def drain(queue: deque[_T]) -> list[_T]:
