@@ -34,7 +34,6 @@ from ondisk import diskkv
 from ondisk.diskkv import DiskKV
 from ondisk.errors import InvalidCommand, NotDone, OndiskError, OutcomeUnknown
 from ondisk.net.clock import Clock, since_boot
-from ondisk.net.endpoint import they_cannot
 from ondisk.raft.messages import Message, Origin, decoder, encoder
 from ondisk.replica import Replica
 from ondisk.statemachine import Result
@@ -107,7 +106,7 @@ class Links:
     def add_peers(self, addresses: Mapping[int, str]) -> None:
         """See ``Endpoint``: the nodes stay the same."""
 
-    def wait(self, seconds: float, answers_can_wait: Callable[[], bool] = they_cannot) -> None:
+    def wait(self, seconds: float) -> None:
         """Nobody waits here: see ``Adapter.step``."""
 
     def wake(self) -> None:

@@ -97,7 +97,7 @@ class Stepper:
                 if not replica.running:  # it failed, and its status says why
                     return
                 self._ticker.look()
-                self.endpoint.wait(seconds, replica.answers_can_wait)
+                self.endpoint.wait(seconds)
                 if self.is_dropped:  # no hook of the garbage collector tells: those can be torn
                     replica.close()
                     return

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -16,15 +15,7 @@ from hypothesis import strategies as st
 from ondisk.errors import PortInUse
 from ondisk.net.memory import MemoryNetwork
 from ondisk.net.reach import reaches_leader
-from ondisk.raft.messages import (
-    AppendEntriesResponse,
-    Message,
-    Origin,
-    ReadIndexRejection,
-    ReadIndexRequest,
-    ReadIndexResponse,
-)
-from tests.waiting import wait_until
+from ondisk.raft.messages import Message, Origin, ReadIndexRejection, ReadIndexRequest, ReadIndexResponse
 
 
 class Time:
@@ -35,9 +26,6 @@ class Time:
 
     def __call__(self) -> float:
         return self.now
-
-
-ANSWER = AppendEntriesResponse(1, 1, 0, 1)
 
 
 def message(number: int) -> Message:
@@ -247,40 +235,6 @@ def test_no_wake_up_is_lost_between_many_senders_and_a_waiting_receiver() -> Non
     for thread in threads:
         thread.join()
     assert len(received) == 8000
-
-
-def test_an_answer_that_can_wait_wakes_nobody_and_is_there_afterwards() -> None:
-    network = MemoryNetwork()
-    receiver, sender = network.attach(1), network.attach(2)
-    receiver.wait(0.0)  # takes the token of who joined
-    thread = threading.Thread(target=receiver.wait, args=(60.0, lambda: True))
-    thread.start()
-    wait_until(lambda: receiver._asleep)
-    sender.send(1, ANSWER)
-    assert receiver._tokens.empty()
-    sender.send(1, message(1))
-    thread.join(20)
-    assert not thread.is_alive()
-    assert [each for _, _, each in receiver.receive()] == [ANSWER, message(1)]
-
-
-class Tokens(SimpleQueue[None]):
-    """Notes who would have slept, and lets nobody."""
-
-    slept = 0
-
-    def get(self, block: bool = True, timeout: float | None = None) -> None:
-        self.slept += 1
-
-
-@pytest.mark.parametrize("can_wait", [False, True])
-def test_an_answer_that_has_arrived_before_is_seen_by_the_wait(can_wait: bool) -> None:
-    network = MemoryNetwork()
-    receiver, sender = network.attach(1), network.attach(2)
-    tokens = receiver._tokens = Tokens()
-    sender.send(1, ANSWER)
-    receiver.wait(60.0, lambda: can_wait)
-    assert tokens.slept == can_wait
 
 
 def test_a_negative_latency_is_refused() -> None:

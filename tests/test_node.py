@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -27,10 +27,10 @@ class BreakingNetwork(MemoryNetwork):
         endpoint = super().attach(replica_id)
         wait = endpoint.wait
 
-        def break_or_wait(seconds: float, answers_can_wait: Callable[[], bool]) -> None:
+        def break_or_wait(seconds: float) -> None:
             if self.error is not None:
                 raise self.error
-            wait(min(seconds, 0.01), answers_can_wait)
+            wait(min(seconds, 0.01))
 
         endpoint.wait = break_or_wait  # type: ignore[method-assign]
         return endpoint

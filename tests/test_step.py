@@ -27,7 +27,7 @@ from ondisk.replica import Replica
 from ondisk.replica.opening import finish_install, first_members
 from ondisk.statemachine import Result
 from tests.lagging import lagging
-from tests.virtual import World, ask, fill, put
+from tests.virtual import World, fill, put
 
 FOREVER = float("inf")
 
@@ -49,45 +49,6 @@ def test_a_leader_wants_to_be_called_for_its_next_heartbeat(world: World) -> Non
         wait = leader.step()
         assert wait == pytest.approx(leader.raft.next_wakeup() - world.now)
         assert 0 <= wait <= leader.raft.timing.heartbeat
-
-
-def test_answers_can_wait_only_when_nobody_waits_for_them(world: World) -> None:
-    leader = world.elect()
-    world.run(1)
-    assert leader.answers_can_wait()
-    assert not any(world.replicas[member].answers_can_wait() for member in world.others(leader.id))
-    done = put(leader, "k")
-    assert not leader.answers_can_wait()  # it has not been taken in
-    leader.step()
-    assert not leader.answers_can_wait()  # nor committed
-    world.run_until(done.done)
-    assert leader.answers_can_wait()
-    read = leader.read_barrier(FOREVER)
-    leader.step()
-    assert not leader.answers_can_wait()
-    world.run_until(read.done)
-    assert leader.answers_can_wait()
-    leader.raft.timing = leader.raft.timing._replace(clock_drift=0.1)
-    assert not leader.answers_can_wait()  # each makes the lease longer
-    leader.raft.timing = leader.raft.timing._replace(clock_drift=None)
-    leader.raft.transfer(world.others(leader.id)[0])
-    assert not leader.answers_can_wait()
-
-
-def test_answers_cannot_wait_while_a_member_lacks_entries_or_is_to_be_promoted(world: World) -> None:
-    leader = world.elect()
-    world.run(1)
-    progress = leader.raft.progress[world.others(leader.id)[0]]
-    progress.become_probe()
-    assert not leader.answers_can_wait()
-    world.run(1)
-    assert leader.answers_can_wait()
-    progress.next -= 1  # its window was full, say
-    assert not leader.answers_can_wait()
-    world.run(1)
-    ask(world, leader, AddReplica(4))  # nobody is there
-    world.run(1)
-    assert leader.raft.membership.learners and not leader.answers_can_wait()
 
 
 def test_a_follower_wants_to_be_called_for_its_timers(world: World) -> None:

@@ -37,9 +37,6 @@ class FakeReplica:
         self.in_step()
         return PATIENCE
 
-    def answers_can_wait(self) -> bool:
-        return False
-
     def close(self) -> None:
         self.in_close()
         self.running = False
@@ -61,7 +58,7 @@ class FakeEndpoint:
         self.waits = threading.Semaphore(0)
         self.woken = threading.Semaphore(0)
 
-    def wait(self, seconds: float, answers_can_wait: Callable[[], bool]) -> None:
+    def wait(self, seconds: float) -> None:
         self.waits.release()
         self.woken.acquire(timeout=seconds)
 

@@ -21,7 +21,6 @@ from ondisk.net.tcp import MAX_UNKNOWN_PEERS, TcpEndpoint, TcpNetwork
 from ondisk.raft.limits import MAX_FRAME_BYTES, MAX_UNSENT_BYTES
 from ondisk.raft.messages import (
     AppendEntries,
-    AppendEntriesResponse,
     Message,
     Origin,
     Outcome,
@@ -194,28 +193,6 @@ def test_wake_ends_a_wait_from_another_thread(attach: Callable[..., TcpEndpoint]
     endpoint.close()
     endpoint.close()
     endpoint.wake()
-
-
-def test_an_answer_that_can_wait_ends_no_wait_and_is_there_afterwards(
-    attach: Callable[..., TcpEndpoint], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = TcpNetwork(free_addresses(2), secret=SECRET)
-    one, two = attach(network, 1), attach(network, 2)
-    connect(one, two)
-    answer, other = AppendEntriesResponse(1, 1, 0, 1), ReadIndexRequest(1)
-    two.send(1, answer)
-    wait_until(lambda: one.wait(0.01, lambda: True) or one._inbox)  # type: ignore[func-returns-value]
-    served: list[float] = []
-    monkeypatch.setattr(
-        one, "_serve", lambda seconds, serve=one._serve: served.append(seconds) or serve(seconds)
-    )
-    one.wait(60.0)
-    assert not served  # it is a message as others, unless it can wait
-    one.wait(0.01, lambda: True)
-    assert served
-    two.send(1, other)
-    one.wait(60.0, lambda: True)
-    assert [message for _, _, message in one.receive()] == [answer, other]
 
 
 # Who calls whom

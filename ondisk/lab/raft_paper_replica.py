@@ -313,11 +313,6 @@ class PaperRaft(Raft):
         """When ``tick`` must be called again even if nothing happens, in the clock's seconds."""
         return self.paper.heartbeat_due if self.is_leader else self.election_deadline
 
-    @property
-    def answers_can_wait(self) -> bool:
-        """The paper takes in each one when it comes."""
-        return False
-
     def committed_entries(self) -> list[LogEntry]:
         """The next entries for the state machine; none while it has to do with a snapshot."""
         if self.recovering or self.needs_state:

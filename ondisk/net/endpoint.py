@@ -9,20 +9,10 @@ back: it asks with ``receive`` when its step begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
-from ondisk.raft.messages import AppendEntriesResponse, Message, Origin
-
-
-def is_answer(message: Message) -> bool:
-    """Whether this is a follower's answer to its leader, who may have all that it needs already."""
-    return isinstance(message, AppendEntriesResponse)
-
-
-def they_cannot() -> bool:
-    """Answers are looked at when they arrive."""
-    return False
+from ondisk.raft.messages import Message, Origin
 
 
 class Endpoint(Protocol):
@@ -50,12 +40,8 @@ class Endpoint(Protocol):
     def add_peers(self, addresses: Mapping[int, str]) -> None:
         """Learn where members are that were added to the group. A network in memory knows."""
 
-    def wait(self, seconds: float, answers_can_wait: Callable[[], bool] = they_cannot) -> None:
-        """Return when something arrives, when ``wake`` is called, or after ``seconds``.
-
-        While ``answers_can_wait`` followers' answers are no reason to return: they lie there for the next
-        ``receive``.
-        """
+    def wait(self, seconds: float) -> None:
+        """Return when something arrives, when ``wake`` is called, or after ``seconds``."""
 
     def wake(self) -> None:
         """End the present or the next ``wait``. May be called from any thread."""

@@ -14,7 +14,6 @@ from ondisk.errors import PortInUse
 from ondisk.interrupts import forked
 from ondisk.interrupts.shielded import shielded
 from ondisk.net.clock import Clock, PausableClock
-from ondisk.net.endpoint import is_answer, they_cannot
 from ondisk.raft.messages import Message, Origin
 
 
@@ -249,12 +248,9 @@ class MemoryNetwork:
                 now = self.clock()
                 link.queue.append(_Waiting(now + delay, now, number, origin, message))
                 self._under_way += 1
-                look_again = True  # the receiver must find out when that is due
             else:
                 self._deliver(pair, number, origin, message)
-                look_again = receiver.ends_its_wait(message)
-        if look_again:
-            receiver.wake()
+        receiver.wake()
         return True
 
     def _deliver(self, pair: tuple[int, int], number: int, origin: Origin, message: Message) -> Event | None:
@@ -328,7 +324,6 @@ class _MemoryEndpoint:
         self._present: frozenset[int] = frozenset()  # as it was at the last look
         self._others: frozenset[int] = frozenset()  # the same, without this one
         self._tokens: SimpleQueue[None] = SimpleQueue()
-        self._asleep = self._patient = False
         self.inbox: deque[tuple[int, Origin, Message]] = deque()
         self._origin = Origin(b"", b"", 0, 0)  # until it is introduced
 
@@ -353,25 +348,16 @@ class _MemoryEndpoint:
     def add_peers(self, addresses: Mapping[int, str]) -> None:
         pass
 
-    def wait(self, seconds: float, answers_can_wait: Callable[[], bool] = they_cannot) -> None:
-        self._patient = answers_can_wait()
-        self._asleep = True  # from now on who sends wakes; what it has sent before is in the inbox
-        try:
-            if self.inbox and not (self._patient and all(is_answer(each[2]) for each in tuple(self.inbox))):
-                return
-            if self._next_due is not None:
-                seconds = min(seconds, self._next_due - self._network.clock())
-            if seconds > 0:
-                with suppress(Empty):
-                    self._tokens.get(timeout=seconds)
-        finally:
-            self._asleep = False
+    def wait(self, seconds: float) -> None:
+        if self.inbox:
+            return
+        if self._next_due is not None:
+            seconds = min(seconds, self._next_due - self._network.clock())
+        if seconds > 0:
+            with suppress(Empty):
+                self._tokens.get(timeout=seconds)
         while not self._tokens.empty():
             self._tokens.get()
-
-    def ends_its_wait(self, message: Message) -> bool:
-        """Whether it must be woken for this, which is in its inbox."""
-        return self._asleep and not (self._patient and is_answer(message))
 
     def wake(self) -> None:
         # Who finds a token brings none: what it announces has already been queued, the token is taken out

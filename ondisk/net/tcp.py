@@ -22,7 +22,7 @@ import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ondisk.errors import ConfigurationError
@@ -34,7 +34,6 @@ from ondisk.net.client_messages import Failed, Response
 from ondisk.net.clients import MAX_CLIENTS, Call, Clients
 from ondisk.net.connection import Connection
 from ondisk.net.dialer import Dialer
-from ondisk.net.endpoint import is_answer, they_cannot
 from ondisk.net.places import MAX_UNAUTHENTICATED, who_makes_room
 from ondisk.net.ratelimit import RateLimitedLog
 from ondisk.net.sockets import NO_DESCRIPTORS, listen, notice_silence, reason, round_trip
@@ -223,13 +222,11 @@ class TcpEndpoint:
             else:
                 self._flush(connection)
 
-    def wait(self, seconds: float, answers_can_wait: Callable[[], bool] = they_cannot) -> None:
+    def wait(self, seconds: float) -> None:
         """Serve the sockets until a message arrives, ``wake`` is called, or time is up."""
         deadline = time.monotonic() + seconds
         self._waker.begin()
-        while not self._clients.arrived and not self._waker.awake:
-            if self._inbox and not (answers_can_wait() and all(is_answer(each[2]) for each in self._inbox)):
-                break
+        while not self._inbox and not self._clients.arrived and not self._waker.awake:
             left = deadline - time.monotonic()
             if left <= 0:
                 break

@@ -301,21 +301,6 @@ class Raft(Engine):
         """The state machine holds the outcome of all entries up to ``index``."""
         self.applied_index = index
 
-    @property
-    def answers_can_wait(self) -> bool:
-        """As leader: whether all is committed and on its way to everybody, and nobody is to be promoted.
-
-        With leases each answer counts at once: it makes the present one longer.
-        """
-        return (
-            self.is_leader
-            and self.commit_index == self.log.last_index
-            and self.timing.clock_drift is None
-            and not self.membership.learners
-            and not self.handover.under_way
-            and self.leader.has_sent_all()
-        )
-
     def replicate(self) -> None:
         """As leader: send everybody what it lacks, or a heartbeat, if it is time."""
         if self.is_leader and (self.leader.must_send or self.leader.next_send <= time_of_step()):

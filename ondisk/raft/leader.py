@@ -15,7 +15,7 @@ from ondisk.raft.messages import (
     Refused,
     SnapshotNeeded,
 )
-from ondisk.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
+from ondisk.raft.progress import PROBE, SNAPSHOT, Progress
 from ondisk.raft.records import LogEntry
 from ondisk.raft.rounds import Rounds
 
@@ -107,11 +107,6 @@ class Leader:
             ready = progress.in_flight < timing.window_bytes
             if entries[-1].index >= last or not ready:
                 return
-
-    def has_sent_all(self) -> bool:
-        """Whether no answer would be followed by more entries."""
-        last = self._log.last_index
-        return all([each.state is REPLICATE and each.next > last for each in self._engine.progress.values()])
 
     def on_new_connection(self, member: int) -> None:
         """What was under way on the old one is lost."""

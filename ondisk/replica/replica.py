@@ -422,21 +422,6 @@ class Replica:
             return 0.0
         return max(0.0, wakeup - now)
 
-    def answers_can_wait(self) -> bool:
-        """Whether nothing here waits for followers' answers, until something else is to do anyway.
-
-        All is committed and sent, and nobody has asked for anything. What answers prove beside that, that a
-        majority follows, is looked at with each heartbeat. So a leader that has answered a put, as soon as a
-        majority had it, makes no step for the slower ones: the next put's step takes in what they say.
-        """
-        return (
-            self.log is not None
-            and self.raft.answers_can_wait
-            and not self._proposals
-            and not self._reads
-            and not self._open_streaming.busy
-        )
-
     def _take_in(self, arrived: Sequence[tuple[int, Origin, Message]]) -> None:
         belonging = self._belonging
         belonging.origins.forget_what_is_outdated()
