@@ -190,15 +190,15 @@ class Adapter:
     def _read(self, replica: Replica, source: str, body: Body) -> None:
         query = diskkv.get(_encoded(body["key"]))
 
-        def answer(future: Future[None]) -> None:
+        def answer(future: Future[Any]) -> None:
             if (error := future.exception()) is not None:
                 self._fail_with(source, body, error, reading=True)
-            elif (found := replica.lookup(query)) is None:
+            elif (found := future.result()) is None:
                 self._fail(source, body, MISSING, "there is no such key")
             else:
                 self._reply(source, body, {"type": "read_ok", "value": json.loads(found)})
 
-        replica.read_barrier(self._clock() + REQUEST_SECONDS).add_done_callback(answer)
+        replica.read(query, self._clock() + REQUEST_SECONDS).add_done_callback(answer)
 
     def _write(self, replica: Replica, source: str, body: Body) -> None:
         command = diskkv.put(_encoded(body["key"]), _encoded(body["value"]))
