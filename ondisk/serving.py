@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -119,7 +120,8 @@ class Serving:
             self._answer(call, self._look(body))
             return
         if isinstance(body, Compact):
-            replica.compact().add_done_callback(partial(self._on_compacted, call))
+            compacted = partial(self._on_end, call, lambda index: Applied(Result(index)))
+            replica.compact().add_done_callback(compacted)
             return
         if isinstance(body, Query):
             query = self._decoded(body.query)
@@ -133,7 +135,7 @@ class Serving:
             barrier = replica.read_barrier(deadline, lease=body.how == "lease")
             barrier.add_done_callback(partial(self._on_barrier, call, query))
         elif isinstance(body, Command):
-            replica.propose(body.command, deadline).add_done_callback(partial(self._on_result, call))
+            replica.propose(body.command, deadline).add_done_callback(partial(self._on_end, call, Applied))
         else:
             self._change(call, body, deadline)
 
@@ -141,19 +143,13 @@ class Serving:
         change = body.change
         if isinstance(change, AddReplica) and change.again:
             raise InvalidCommand("only a member asks again for the same change")
-        self._replica.propose_change(change, deadline).add_done_callback(partial(self._on_result, call))
+        self._replica.propose_change(change, deadline).add_done_callback(partial(self._on_end, call, Applied))
 
-    def _on_result(self, call: Call, future: Future[Result]) -> None:
+    def _on_end(self, call: Call, answer: Callable[[Any], Answer], future: Future[Any]) -> None:
         if (error := future.exception()) is not None:
             self._answer(call, _failed(error))
         else:
-            self._answer(call, Applied(future.result()))
-
-    def _on_compacted(self, call: Call, future: Future[int]) -> None:
-        if (error := future.exception()) is not None:
-            self._answer(call, _failed(error))
-        else:
-            self._answer(call, Applied(Result(future.result())))
+            self._answer(call, answer(future.result()))
 
     def _on_barrier(self, call: Call, query: Any, barrier: Future[None]) -> None:
         if (error := barrier.exception()) is not None:
