@@ -23,9 +23,9 @@ from ondisk.errors import StorageError
 from ondisk.storage.errors import typed
 from ondisk.storage.look import Look
 
-# A change time is only as fine as the kernel's tick, 10 ms at most. A second change within the same tick
-# would not show, so a change that is younger than two of them is looked at again.
-_TICK_NS = 20_000_000
+# A change time is only as fine as the kernel's tick. A second change within the same tick would not show, so
+# a change that is younger than this is looked at again.
+_TICK_NS = 50_000_000
 
 
 class Watch:
