@@ -116,12 +116,15 @@ def test_three_processes_are_watched_while_one_is_killed(replicas: Replicas, tmp
             await asyncio.to_thread(replicas.start, follower)
             await until(lambda: replica(panel, follower)["runs"], "it runs again")
             await until(lambda: panel.forward.disabled, "it is live")
+
+            def seen() -> set[str]:
+                views = list(panel.recorder.samples)
+                return {entry.words for view in views for entry in view.contents[follower].entries}
+
+            await until(lambda: "put k = w" in seen(), "it has caught up")
             panel.back.click()
             assert panel.picture.state["recorded"]
-            seen = [
-                entry.words for view in panel.recorder.samples for entry in view.contents[follower].entries
-            ]
-            assert {"put k = v", "put k = w"} <= set(seen)
+            assert {"put k = v", "put k = w"} <= seen()
             assert panel.save_html(tmp_path / "seen.html").stat().st_size > 10_000
 
         shown(client, do)
